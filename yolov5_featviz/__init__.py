@@ -1,0 +1,22 @@
+"""Look inside a detector: pictures of what chosen layers of a PyTorch model see."""
+
+import yolov5_featviz.yolov5 as _yolov5  # noqa: F401
+from yolov5_featviz.capture import Capture, FeatureMap, capture
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.layers import LayerInfo, list_layers, select_layers
+from yolov5_featviz.render import Picture
+from yolov5_featviz.version import __version__
+from yolov5_featviz.yolov5.checkpoint import load
+
+__all__ = [
+    "Capture",
+    "FeatureMap",
+    "FeatvizError",
+    "LayerInfo",
+    "Picture",
+    "__version__",
+    "capture",
+    "list_layers",
+    "load",
+    "select_layers",
+]

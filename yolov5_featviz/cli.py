@@ -1,0 +1,183 @@
+"""Words to calls; no logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
+
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.version import __version__
+
+USAGE = """\
+usage: yolov5-featviz run SCRIPT [YOLOv5's own flags] [flags below]
+       yolov5-featviz layers --weights W [--imgsz N] [--json]
+       yolov5-featviz --version
+
+Run a YOLOv5 script, unedited, and take pictures of the layers you ask for.
+"""
+
+
+def flags() -> argparse.ArgumentParser:
+    """The flags that are added to YOLOv5's own."""
+    parser = argparse.ArgumentParser(prog="yolov5-featviz", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("flags added by yolov5-featviz")
+    add = group.add_argument
+    add(
+        "--visualize-layers",
+        metavar="LAYERS",
+        help="17,20,23 | -2 | 0-9 | SPP | 17.m.0.cv2 | all, backbone, neck, detect",
+    )
+    add(
+        "--visualize-channels",
+        metavar="CHANNELS",
+        default="64",
+        help="64 (the first 64), all, 0,5,9, 8-15, last:8; default 64",
+    )
+    add(
+        "--visualize-norm",
+        metavar="NORM",
+        default="channel",
+        help="channel (default) or layer: what is scaled together",
+    )
+    add("--visualize-cmap", metavar="NAME", default="viridis", help="any matplotlib colour map; default viridis")
+    add("--visualize-format", metavar="FORMATS", default="png", help="comma list of png, npy; default png")
+    add("--visualize-dpi", metavar="DPI", type=int, default=300, help="default 300")
+    add("--visualize-plain", action="store_true", help="no captions, only pixels")
+    add("--visualize-dir", metavar="DIR", help="where the pictures go; default the run folder")
+    add("--visualize-summary", action="store_true", help="keep YOLOv5's model-summary pass, skipped otherwise")
+    add("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use; found by itself otherwise")
+    add("--trust-weights", action="store_true", help="unpickle the checkpoint without the allow-list")
+    return parser
+
+
+class _Words(argparse.ArgumentParser):
+    """Tells a user's mistake in one line."""
+
+    def error(self, message: str) -> Any:
+        raise FeatvizError(message)
+
+
+def split(arguments: List[str]) -> Tuple[List[str], List[str]]:
+    """Part the command line into our flags, as ``--flag=value``, and the rest, untouched and in order."""
+    takes = {name: not isinstance(a, argparse._StoreTrueAction) for a in flags()._actions for name in a.option_strings}
+    ours: List[str] = []
+    rest: List[str] = []
+    words = iter(arguments)
+    for word in words:
+        name = word.split("=", 1)[0]
+        if word == "--":
+            return ours, [*rest, word, *words]
+        if name not in takes:
+            if name.startswith("--visualize-"):
+                near = difflib.get_close_matches(name, takes, 1)
+                raise FeatvizError(f"no flag {name}" + (f": did you mean {near[0]}?" if near else ""))
+            rest.append(word)
+        elif takes[name] and "=" not in word:
+            value = next(words, None)
+            if value is None or value.startswith("--"):
+                raise FeatvizError(f"{name} needs a value")
+            ours.append(f"{name}={value}")
+        else:
+            ours.append(word)
+    return ours, rest
+
+
+def options(ours: List[str]) -> Any:
+    """Our flags as :class:`yolov5_featviz.yolov5.runner.Options`, checked as far as can be without a model."""
+    from yolov5_featviz.normalize import NORMS
+    from yolov5_featviz.render import check_look
+    from yolov5_featviz.yolov5.runner import FORMATS, Options
+
+    parser = flags()
+    parser.error = _Words.error.__get__(parser)  # type: ignore[method-assign]
+    o = parser.parse_args(ours)
+    formats = [part.strip().lower() for part in o.visualize_format.split(",")]
+    for part in formats:
+        if part not in FORMATS:
+            raise FeatvizError(f"no format {part!r}: take one or more of {', '.join(FORMATS)}")
+    if o.visualize_norm not in NORMS:
+        raise FeatvizError(f"no normalisation {o.visualize_norm!r}: take one of {', '.join(NORMS)}")
+    check_look(o.visualize_cmap, o.visualize_dpi)
+    return Options(
+        layers=o.visualize_layers,
+        channels=o.visualize_channels,
+        norm=o.visualize_norm,
+        cmap=o.visualize_cmap,
+        formats=formats,
+        dpi=o.visualize_dpi,
+        plain=o.visualize_plain,
+        folder=o.visualize_dir,
+        summary=o.visualize_summary,
+        yolov5=o.yolov5,
+        trust=o.trust_weights,
+    )
+
+
+def run(script: str, arguments: List[str], weights_folder: Optional[Path] = None) -> int:
+    """``yolov5-featviz run``: see :func:`yolov5_featviz.yolov5.runner.run`."""
+    from yolov5_featviz.yolov5 import runner
+
+    ours, rest = split(arguments)
+    if "-h" in rest or "--help" in rest:
+        print(flags().format_help())
+    return runner.run(script, rest, options(ours), weights_folder)
+
+
+def layers(arguments: List[str]) -> int:
+    """``yolov5-featviz layers``: print the table of layers."""
+    from yolov5_featviz.layers import list_layers
+    from yolov5_featviz.table import layer_table
+    from yolov5_featviz.yolov5.checkpoint import load
+    from yolov5_featviz.yolov5.runner import locate_weights
+
+    parser = _Words(prog="yolov5-featviz layers", description="List the layers of a checkpoint.", allow_abbrev=False)
+    parser.add_argument("--weights", required=True, help="a .pt checkpoint")
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", type=int, nargs="+", default=[640], help="input size; default 640"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use")
+    parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
+    o = parser.parse_args(arguments)
+    if len(o.imgsz) > 2 or min(o.imgsz) < 1:
+        raise FeatvizError(f"--imgsz {' '.join(map(str, o.imgsz))}: give one size, or height and width")
+    model = load(locate_weights(o.weights, [Path("weights")]), o.yolov5, o.trust_weights)
+    rows = list_layers(model, (o.imgsz[0], o.imgsz[-1]))
+    print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) if o.json else layer_table(rows))
+    return 0
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """The console script. Returns the exit code: 0 done, 1 something failed while running, 2 the input is wrong."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+            return run(arguments[1], arguments[2:])
+        if arguments[:1] == ["layers"]:
+            return layers(arguments[1:])
+        if arguments == ["--version"]:
+            print(__version__)
+            return 0
+        print(USAGE + flags().format_help().rstrip())
+        return 0 if arguments in (["-h"], ["--help"], ["run", "-h"], ["run", "--help"]) else 2
+    except FeatvizError as error:
+        return fail(error)
+
+
+def fail(error: FeatvizError) -> int:
+    """Tell a user's mistake in one line; return the exit code for it."""
+    print("yolov5-featviz: error: " + " ".join(str(error).split()), file=sys.stderr)
+    return 2
+
+
+def launch(here: Path) -> int:
+    """What ``detect.py`` beside this package does: run YOLOv5's own ``detect.py`` with what stands on the line."""
+    try:
+        return run("detect.py", sys.argv[1:], here / "weights")
+    except FeatvizError as error:
+        return fail(error)

@@ -1,0 +1,92 @@
+"""Pictures to files: whole or not at all, and off the critical path."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, List, Union
+
+from yolov5_featviz.errors import FeatvizError
+
+
+def write(path: Union[str, Path], content: bytes) -> None:
+    """Write ``content`` to ``path`` so that nobody ever sees half of it.
+
+    It goes to a file of another name in the same folder, which is renamed at the end. The folder
+    is made if need be. Raises OSError if the disk says no; then nothing stays behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=str(path.parent))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(part, 0o666 & ~mask)  # mkstemp's files are private
+        os.replace(part, path)
+    except BaseException:
+        if os.path.exists(part):
+            os.unlink(part)
+        raise
+
+
+def new_folder(path: Path) -> Path:
+    """Make ``path``, or ``path2``, ``path3``... if it is taken, and return the one that was made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    n = 1
+    while True:
+        candidate = path if n == 1 else path.with_name(f"{path.name}{n}")
+        try:
+            candidate.mkdir()
+            return candidate
+        except FileExistsError:
+            n += 1
+
+
+def check_writable(folder: Path) -> None:
+    """Raise FeatvizError unless ``folder`` can be made and written to; nothing is left behind."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=str(there)):
+            pass
+    except OSError as error:
+        reason = "it is a file" if there.is_file() else error.strerror or str(error)
+        raise FeatvizError(f"cannot write into {folder}: {there}: {reason}; name another folder") from None
+
+
+class Saver:
+    """Does the drawing and writing in the background, a bounded number of pictures behind.
+
+    A job that fails is kept in ``errors`` and does not stop the others. ``close`` waits for all.
+    """
+
+    def __init__(self, workers: int = 1, waiting: int = 8) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="featviz")
+        self._places = threading.BoundedSemaphore(waiting)
+        self.errors: List[BaseException] = []
+        self.done = 0
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Queue ``job``; waits while too many are queued, so that memory stays bounded."""
+        self._places.acquire()
+        self._pool.submit(job).add_done_callback(self._finished)
+
+    def _finished(self, future: Future[None]) -> None:
+        self._places.release()
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self.done += 1
+        else:
+            self.errors.append(error)
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._pool.shutdown(wait=True)

@@ -1,0 +1,306 @@
+"""Running somebody else's script as if it ran alone, with the patches in place."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import re
+import sys
+import traceback
+import types
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+import numpy as np
+import torch
+
+from yolov5_featviz.capture import Capture, FeatureMap
+from yolov5_featviz.channels import choose_channels
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.layers import index_layers, select_layers
+from yolov5_featviz.save import Saver, check_writable, new_folder, write
+from yolov5_featviz.version import __version__
+from yolov5_featviz.yolov5.checkpoint import load_checkpoint, model_of
+from yolov5_featviz.yolov5.patch import Item, Patches, Watcher, safe_load
+from yolov5_featviz.yolov5.source import Source, find_source
+
+IMAGES = {"bmp", "dng", "heic", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp"}
+FORMATS = ("png", "npy")
+VIDEOS = {"asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv"}
+PUBLISHED = re.compile(r"yolov5[nsmlx]6?(-cls|-seg)?(\.pt)?")  # what YOLOv5 downloads when it is not there
+
+
+@dataclass
+class Options:
+    """What the flags ask for; see the command line's help."""
+
+    layers: Optional[str] = None
+    channels: str = "64"
+    norm: str = "channel"
+    cmap: str = "viridis"
+    formats: Sequence[str] = ("png",)
+    dpi: int = 300
+    plain: bool = False
+    folder: Optional[str] = None
+    summary: bool = False
+    yolov5: Optional[str] = None
+    trust: bool = False
+
+
+def log(message: str) -> None:
+    """Say something beside YOLOv5's own output."""
+    print(f"yolov5-featviz: {message}", file=sys.stderr, flush=True)
+
+
+def run(script: str, arguments: List[str], options: Options, weights_folder: Optional[Path] = None) -> int:
+    """Run a YOLOv5 script with its own ``arguments`` and draw what ``options`` ask for.
+
+    Args:
+        script: path of the script, or its name in the YOLOv5 that is found.
+        arguments: YOLOv5's own, which go to it untouched, but for weights found in a ``weights``
+            folder and, where the script lies in an installed package, a default for ``--project``.
+        options: ours.
+        weights_folder: where else to look for weights given by a bare name.
+
+    Returns:
+        The exit code: the script's own; 1 if it is 0 but a picture or an image failed.
+
+    Raises:
+        FeatvizError: the input is wrong. Nothing was written.
+    """
+    given = Path(script)
+    ours = given.is_file() and "yolov5_featviz.cli" in given.read_text(encoding="utf-8", errors="replace")
+    is_script = given.is_file() and not ours
+    source = find_source(options.yolov5, given if is_script else None)
+    path = given if is_script else source.root / given.name if ours else source.root / given
+    if not path.is_file():
+        raise FeatvizError(f"no script {script}: neither here nor in {source.root}")
+    log(f"{__version__}, {source}")
+
+    arguments = _find_weights(arguments, [Path("weights"), *([weights_folder] if weights_folder else [])])
+    arguments = _keep_out_of_package(arguments, path, source)
+    os.environ.setdefault("YOLOv5_AUTOINSTALL", "false")  # nobody asked for pip to be run
+    patches = Patches()
+    if options.layers is None:
+        safe_load(patches, source, options.trust)
+        try:
+            return _execute(path, arguments)
+        finally:
+            patches.undo()
+
+    _check(arguments, source, options)
+    artist = _Artist(str(path), options)
+    watcher = Watcher(source, options.layers, artist.draw, log, options.summary)
+    safe_load(patches, source, options.trust, partial(watcher.attach, patches))
+    try:
+        code = _execute(path, arguments)
+    finally:
+        patches.undo()
+        artist.close()
+    if not artist.folders and not artist.saver.errors and code == 0:
+        log(f"nothing was drawn: {path.name} put no image through a YOLOv5 model that could be followed")
+        return 1
+    return code or int(bool(watcher.unreadable or artist.saver.errors))
+
+
+class _Artist:
+    """Draws and saves what the watcher delivers."""
+
+    def __init__(self, script: str, options: Options) -> None:
+        self.script, self.options = script, options
+        self.saver = Saver()
+        self.folders: List[Path] = []
+        self._home: Optional[Path] = Path(options.folder) if options.folder else None
+
+    def draw(self, item: Item, i: int, maps: List[FeatureMap]) -> None:
+        if not maps:
+            return
+        if self._home is None:
+            self._home = _run_folder(self.script) or new_folder(Path("runs") / "featviz" / "exp")
+        try:
+            folder = new_folder(self._home / item.name(i))
+        except OSError as error:
+            self.saver.errors.append(error)
+            return
+        self.folders.append(folder)
+        for feature_map in maps:
+            self.saver.submit(partial(self._save, feature_map, folder))
+
+    def _save(self, feature_map: FeatureMap, folder: Path) -> None:
+        o = self.options
+        stem = folder / f"{feature_map.stem}_features"
+        if "png" in o.formats:
+            picture = feature_map.grid(o.channels, o.norm, o.cmap, dpi=o.dpi, plain=o.plain)
+            write(f"{stem}.png", picture.to_png())
+        if "npy" in o.formats:
+            stream = io.BytesIO()
+            np.save(stream, feature_map.data.float().numpy())
+            write(f"{stem}.npy", stream.getvalue())
+
+    def close(self) -> None:
+        self.saver.close()
+        for text in sorted({str(error) for error in self.saver.errors}):
+            log(f"error: could not save: {text}")
+        if self.saver.done:
+            layers = f"{self.saver.done} feature map{'s' * (self.saver.done != 1)}"
+            names = ", ".join(f"{folder.name}/" for folder in self.folders[:5])
+            more = f" and {len(self.folders) - 5} more" if len(self.folders) > 5 else ""
+            log(f"{layers} in {self._home}: {names}{more}")
+
+
+def _run_folder(script: str) -> Optional[Path]:
+    """YOLOv5's run folder, which every release holds in a variable of the function that calls the model."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == script:
+            for name in ("save_dir", "out"):
+                if isinstance(frame.f_locals.get(name), (str, Path)):
+                    return Path(frame.f_locals[name])
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _execute(path: Path, arguments: List[str]) -> int:
+    """Run ``path`` as ``python path arguments...`` would; return its exit code."""
+    code = compile(path.read_bytes(), str(path), "exec")
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__file__=str(path), __builtins__=__builtins__)
+    before = sys.argv, sys.path[:], sys.modules["__main__"]
+    sys.argv = [str(path), *arguments]
+    # A console script has its own folder at the front, where the script expects its own.
+    sys.path[:1] = [str(path.resolve().parent)]
+    sys.modules["__main__"] = main
+    try:
+        exec(code, main.__dict__)
+    except FeatvizError:
+        raise
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        print(stop.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename != str(path):
+            trace = trace.tb_next
+        traceback.print_exception(type(error), error, trace or error.__traceback__)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    finally:
+        sys.argv, sys.path[:], sys.modules["__main__"] = before
+    return 0
+
+
+def _places(arguments: List[str], *flags: str) -> List[int]:
+    """Where on YOLOv5's command line the values of a flag stand; a flag as ``--flag=value`` is split before."""
+    places: List[int] = []
+    taking = False
+    for i, word in enumerate(arguments):
+        if word.startswith("--"):
+            taking = word in flags
+        elif taking:
+            places.append(i)
+    return places
+
+
+def _values(arguments: List[str], *flags: str) -> List[str]:
+    together = [
+        part
+        for word in arguments
+        for part in (word.split("=", 1) if word.split("=")[0] in flags and "=" in word else [word])
+    ]
+    return [together[i] for i in _places(together, *flags)]
+
+
+def _find_weights(arguments: List[str], folders: List[Path]) -> List[str]:
+    flag = "--weights="
+    arguments = [flag + locate_weights(a[len(flag) :], folders) if a.startswith(flag) else a for a in arguments]
+    for i in _places(arguments, "--weights"):
+        arguments[i] = locate_weights(arguments[i], folders)
+    return arguments
+
+
+def locate_weights(name: str, folders: Sequence[Path]) -> str:
+    """A bare name that is not in the current folder: where in ``folders`` it is; else ``name`` as it is."""
+    if Path(name).name == name and not Path(name).exists():
+        for folder in folders:
+            if (folder / name).is_file():
+                return str(folder / name)
+    return name
+
+
+def _keep_out_of_package(arguments: List[str], script: Path, source: Source) -> List[str]:
+    """Name the run folder where an installed script would put it among the packages."""
+    if source.package and not any(a.split("=")[0] == "--project" for a in arguments):
+        default = re.search(
+            r"'--project'.*default=ROOT / '([^']+)'", script.read_text(encoding="utf-8", errors="replace")
+        )
+        if default:
+            return [*arguments, "--project", default.group(1)]
+    return arguments
+
+
+def _check(arguments: List[str], source: Source, options: Options) -> None:
+    """Find out what is wrong with the input before anything is written."""
+    check_writable(Path(options.folder or (_values(arguments, "--project") or ["runs/detect"])[0]))
+    for given in _values(arguments, "--source"):
+        _check_source(given)
+    for name in _values(arguments, "--weights"):
+        if name.startswith(("http://", "https://")) or (PUBLISHED.fullmatch(name) and not Path(name).exists()):
+            continue
+        model = model_of(load_checkpoint(name, source, trust=options.trust), name)
+        _check_layers(model, options)
+
+
+def _check_layers(model: torch.nn.Module, options: Options) -> None:
+    """Raise FeatvizError for layers that there are not, or that yield no feature map."""
+    index = index_layers(model)
+    layers = select_layers(index, options.layers or "all")
+    stride = getattr(index.root, "stride", None)
+    side = 4 * int(stride.max()) if isinstance(stride, torch.Tensor) else 128
+    channels = next((m.in_channels for m in index.root.modules() if isinstance(m, torch.nn.Conv2d)), 3)
+    with Capture(index, layers) as features:
+        try:
+            with torch.no_grad():
+                index.root(torch.zeros(1, channels, side, side))
+        except FeatvizError:
+            raise
+        except Exception:
+            return  # a model that does not run at this size, or not without YOLOv5's own preparations
+    for feature_map in features:
+        choose_channels(options.channels, feature_map.channels)
+    if not len(features):
+        raise FeatvizError(f"nothing to draw: {'; '.join(features.skipped.values())}")
+
+
+def _check_source(given: str) -> None:
+    """Raise FeatvizError unless ``--source`` gives at least one picture that can be read, or a video or stream."""
+    if (
+        given.isnumeric()
+        or "://" in given
+        or given.lower().startswith("screen")
+        or given.endswith((".streams", ".txt"))
+    ):
+        return
+    import cv2
+
+    if "*" in given:
+        files = sorted(glob.glob(given, recursive=True))
+    elif os.path.isdir(given):
+        files = sorted(glob.glob(os.path.join(glob.escape(given), "*.*")))
+    elif os.path.isfile(given):
+        files = [given]
+    else:
+        raise FeatvizError(f"no source {given}: give an image, a video, a folder or a pattern of them")
+    endings = {file: file.rsplit(".", 1)[-1].lower() for file in files}
+    if any(ending in VIDEOS for ending in endings.values()):
+        return
+    images = [file for file, ending in endings.items() if ending in IMAGES]
+    if not images:
+        raise FeatvizError(f"source {given} holds no image: none of its files ends in {', '.join(sorted(IMAGES))}")
+    for file in images:
+        if os.path.getsize(file) and cv2.imread(file) is not None:
+            return
+    raise FeatvizError(f"source {given} holds no image that can be read: {Path(images[0]).name} is damaged")
