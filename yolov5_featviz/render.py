@@ -192,14 +192,19 @@ def _columns(n: int, height: int, width: int) -> int:
 def _palette(cmap: str) -> np.ndarray:
     import matplotlib.cm
 
+    # matplotlib.colormaps came with 3.5, and get_cmap left with 3.9
+    library: Any = matplotlib
+    find = library.colormaps.__getitem__ if hasattr(library, "colormaps") else library.cm.get_cmap
     try:
-        colours = (
-            matplotlib.colormaps[cmap] if hasattr(matplotlib, "colormaps") else matplotlib.cm.get_cmap(cmap)
-        )
-    except (KeyError, ValueError, AttributeError):
+        colours = find(cmap)
+    except (KeyError, ValueError):
         raise FeatvizError(f"no colour map {cmap!r}: take one of matplotlib's, such as viridis, gray or jet") from None
     palette = np.empty((256, 3), np.uint8)
-    palette[:COLOURS] = np.rint(colours(np.linspace(0, 1, COLOURS))[:, :3] * 255)
+    table = colours(np.linspace(0, 1, colours.N))[:, :3] * 255
+    if colours.N < COLOURS:  # a map of few colours keeps its steps
+        table = colours(np.linspace(0, 1, COLOURS))[:, :3] * 255
+    at = np.linspace(0, len(table) - 1, COLOURS)
+    palette[:COLOURS] = np.stack([np.interp(at, np.arange(len(table)), c) for c in table.T], axis=1).round()
     palette[PAPER:] = np.linspace(255, 0, 256 - COLOURS).round()[:, None]
     palette.setflags(write=False)
     return palette

@@ -29,7 +29,7 @@ def find_module_class(source: Optional[Source], module: str, name: str) -> Any:
         UnsafeCheckpoint: there is no such class there.
         FeatvizError: another package of the same name is in the way.
     """
-    word = f"{module}.{name}"
+    word = f"{module}.{name}" + (f" (os.{name})" if module in ("posix", "nt") else "")
     own = module[len("yolov5.") :] if module.startswith("yolov5.") else module
     looks_own = own.split(".")[0] in ("models", "utils")
     if source is None:

@@ -13,6 +13,7 @@ which torch's own ``weights_only`` reader is modelled too. That reader is no hel
 from __future__ import annotations
 
 import _codecs
+import _compat_pickle
 import copyreg
 import datetime
 import inspect
@@ -77,6 +78,9 @@ def pickle_module(source: Optional[Source]) -> ModuleType:
 
     class Unpickler(SafeUnpickler):
         def find_class(self, module: str, name: str) -> Any:
+            if self.proto < 3:  # whose names are those of Python 2
+                renamed = _compat_pickle.IMPORT_MAPPING.get(module, module), name
+                module, name = _compat_pickle.NAME_MAPPING.get((module, name), renamed)
             return find_global(source, module, name)
 
     module = ModuleType("yolov5_featviz_pickle")
@@ -86,8 +90,6 @@ def pickle_module(source: Optional[Source]) -> ModuleType:
 
 def find_global(source: Optional[Source], module: str, name: str) -> Any:
     """Look a name of the stream up, if it is on the allow-list."""
-    # Python 2's names, which protocol 2 uses to this day
-    module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
     if (module, name) == ("builtins", "getattr"):
         return _attribute
     if module in ("pathlib", "pathlib._local") and name in _PATHS:
@@ -112,9 +114,6 @@ class SafeUnpickler(_Reader):  # type: ignore[misc]
     """Python's own reader, with every opcode that could call something under guard."""
 
     dispatch: ClassVar[Dict[int, Callable[..., None]]] = dict(_Reader.dispatch)
-
-    def find_class(self, module: str, name: str) -> Any:
-        return find_global(None, module, name)
 
     def get_extension(self, code: int) -> None:
         raise UnsafeCheckpoint(f"it uses pickle extension {code}, which no checkpoint needs")
