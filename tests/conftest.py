@@ -74,7 +74,7 @@ def independent_hooks(model, indices, image):
 def run(*words, cwd, script=ROOT / "detect.py", check=0, env=None):
     """Run the launcher as a user would; return the finished process. ``check``: the exit code to insist on."""
     words = [sys.executable, *([str(script)] if script else []), *map(str, words)]
-    home = {"HOME": str(cwd), "YOLOV5_ROOT": ""}
+    home = {"HOME": str(Path(cwd).parent), "YOLOV5_ROOT": ""}
     done = subprocess.run(words, cwd=cwd, env={**os.environ, **home, **(env or {})}, capture_output=True, text=True)
     assert check is None or done.returncode == check, done.stdout + done.stderr
     return done

@@ -107,7 +107,7 @@ def test_labels_say_which_channel_it_is():
     data = torch.rand(40, 6, 6)
 
     def label(picture, channel):
-        x, y, w, _ = picture.cells[channel]
+        x, y, _, _ = picture.cells[channel]
         return picture.pixels[y - 25 : y - 4, x : x + 60]
 
     both = feature_map(data).grid("7,31"), feature_map(data).grid("31,7")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, List, Optional
@@ -42,7 +43,9 @@ def find_module_class(source: Optional[Source], module: str, name: str) -> Any:
             f"it uses {word}, which is no module class of the YOLOv5 in {source.root}; "
             "name the checkout it was trained with by --yolov5"
         )
-    imported = importlib.import_module(module if source.package else own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a release imports; nothing that a user could mend
+        imported = importlib.import_module(module if source.package else own)
     file = getattr(imported, "__file__", None)
     if file is None or source.root not in Path(file).resolve().parents:
         raise FeatvizError(

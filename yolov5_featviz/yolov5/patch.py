@@ -8,6 +8,7 @@ of the checkout's loaders, which says which image is being looked at.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,9 +122,13 @@ class Watcher:
                 patches.set(loader, "__next__", self._next(vars(loader)["__next__"]))
 
     def _loaders(self) -> Iterator[Any]:
+        root = os.path.join(os.path.realpath(str(self.source.root)), "")
+        folders: Dict[str, bool] = {}  # thousands of modules lie in a few hundred folders
         for module in list(sys.modules.values()):
-            file = getattr(module, "__file__", None)
-            if not file or self.source.root not in Path(file).resolve().parents:
+            folder = os.path.dirname(getattr(module, "__file__", None) or "")
+            if folder not in folders:
+                folders[folder] = bool(folder) and os.path.join(os.path.realpath(folder), "").startswith(root)
+            if not folders[folder]:
                 continue
             for thing in list(vars(module).values()):
                 if isinstance(thing, type) and thing.__module__ == module.__name__ and "__next__" in vars(thing):

@@ -9,10 +9,11 @@ import re
 import sys
 import traceback
 import types
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -275,6 +276,20 @@ def _check_layers(model: torch.nn.Module, options: Options) -> None:
         raise FeatvizError(f"nothing to draw: {'; '.join(features.skipped.values())}")
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what C libraries have to say: they write to the descriptor, past ``sys.stderr``."""
+    sys.stderr.flush()
+    keep, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(keep, 2)
+        os.close(keep)
+        os.close(null)
+
+
 def _check_source(given: str) -> None:
     """Raise FeatvizError unless ``--source`` gives at least one picture that can be read, or a video or stream."""
     if (
@@ -300,7 +315,7 @@ def _check_source(given: str) -> None:
     images = [file for file, ending in endings.items() if ending in IMAGES]
     if not images:
         raise FeatvizError(f"source {given} holds no image: none of its files ends in {', '.join(sorted(IMAGES))}")
-    for file in images:
-        if os.path.getsize(file) and cv2.imread(file) is not None:
+    with _quiet():
+        if any(os.path.getsize(file) and cv2.imread(file) is not None for file in images):
             return
     raise FeatvizError(f"source {given} holds no image that can be read: {Path(images[0]).name} is damaged")
