@@ -1,5 +1,6 @@
 """The real thing: YOLOv5 from its wheel, the bundled checkpoint, the two photographs of the wheel."""
 
+import inspect
 import os
 import re
 import shutil
@@ -78,6 +79,12 @@ def run(*words, cwd, script=ROOT / "detect.py", check=0, env=None):
     done = subprocess.run(words, cwd=cwd, env={**os.environ, **home, **(env or {})}, capture_output=True, text=True)
     assert check is None or done.returncode == check, done.stdout + done.stderr
     return done
+
+
+def torch_load(path):
+    """What torch alone makes of a file that is trusted; the keyword came with 1.13."""
+    known = "weights_only" in inspect.signature(torch.load).parameters
+    return torch.load(path, **({"weights_only": False} if known else {}))
 
 
 def files_below(folder):

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, WEIGHTS, files_below, independent_hooks, run
+from conftest import ROOT, WEIGHTS, files_below, independent_hooks, run, torch_load
 from torch import nn
 
 import yolov5_featviz as fv
@@ -207,7 +207,7 @@ def test_streams_are_refused(case, write, tmp_path, monkeypatch):
 
 
 def test_a_definition_that_yolov5_would_evaluate(tmp_path):
-    checkpoint = torch.load(WEIGHTS, weights_only=False)
+    checkpoint = torch_load(WEIGHTS)
     for row, evil in ((0, [-1, 1, "__import__('os').system('touch canary')", []]), (1, [-1, 1, "Conv", ["print(1)"]])):
         checkpoint["model"].yaml["backbone"][row] = evil
         torch.save(checkpoint, tmp_path / "evil.pt")
@@ -259,7 +259,7 @@ def test_the_command_line_refuses_and_writes_nothing(tmp_path, images):
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_real_checkpoints_load(legacy, tmp_path, bus):
     """The same weights and the same outputs as torch's own reader gives."""
-    checkpoint = torch.load(WEIGHTS, weights_only=False)
+    checkpoint = torch_load(WEIGHTS)
     torch.save(checkpoint, tmp_path / "best.pt", _use_new_zipfile_serialization=not legacy)
     ours, theirs = fv.load(tmp_path / "best.pt"), checkpoint["model"].float().eval()
     assert type(ours) is type(theirs)
@@ -383,7 +383,7 @@ def test_not_a_checkpoint(content, says, tmp_path):
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_truncated(legacy, tmp_path):
     buffer = io.BytesIO()
-    torch.save(torch.load(WEIGHTS, weights_only=False), buffer, _use_new_zipfile_serialization=not legacy)
+    torch.save(torch_load(WEIGHTS), buffer, _use_new_zipfile_serialization=not legacy)
     whole = buffer.getvalue()
     for part in (0.1, 0.5, 0.99):
         (tmp_path / "best.pt").write_bytes(whole[: int(len(whole) * part)])

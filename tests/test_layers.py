@@ -70,12 +70,12 @@ def test_unknown_layers_are_told_with_what_there_is(model, spec, says):
 
 
 def test_any_module():
-    resnet = torchvision.models.resnet18(weights=None)
+    resnet = torchvision.models.resnet18()
     assert names(resnet, "layer4") == ["layer4"]
     assert names(resnet, "layer1.0.conv2") == ["layer1.0.conv2"]
     assert names(resnet, "0") == ["conv1"]
     assert len(names(resnet, "BasicBlock")) == 8
-    vgg = torchvision.models.vgg11(weights=None)
+    vgg = torchvision.models.vgg11()
     assert names(vgg.features, "5") == ["5"]
     assert names(vgg, "features.5") == ["features.5"]
 
@@ -89,7 +89,7 @@ def test_wrappers_are_seen_through(model):
     wrapped = AutoShape(nn.DataParallel(model))
     assert find_model(wrapped) is model
     assert names(wrapped, "17,20,23") == ["17", "20", "23"]
-    assert find_model(torchvision.models.resnet18(weights=None)) is None
+    assert find_model(torchvision.models.resnet18()) is None
 
 
 def test_table(model, tmp_path):
@@ -125,7 +125,7 @@ def test_table_leaves_the_model_as_it_was(model):
 
 
 def test_table_of_any_model():
-    rows = fv.list_layers(torchvision.models.resnet18(weights=None), 64)
+    rows = fv.list_layers(torchvision.models.resnet18(), 64)
     assert rows[0].shape == (1, 64, 32, 32) and rows[0].stride == 2
     assert rows[-1].stride is None
     with pytest.raises(fv.FeatvizError, match="cannot be run on an image of 3x3"):

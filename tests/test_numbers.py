@@ -100,6 +100,13 @@ def test_normalize_integers_and_extremes():
     np.testing.assert_allclose(normalize(np.array([[[-top, 0, top]]], np.float32))[0], [[[0, 0.5, 1]]])
 
 
+def test_normalize_by_the_layer_that_the_channels_came_from():
+    layer = np.arange(24, dtype=np.float32).reshape(4, 2, 3) - 4
+    y, limits = normalize(layer[1:3], "layer", layer)
+    np.testing.assert_allclose(y, (layer[1:3] + 4) / 23, atol=1e-6)
+    np.testing.assert_array_equal(limits, [[-4, 19]] * 2)
+
+
 def test_normalize_leaves_its_input_alone():
     x = HARD.copy()
     normalize(x)

@@ -118,14 +118,14 @@ def options(ours: List[str]) -> Any:
     )
 
 
-def run(script: str, arguments: List[str], weights_folder: Optional[Path] = None) -> int:
+def run(script: str, arguments: List[str], weights_folder: Optional[Path] = None, here: bool = True) -> int:
     """``yolov5-featviz run``: see :func:`yolov5_featviz.yolov5.runner.run`."""
     from yolov5_featviz.yolov5 import runner
 
     ours, rest = split(arguments)
     if "-h" in rest or "--help" in rest:
         print(flags().format_help())
-    return runner.run(script, rest, options(ours), weights_folder)
+    return runner.run(script, rest, options(ours), weights_folder, here)
 
 
 def layers(arguments: List[str]) -> int:
@@ -178,6 +178,6 @@ def fail(error: FeatvizError) -> int:
 def launch(here: Path) -> int:
     """What ``detect.py`` beside this package does: run YOLOv5's own ``detect.py`` with what stands on the line."""
     try:
-        return run("detect.py", sys.argv[1:], here / "weights")
+        return run("detect.py", sys.argv[1:], here / "weights", here=False)
     except FeatvizError as error:
         return fail(error)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
 
 from yolov5_featviz.errors import FeatvizError
 
 
-def normalize(x: np.ndarray, norm: str = "channel") -> Tuple[np.ndarray, np.ndarray]:
+def normalize(
+    x: np.ndarray, norm: str = "channel", whole: Optional[np.ndarray] = None
+) -> Tuple[np.ndarray, np.ndarray]:
     """Scale feature-map channels to [0, 1].
 
     Args:
         x: ``[n, H, W]``, any real type.
-        norm: ``channel``, each channel from its own minimum to its own maximum; ``layer``, all of
-            ``x`` from its minimum to its maximum, so that channels can be compared.
+        norm: ``channel``, each channel from its own minimum to its own maximum; ``layer``, all
+            from the minimum to the maximum of the layer, so that channels can be compared.
+        whole: the layer that the channels were chosen from, ``[C, H, W]``; None if it is ``x``.
 
     Returns:
         ``(y, limits)``: ``y``, float32 ``[n, H, W]`` in [0, 1], and ``limits``, float32 ``[n, 2]``,
@@ -28,7 +31,7 @@ def normalize(x: np.ndarray, norm: str = "channel") -> Tuple[np.ndarray, np.ndar
     if norm not in NORMS:
         raise FeatvizError(f"no normalisation {norm!r}: take one of {', '.join(NORMS)}")
     x = np.asarray(x, dtype=np.float32)
-    limits = NORMS[norm](x)
+    limits = NORMS[norm](x, x if whole is None else np.asarray(whole, dtype=np.float32))
     # In float64 where the span of the values does not fit in float32.
     with np.errstate(over="ignore"):
         wide = not np.isfinite(limits[:, 1] - limits[:, 0]).all()
@@ -43,7 +46,7 @@ def normalize(x: np.ndarray, norm: str = "channel") -> Tuple[np.ndarray, np.ndar
     return y.astype(np.float32, copy=False), limits
 
 
-def _by_channel(x: np.ndarray) -> np.ndarray:
+def _by_channel(x: np.ndarray, whole: np.ndarray) -> np.ndarray:
     flat = x.reshape(len(x), -1)
     low, high = flat.min(axis=1), flat.max(axis=1)
     # min and max let NaN and infinities through, so they tell where a closer look is due
@@ -53,8 +56,9 @@ def _by_channel(x: np.ndarray) -> np.ndarray:
     return np.stack([low, high], axis=1)
 
 
-def _by_layer(x: np.ndarray) -> np.ndarray:
-    return np.repeat(_by_channel(x.reshape(1, -1, 1)), len(x), axis=0)
+def _by_layer(x: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    flat = whole.reshape(1, -1, 1)
+    return np.repeat(_by_channel(flat, flat), len(x), axis=0)
 
 
-NORMS: Dict[str, Callable[[np.ndarray], np.ndarray]] = {"channel": _by_channel, "layer": _by_layer}
+NORMS: Dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"channel": _by_channel, "layer": _by_layer}

@@ -114,8 +114,9 @@ def grid(
         raise FeatvizError(f"{feature_map.layer.title} put out an empty map, {list(feature_map.data.shape)}")
     chosen = choose_channels(channels, feature_map.channels)
     palette = _palette(cmap)
-    values = feature_map.data[chosen].float().numpy()
-    scaled, limits = normalize(values, norm)
+    data = feature_map.data.float().numpy()
+    values = data[chosen]
+    scaled, limits = normalize(values, norm, data)
     codes = np.rint(np.nan_to_num(scaled) * (COLOURS - 1)).astype(np.uint8)
     codes[np.isnan(scaled)] = NAN
 
@@ -249,7 +250,7 @@ def _legend(norm: str, limits: np.ndarray) -> Tuple[str, str, str]:
     """What the two ends of the colour scale mean, and for what it holds."""
     if norm == "channel":
         return "min", "max", "of each channel on its own"
-    return f"{limits[0, 0]:.3g}", f"{limits[0, 1]:.3g}", "in all channels alike"
+    return f"{limits[0, 0]:.3g}", f"{limits[0, 1]:.3g}", "of the layer"
 
 
 def _head(title: str, legend: Tuple[str, str, str], width: int, dpi: int) -> np.ndarray:

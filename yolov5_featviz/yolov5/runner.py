@@ -56,7 +56,9 @@ def log(message: str) -> None:
     print(f"yolov5-featviz: {message}", file=sys.stderr, flush=True)
 
 
-def run(script: str, arguments: List[str], options: Options, weights_folder: Optional[Path] = None) -> int:
+def run(
+    script: str, arguments: List[str], options: Options, weights_folder: Optional[Path] = None, here: bool = True
+) -> int:
     """Run a YOLOv5 script with its own ``arguments`` and draw what ``options`` ask for.
 
     Args:
@@ -65,6 +67,7 @@ def run(script: str, arguments: List[str], options: Options, weights_folder: Opt
             folder and, where the script lies in an installed package, a default for ``--project``.
         options: ours.
         weights_folder: where else to look for weights given by a bare name.
+        here: whether ``script`` may lie outside YOLOv5, by a path from the current folder.
 
     Returns:
         The exit code: the script's own; 1 if it is 0 but a picture or an image failed.
@@ -72,11 +75,12 @@ def run(script: str, arguments: List[str], options: Options, weights_folder: Opt
     Raises:
         FeatvizError: the input is wrong. Nothing was written.
     """
-    given = Path(script)
-    ours = given.is_file() and "yolov5_featviz.cli" in given.read_text(encoding="utf-8", errors="replace")
-    is_script = given.is_file() and not ours
-    source = find_source(options.yolov5, given if is_script else None)
-    path = given if is_script else source.root / given.name if ours else source.root / given
+    path = Path(script)
+    if here and path.is_file() and "yolov5_featviz.cli" not in path.read_text(encoding="utf-8", errors="replace"):
+        source = find_source(options.yolov5, path)
+    else:  # a name to be found in YOLOv5; our own launcher of that name is not meant
+        source = find_source(options.yolov5)
+        path = source.root / script
     if not path.is_file():
         raise FeatvizError(f"no script {script}: neither here nor in {source.root}")
     log(f"{__version__}, {source}")

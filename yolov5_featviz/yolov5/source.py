@@ -96,7 +96,7 @@ def find_source(named: Optional[str] = None, script: Optional[Path] = None) -> S
 
     if named:
         return source(Path(named), "--yolov5")
-    for folder in script.resolve().parents[:3] if script is not None else ():
+    for folder in list(script.resolve().parents)[:3] if script is not None else ():
         if is_checkout(folder):
             return source(folder, "the script's folder")
     if os.environ.get("YOLOV5_ROOT"):
