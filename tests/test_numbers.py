@@ -24,6 +24,9 @@ from yolov5_featviz.normalize import normalize
         ("last:3", 16, [13, 14, 15]),
         ("last:9", 4, [0, 1, 2, 3]),
         (" ALL ", 2, [0, 1]),
+        (3, 16, [0, 1, 2]),
+        ([5], 16, [5]),
+        ((7, 2), 16, [7, 2]),
     ],
 )
 def test_channels(spec, count, expected):

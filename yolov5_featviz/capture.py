@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple, Ty
 import torch
 from torch import nn
 
+from yolov5_featviz.channels import ChannelSpec
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.layers import Layer, LayerIndex, LayerSpec, index_layers, select_layers
 
@@ -51,7 +52,9 @@ class FeatureMap:
         """For file names: ``stage17_C3``, with the level where there are several."""
         return self.layer.stem + (f"_level{self.level}" if self.level is not None else "")
 
-    def grid(self, channels: str = "64", norm: str = "channel", cmap: str = "viridis", **options: Any) -> Picture:
+    def grid(
+        self, channels: ChannelSpec = "64", norm: str = "channel", cmap: str = "viridis", **options: Any
+    ) -> Picture:
         """Channels side by side; see :func:`yolov5_featviz.render.grid` for the arguments."""
         from yolov5_featviz.render import grid
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from typing import List
+from typing import List, Sequence, Union
 
 from yolov5_featviz.errors import FeatvizError
 
 FORMS = "64 (the first 64), all, 0,5,9, 8-15, first:8, last:8"
 
 
-def choose_channels(spec: str, count: int) -> List[int]:
+ChannelSpec = Union[str, int, Sequence[int]]
+
+
+def choose_channels(spec: ChannelSpec, count: int) -> List[int]:
     """Turn a choice of channels into channel numbers.
 
     Args:
         spec: ``64`` or ``first:64`` for the first 64, ``last:8``, ``all``, or a comma list of
             numbers and ranges such as ``0,5,8-15``; one single channel is ``5-5``. Asking for more
-            than there are with the first three gives all there are.
+            than there are with the first three gives all there are. In Python also a number, for
+            the first so many, or a sequence of channel numbers.
         count: number of channels of the map.
 
     Returns:
@@ -25,7 +29,9 @@ def choose_channels(spec: str, count: int) -> List[int]:
     Raises:
         FeatvizError: ``spec`` has another form, is empty, or names a channel that does not exist.
     """
-    spec = spec.strip().lower()
+    if not isinstance(spec, (str, int)):
+        spec = ",".join(f"{channel}-{channel}" for channel in spec)
+    spec = str(spec).strip().lower()
     if spec == "all":
         return list(range(count))
     ends = re.fullmatch(r"(?:(first|last):)?(\d+)", spec)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import numpy as np
 
-from yolov5_featviz.channels import choose_channels
+from yolov5_featviz.channels import ChannelSpec, choose_channels
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.normalize import normalize
 
@@ -86,7 +86,7 @@ class Picture:
 
 def grid(
     feature_map: FeatureMap,
-    channels: str = "64",
+    channels: ChannelSpec = "64",
     norm: str = "channel",
     cmap: str = "viridis",
     dpi: int = 300,

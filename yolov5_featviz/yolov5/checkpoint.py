@@ -83,10 +83,10 @@ def load_checkpoint(
 def check_weights(path: Union[str, Path]) -> None:
     """Raise FeatvizError unless ``path`` is a file that may be a checkpoint."""
     path = Path(path)
-    kind = EXPORTED.get(path.suffix.lower()) or ("exported" if path.name.endswith("_model") else None)
-    if kind is not None and path.exists():
+    kind = EXPORTED.get(path.suffix.lower())
+    if path.exists() and (kind is not None or path.name.endswith("_model")):
         raise FeatvizError(
-            f"{path} is an exported model ({kind}), which has no layers to look at: "
+            f"{path} is an exported model{f' ({kind})' if kind else ''}, which has no layers to look at: "
             "give the .pt checkpoint it was made from"
         )
     if path.is_dir():
@@ -115,8 +115,11 @@ def load(path: Union[str, Path], yolov5: Optional[str] = None, trust: bool = Fal
 
 def model_of(loaded: Any, name: str) -> nn.Module:
     """The module in what a checkpoint holds, ready for inference."""
-    model = (loaded.get("ema") or loaded.get("model")) if isinstance(loaded, dict) else loaded
-    if not isinstance(model, nn.Module):
+    parts = [loaded.get("ema"), loaded.get("model")] if isinstance(loaded, dict) else [loaded]
+    # some releases keep the moving average together with the number of its updates
+    parts = [part[0] if isinstance(part, (list, tuple)) and part else part for part in parts]
+    model = next((part for part in parts if isinstance(part, nn.Module)), None)
+    if model is None:
         held = (
             f"a dictionary of {', '.join(map(str, list(loaded)[:5]))}"
             if isinstance(loaded, dict)

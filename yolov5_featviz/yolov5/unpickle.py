@@ -101,7 +101,8 @@ def find_global(source: Optional[Source], module: str, name: str) -> Any:
         return found
     # What follows is taken from modules that are imported already: to import is to run.
     found = getattr(sys.modules.get(module), name, None) if "." not in name else None
-    if module == "torch" and (isinstance(found, torch.dtype) or (name.endswith("Storage") and isinstance(found, type))):
+    storage = name.endswith("Storage") and isinstance(found, type)
+    if (module == "torch" and isinstance(found, torch.dtype)) or (module in ("torch", "torch.cuda") and storage):
         return found
     if module == "numpy" and isinstance(found, type) and issubclass(found, np.generic):
         return found
