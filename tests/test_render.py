@@ -59,6 +59,8 @@ def test_file(model, bus, tmp_path):
         assert image.width >= 1400 and image.mode == "P"
         assert image.info["Title"] == "Layer 17 · C3 · 64 channels · 80×60 · stride 8"
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["17.png"]
+    features[17].grid().save(tmp_path / "17.png", dpi=600)
+    assert Image.open(tmp_path / "17.png").info["dpi"] == pytest.approx((600, 600), abs=0.02)
     with pytest.raises(fv.FeatvizError, match=r"no \.png"):
         features[17].grid().save(tmp_path / "17.jpg")
 

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -54,8 +54,8 @@ class Picture:
         """The picture as uint8 ``[height, width, 3]``."""
         return np.take(self.palette, self.pixels, axis=0)
 
-    def to_png(self) -> bytes:
-        """The picture as a PNG file, with its dpi and title inside."""
+    def to_png(self, dpi: Optional[int] = None) -> bytes:
+        """The picture as a PNG file, with its dpi (or another) and its title inside."""
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
@@ -66,19 +66,20 @@ class Picture:
         if self.title:
             about.add_itxt("Title", self.title)
         stream = BytesIO()
-        image.save(stream, "png", dpi=(self.dpi, self.dpi), pnginfo=about, compress_level=4)
+        image.save(stream, "png", dpi=(dpi or self.dpi,) * 2, pnginfo=about, compress_level=4)
         return stream.getvalue()
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, dpi: Optional[int] = None) -> None:
         """Write a PNG file: whole, or not at all.
 
-        Raises FeatvizError for another ending than ``.png``, OSError if the disk says no.
+        ``dpi`` says how large the same pixels are to be printed, if not as large as they were laid
+        out for. Raises FeatvizError for another ending than ``.png``, OSError if the disk says no.
         """
         from yolov5_featviz.save import write
 
         if not str(path).lower().endswith(".png"):
             raise FeatvizError(f"{str(path)!r} is no .png file, the one format there is for a grid")
-        write(path, self.to_png())
+        write(path, self.to_png(dpi))
 
     def _repr_png_(self) -> bytes:
         return self.to_png()
