@@ -1,6 +1,7 @@
 """Checkpoints: the real ones load, and of the others not a line runs."""
 
 import datetime
+import hashlib
 import io
 import logging
 import os
@@ -411,3 +412,12 @@ def test_missing_folder_and_exported(tmp_path):
 
 def test_source_of_the_installed_package(yolov5):
     assert find_source(str(yolov5)).package == "yolov5"
+
+
+def test_the_card_of_the_demo_checkpoint():
+    content = WEIGHTS.read_bytes()
+    assert len(content) <= 6_000_000
+    assert hashlib.sha256(content).hexdigest() in (WEIGHTS.parent / "README.md").read_text(encoding="utf-8")
+    held = load_checkpoint(WEIGHTS)
+    assert {p.dtype for p in held["model"].parameters()} == {torch.float16}
+    assert type(held["model"]).__module__ == "models.yolo"
