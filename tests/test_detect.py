@@ -414,7 +414,15 @@ def test_interrupt(tmp_path, images):
     for i in range(300):
         (source / f"{i:03d}.jpg").symlink_to(images / "bus.jpg")
     words = [sys.executable, str(ROOT / "detect.py"), "--weights", str(WEIGHTS), "--source", str(source), *LAYERS]
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # in the background of a script, where CI may run this, the signal is ignored and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.time() + 60
     while not (tmp_path / RUN / "004").exists() and time.time() < deadline:
         time.sleep(0.05)

@@ -55,12 +55,13 @@ class LayerIndex:
     """The numbered layers of a model, and the groups into which they fall.
 
     ``root`` is the module whose forward pass runs the layers once; ``groups`` maps a name such as
-    ``backbone`` to positions in ``layers``.
+    ``backbone`` to positions in ``layers``, and ``input_channels`` is what an image must have.
     """
 
     root: nn.Module = field(repr=False)
     layers: List[Layer]
     groups: Dict[str, List[int]]
+    input_channels: int = 3
 
 
 # Model families that number their layers in a way of their own; the first that answers is believed.
@@ -79,7 +80,8 @@ def index_layers(model: nn.Module) -> LayerIndex:
         Layer(path=name, module=child, type=type(child).__name__, index=i, name=name if not name.isdigit() else str(i))
         for i, (name, child) in enumerate(model.named_children())
     ]
-    return LayerIndex(model, layers, {"all": list(range(len(layers)))})
+    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    return LayerIndex(model, layers, {"all": list(range(len(layers)))}, channels)
 
 
 def select_layers(model: Union[nn.Module, LayerIndex], layers: LayerSpec) -> List[Layer]:
@@ -201,8 +203,7 @@ def list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]] = 640) -> L
     index = index_layers(model)
     height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     first = next(index.root.parameters(), torch.zeros(0))
-    channels = next((m.in_channels for m in index.root.modules() if isinstance(m, nn.Conv2d)), 3)
-    image = torch.zeros(1, channels, height, width, device=first.device, dtype=first.dtype)
+    image = torch.zeros(1, index.input_channels, height, width, device=first.device, dtype=first.dtype)
     image = image if image.is_floating_point() else image.float()
 
     shapes: Dict[int, Any] = {}

@@ -55,7 +55,8 @@ def index_model(model: nn.Module) -> Optional[LayerIndex]:
     inputs = [i if i >= 0 else last + i for i in layers[last].sources]
     if len(inputs) > 1 and rows and len(rows[last]) > 2 and "Concat" not in str(rows[last][2]):
         groups["detect"] = inputs
-    return LayerIndex(root, layers, groups)
+    channels = yaml.get("ch", 3) if isinstance(yaml, dict) else 3
+    return LayerIndex(root, layers, groups, channels)
 
 
 def _definition(root: nn.Module) -> List[Any]:

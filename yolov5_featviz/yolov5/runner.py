@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import os
 import re
 import sys
 import traceback
 import types
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 import numpy as np
-import torch
 
-from yolov5_featviz.capture import Capture, FeatureMap
-from yolov5_featviz.channels import choose_channels
+from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.layers import index_layers, select_layers
-from yolov5_featviz.save import Saver, check_writable, new_folder, write
+from yolov5_featviz.save import Saver, new_folder, write
 from yolov5_featviz.version import __version__
-from yolov5_featviz.yolov5.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.patch import Item, Patches, Watcher, safe_load
+from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values
 from yolov5_featviz.yolov5.source import Source, find_source
 
-IMAGES = {"bmp", "dng", "heic", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp"}
 FORMATS = ("png", "npy")
-VIDEOS = {"asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv"}
-PUBLISHED = re.compile(r"yolov5[nsmlx]6?(-cls|-seg)?(\.pt)?")  # what YOLOv5 downloads when it is not there
 
 
 @dataclass
@@ -85,7 +77,8 @@ def run(
         raise FeatvizError(f"no script {script}: neither here nor in {source.root}")
     log(f"{__version__}, {source}")
 
-    arguments = _find_weights(arguments, [Path("weights"), *([weights_folder] if weights_folder else [])])
+    folders = [Path("weights"), *([weights_folder] if weights_folder else [])]
+    arguments = replace_values(arguments, "--weights", lambda name: locate_weights(name, folders))
     arguments = _keep_out_of_package(arguments, path, source)
     os.environ.setdefault("YOLOv5_AUTOINSTALL", "false")  # nobody asked for pip to be run
     patches = Patches()
@@ -96,7 +89,7 @@ def run(
         finally:
             patches.undo()
 
-    _check(arguments, source, options)
+    check(arguments, source, options.layers, options.channels, options.folder, options.trust)
     artist = _Artist(str(path), options)
     watcher = Watcher(source, options.layers, artist.draw, log, options.summary)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches))
@@ -198,44 +191,6 @@ def _execute(path: Path, arguments: List[str]) -> int:
     return 0
 
 
-def _places(arguments: List[str], *flags: str) -> List[int]:
-    """Where on YOLOv5's command line the values of a flag stand; a flag as ``--flag=value`` is split before."""
-    places: List[int] = []
-    taking = False
-    for i, word in enumerate(arguments):
-        if word.startswith("--"):
-            taking = word in flags
-        elif taking:
-            places.append(i)
-    return places
-
-
-def _values(arguments: List[str], *flags: str) -> List[str]:
-    together = [
-        part
-        for word in arguments
-        for part in (word.split("=", 1) if word.split("=")[0] in flags and "=" in word else [word])
-    ]
-    return [together[i] for i in _places(together, *flags)]
-
-
-def _find_weights(arguments: List[str], folders: List[Path]) -> List[str]:
-    flag = "--weights="
-    arguments = [flag + locate_weights(a[len(flag) :], folders) if a.startswith(flag) else a for a in arguments]
-    for i in _places(arguments, "--weights"):
-        arguments[i] = locate_weights(arguments[i], folders)
-    return arguments
-
-
-def locate_weights(name: str, folders: Sequence[Path]) -> str:
-    """A bare name that is not in the current folder: where in ``folders`` it is; else ``name`` as it is."""
-    if Path(name).name == name and not Path(name).exists():
-        for folder in folders:
-            if (folder / name).is_file():
-                return str(folder / name)
-    return name
-
-
 def _keep_out_of_package(arguments: List[str], script: Path, source: Source) -> List[str]:
     """Name the run folder where an installed script would put it among the packages."""
     if source.package and not any(a.split("=")[0] == "--project" for a in arguments):
@@ -245,81 +200,3 @@ def _keep_out_of_package(arguments: List[str], script: Path, source: Source) -> 
         if default:
             return [*arguments, "--project", default.group(1)]
     return arguments
-
-
-def _check(arguments: List[str], source: Source, options: Options) -> None:
-    """Find out what is wrong with the input before anything is written."""
-    check_writable(Path(options.folder or (_values(arguments, "--project") or ["runs/detect"])[0]))
-    for given in _values(arguments, "--source"):
-        _check_source(given)
-    for name in _values(arguments, "--weights"):
-        if name.startswith(("http://", "https://")) or (PUBLISHED.fullmatch(name) and not Path(name).exists()):
-            continue
-        model = model_of(load_checkpoint(name, source, trust=options.trust), name)
-        _check_layers(model, options)
-
-
-def _check_layers(model: torch.nn.Module, options: Options) -> None:
-    """Raise FeatvizError for layers that there are not, or that yield no feature map."""
-    index = index_layers(model)
-    layers = select_layers(index, options.layers or "all")
-    stride = getattr(index.root, "stride", None)
-    side = 4 * int(stride.max()) if isinstance(stride, torch.Tensor) else 128
-    channels = next((m.in_channels for m in index.root.modules() if isinstance(m, torch.nn.Conv2d)), 3)
-    with Capture(index, layers) as features:
-        try:
-            with torch.no_grad():
-                index.root(torch.zeros(1, channels, side, side))
-        except FeatvizError:
-            raise
-        except Exception:
-            return  # a model that does not run at this size, or not without YOLOv5's own preparations
-    for feature_map in features:
-        choose_channels(options.channels, feature_map.channels)
-    if not len(features):
-        raise FeatvizError(f"nothing to draw: {'; '.join(features.skipped.values())}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what C libraries have to say: they write to the descriptor, past ``sys.stderr``."""
-    sys.stderr.flush()
-    keep, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(keep, 2)
-        os.close(keep)
-        os.close(null)
-
-
-def _check_source(given: str) -> None:
-    """Raise FeatvizError unless ``--source`` gives at least one picture that can be read, or a video or stream."""
-    if (
-        given.isnumeric()
-        or "://" in given
-        or given.lower().startswith("screen")
-        or given.endswith((".streams", ".txt"))
-    ):
-        return
-    import cv2
-
-    if "*" in given:
-        files = sorted(glob.glob(given, recursive=True))
-    elif os.path.isdir(given):
-        files = sorted(glob.glob(os.path.join(glob.escape(given), "*.*")))
-    elif os.path.isfile(given):
-        files = [given]
-    else:
-        raise FeatvizError(f"no source {given}: give an image, a video, a folder or a pattern of them")
-    endings = {file: file.rsplit(".", 1)[-1].lower() for file in files}
-    if any(ending in VIDEOS for ending in endings.values()):
-        return
-    images = [file for file, ending in endings.items() if ending in IMAGES]
-    if not images:
-        raise FeatvizError(f"source {given} holds no image: none of its files ends in {', '.join(sorted(IMAGES))}")
-    with _quiet():
-        if any(os.path.getsize(file) and cv2.imread(file) is not None for file in images):
-            return
-    raise FeatvizError(f"source {given} holds no image that can be read: {Path(images[0]).name} is damaged")
