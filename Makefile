@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 YOLOV5 := 7.0.0
+RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint train-demo clean
@@ -13,7 +14,7 @@ help: ## list the targets
 demo: $(VENV)/.run ## set up, detect on two photographs with the bundled checkpoint, say where the pictures are
 	$(BIN)/python detect.py --weights best.pt --visualize-layers 17,20,23
 
-test: lint ## set up, lint, check types, run the whole test suite
+test: lint $(VENV)/.wheels ## set up, lint, check types, run the whole test suite
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev ## ruff and mypy
@@ -37,4 +38,12 @@ $(VENV)/.run: requirements.txt pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	$(PIP) install --quiet -r requirements-dev.txt
+	touch $@
+
+# The other releases' wheels, each in a folder of its own, for tests/test_releases.py.
+$(VENV)/.wheels: $(VENV)/.dev Makefile
+	for release in $(RELEASES); do \
+		test -d $(VENV)/wheels/$$release/yolov5 || \
+		$(PIP) install --quiet --no-deps --target $(VENV)/wheels/$$release yolov5==$$release || exit 1; \
+	done
 	touch $@

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, Iterator, List, Optional, Union
 
 import torch
 from torch import nn
@@ -68,6 +68,9 @@ def load_checkpoint(
             loaded = _torch_load(path, **options)
         if not trust:
             _check_definitions(loaded)
+        for module in _modules(loaded):
+            if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
+                module.recompute_scale_factor = None  # torch 1.11 brought it, and its forward pass asks for it
         return loaded
     except UnsafeCheckpoint as error:
         raise UnsafeCheckpoint(
@@ -159,12 +162,16 @@ def _check_container(path: Any, name: str) -> None:
 
 def _check_definitions(loaded: Any) -> None:
     """A model carries the definition it was built from, and YOLOv5 builds by ``eval``: look at it first."""
-    parts = loaded.values() if isinstance(loaded, dict) else [loaded]
-    for part in parts:
-        for module in part.modules() if isinstance(part, nn.Module) else ():
-            definition = getattr(module, "yaml", None)
-            if isinstance(definition, dict):
-                _check_definition(definition)
+    for module in _modules(loaded):
+        definition = getattr(module, "yaml", None)
+        if isinstance(definition, dict):
+            _check_definition(definition)
+
+
+def _modules(loaded: Any) -> Iterator[nn.Module]:
+    for part in loaded.values() if isinstance(loaded, dict) else [loaded]:
+        if isinstance(part, nn.Module):
+            yield from part.modules()
 
 
 def _check_definition(value: Any) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import io
-import os
 import re
 import sys
 import traceback
@@ -11,7 +12,7 @@ import types
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.save import Saver, new_folder, write
 from yolov5_featviz.version import __version__
+from yolov5_featviz.yolov5.compat import Surroundings
 from yolov5_featviz.yolov5.patch import Item, Patches, Watcher, safe_load
 from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values
 from yolov5_featviz.yolov5.source import Source, find_source
@@ -80,12 +82,16 @@ def run(
     folders = [Path("weights"), *([weights_folder] if weights_folder else [])]
     arguments = replace_values(arguments, "--weights", lambda name: locate_weights(name, folders))
     arguments = _keep_out_of_package(arguments, path, source)
-    os.environ.setdefault("YOLOv5_AUTOINSTALL", "false")  # nobody asked for pip to be run
+    with Surroundings(source):
+        return _run(path, arguments, source, options)
+
+
+def _run(path: Path, arguments: List[str], source: Source, options: Options) -> int:
     patches = Patches()
     if options.layers is None:
         safe_load(patches, source, options.trust)
         try:
-            return _execute(path, arguments)
+            return _execute(path, arguments, bool(source.package))
         finally:
             patches.undo()
 
@@ -94,7 +100,7 @@ def run(
     watcher = Watcher(source, options.layers, artist.draw, log, options.summary)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches))
     try:
-        code = _execute(path, arguments)
+        code = _execute(path, arguments, bool(source.package))
     finally:
         patches.undo()
         artist.close()
@@ -161,8 +167,11 @@ def _run_folder(script: str) -> Optional[Path]:
     return None
 
 
-def _execute(path: Path, arguments: List[str]) -> int:
-    """Run ``path`` as ``python path arguments...`` would; return its exit code."""
+def _execute(path: Path, arguments: List[str], function_too: bool = False) -> int:
+    """Run ``path`` as ``python path arguments...`` would; return its exit code.
+
+    ``function_too``: if the script only defines a function of its own name, call that.
+    """
     code = compile(path.read_bytes(), str(path), "exec")
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__=str(path), __builtins__=__builtins__)
@@ -173,6 +182,9 @@ def _execute(path: Path, arguments: List[str]) -> int:
     sys.modules["__main__"] = main
     try:
         exec(code, main.__dict__)
+        function = main.__dict__.get(path.stem)
+        if function_too and "__main__" not in code.co_consts and callable(function):
+            _call(function, arguments)
     except FeatvizError:
         raise
     except SystemExit as stop:
@@ -189,6 +201,18 @@ def _execute(path: Path, arguments: List[str]) -> int:
     finally:
         sys.argv, sys.path[:], sys.modules["__main__"] = before
     return 0
+
+
+def _call(function: Callable[..., Any], arguments: List[str]) -> None:
+    """Call the function of a script that is one function and reads no command line, as those of the 4.0 wheels."""
+    parser = argparse.ArgumentParser()
+    for name, parameter in inspect.signature(function).parameters.items():
+        default = parameter.default
+        options: Dict[str, Any] = {"action": "store_true"} if default is False else {"type": type(default)}
+        if default in (None, parameter.empty):
+            options = {"type": str, "required": default is parameter.empty}
+        parser.add_argument(*{f"--{name}", f"--{name.replace('_', '-')}"}, dest=name, default=default, **options)
+    function(**vars(parser.parse_args(arguments)))
 
 
 def _keep_out_of_package(arguments: List[str], script: Path, source: Source) -> List[str]:
