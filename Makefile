@@ -6,16 +6,19 @@ YOLOV5 := 7.0.0
 RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint train-demo clean
+.PHONY: help demo test test-checkouts lint train-demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run ## set up, detect on two photographs with the bundled checkpoint, say where the pictures are
 	$(BIN)/python detect.py --weights best.pt --visualize-layers 17,20,23
 
 test: lint $(VENV)/.wheels ## set up, lint, check types, run the whole test suite
 	$(BIN)/python -m pytest
+
+test-checkouts: $(VENV)/.wheels ## the release tests on each YOLOv5 checkout in a folder: make test-checkouts CHECKOUTS=dir
+	CHECKOUTS=$(CHECKOUTS) $(BIN)/python -m pytest tests/test_releases.py -k test_checkout
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ model hub) it finds in place or does without.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import re
@@ -49,6 +50,7 @@ class Surroundings:
         self._provide_pkg_resources()
         if self._source.package:
             self._provide_hub()
+        self._keep_local()
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -74,6 +76,25 @@ class Surroundings:
 
         if not hasattr(ImageFont.FreeTypeFont, "getsize"):  # until Pillow 9
             self._patches.set(ImageFont.FreeTypeFont, "getsize", lambda font, text: font.getbbox(text)[2:])
+
+    def _keep_local(self) -> None:
+        """Some releases look weights up on GitHub before they look on the disk."""
+        try:
+            with self._source.importable(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                module = importlib.import_module(f"{self._source.package}.models.experimental".lstrip("."))
+        except Exception:
+            return  # the script will meet the same error, and tell it
+        real = getattr(module, "attempt_download", None)
+        if real is None:
+            return
+
+        @functools.wraps(real)
+        def attempt_download(file: Any, *args: Any, **kwargs: Any) -> Any:
+            path = str(file).strip().replace("'", "")
+            return path if Path(path).is_file() else real(file, *args, **kwargs)
+
+        self._patches.set(module, "attempt_download", attempt_download)
 
     def _provide_fonts(self) -> None:
         """YOLOv5 looks for its font in its settings folder, and fetches it if it is not there."""

@@ -186,7 +186,7 @@ class Watcher:
                     self.warn(f"cannot read the image {path}: passed over")
             if isinstance(batch, tuple) and batch and isinstance(batch[0], (str, list, tuple)):
                 paths = [batch[0]] if isinstance(batch[0], str) else [str(path) for path in batch[0]]
-                still = getattr(loader, "mode", "image") == "image" and isinstance(batch[0], str)
+                still = getattr(loader, "mode", "") != "video" and isinstance(batch[0], str)
                 self._item = Item(paths, None if still else getattr(loader, "frame", getattr(loader, "count", 0)))
             return batch
 
