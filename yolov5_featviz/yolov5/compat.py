@@ -104,10 +104,13 @@ class Surroundings:
             return
         from matplotlib import get_data_path
 
-        self._folder = tempfile.mkdtemp(prefix="yolov5-featviz-")
         font = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-        for name in ("Arial.ttf", "Arial.Unicode.ttf"):
-            shutil.copyfile(str(font), str(Path(self._folder) / name))
+        try:
+            self._folder = tempfile.mkdtemp(prefix="yolov5-featviz-")
+            for name in ("Arial.ttf", "Arial.Unicode.ttf"):
+                (Path(self._folder) / name).symlink_to(font)
+        except OSError:
+            return  # no room, or no links here: YOLOv5 is left to find a font by itself
         os.environ["YOLOV5_CONFIG_DIR"] = self._folder
 
     def _provide_pkg_resources(self) -> None:
