@@ -179,6 +179,22 @@ def streams():
             + b"sb.",
             "DetectMultiBackend",
         ),
+        "method replaced by a module": (
+            b"\x80\x02"
+            + old_global("torch.nn.modules.linear", "Identity")
+            + b")\x81}"
+            + text("extra_repr")
+            + old_global(common, "AutoShape")
+            + b")\x81sb.",
+            "AutoShape",
+        ),
+        "string of a module": (
+            b"\x80\x02"
+            + old_global("__builtin__", "str")
+            + old_global("torch.nn.modules.linear", "Identity")
+            + b")\x81\x85R.",
+            "builtins.str",
+        ),
         "hook": (
             b"\x80\x02"
             + old_global("torch.nn.modules.linear", "Identity")

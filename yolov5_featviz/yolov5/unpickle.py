@@ -16,7 +16,6 @@ import _codecs
 import _compat_pickle
 import copyreg
 import datetime
-import inspect
 import pickle
 import sys
 from argparse import Namespace
@@ -63,7 +62,6 @@ _PATHS = {
 }
 
 _CONTAINERS = (OrderedDict, defaultdict, Counter, Namespace, SimpleNamespace)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 _numpy_core: Any = getattr(np, "_core", None) or np.core
 _Reader: Any = pickle._Unpickler
@@ -235,7 +233,7 @@ def _typed_tensor(rebuild: Any, cls: Any, args: Any, state: Any = None) -> Any:
     return value if isinstance(value, cls) else value.as_subclass(cls)
 
 
-_PLAIN = (set, frozenset, dict, list, tuple, int, float, complex, bool, str, bytes, bytearray, slice, range)
+_PLAIN = (set, frozenset, complex, bytes, bytearray, slice, range)  # what has no opcode of its own
 _VALUES = (OrderedDict, Counter, deque, torch.Size, torch.device, np.dtype, _numpy_core.multiarray.scalar)
 _TENSORS = [getattr(torch._utils, name, None) for name in _NAMES["torch._utils"].split()]
 
@@ -288,11 +286,11 @@ def _check_state(cls: Any, state: Dict[Any, Any]) -> None:
     """Refuse what would be called later on, when the module is."""
     for key, value in state.items():
         # an attribute comes before a method of its name
-        if (isinstance(value, type) or inspect.isroutine(value)) and callable(getattr(cls, str(key), None)):
+        if callable(value) and callable(getattr(cls, str(key), None)):
             raise UnsafeCheckpoint(
                 f"it puts {_word(value)} in the place of {_word(cls)}.{key}, which no checkpoint needs"
             )
-    for key in _HOOKS:
-        for hook in (state.get(key) or {}).values():
+    for key in [key for key in state if str(key).endswith("_hooks")]:
+        for hook in (state[key] or {}).values():
             if not type(hook).__module__.startswith("torch.nn.utils."):
                 raise _refusal(f"hangs on {_word(cls)} the hook", hook)
