@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import independent_hooks
+from conftest import WEIGHTS, independent_hooks
 from torch import nn
 
 import yolov5_featviz as fv
@@ -112,3 +112,30 @@ def test_half_precision(model, bus):
         net(bus.bfloat16())
     assert features[0].data.dtype == torch.bfloat16
     assert features[0].grid().pixels.size
+
+
+@pytest.mark.parametrize("wrapper", ["DetectMultiBackend", "AutoShape", "DataParallel"])
+def test_yolov5s_own_wrappers(wrapper, bus, images):
+    """Indices mean the same whatever the model is wrapped in; checked within the same forward pass."""
+    from yolov5.models.common import AutoShape, DetectMultiBackend
+
+    from yolov5_featviz.yolov5.patch import Patches, safe_load
+    from yolov5_featviz.yolov5.source import find_source
+
+    patches = Patches()
+    safe_load(patches, find_source(), trust=False)
+    try:
+        backend = DetectMultiBackend(str(WEIGHTS))
+    finally:
+        patches.undo()
+    wrapped = {"DetectMultiBackend": lambda m: m, "AutoShape": AutoShape, "DataParallel": nn.DataParallel}[wrapper](
+        backend
+    )
+    found = []
+    handle = backend.model.model[17].register_forward_hook(lambda m, a, out: found.append(out.clone()))
+    with fv.capture(wrapped, "17,-2") as features, torch.no_grad():
+        wrapped(str(images / "bus.jpg") if wrapper == "AutoShape" else bus)
+    handle.remove()
+    assert torch.equal(features[17].data, found[-1][0])
+    assert features[17].stride == (8, 8)
+    assert [f.stem for f in features] == ["stage17_C3", "stage23_C3"]
