@@ -150,3 +150,36 @@ def check(root, wheel, images, tmp_path):
             np.testing.assert_array_equal(dumped, np.load(alone / f"{image}_{i}.npy"))
     after = {f: (root / f).stat().st_mtime_ns for f in files_below(root) if "__pycache__" not in f}
     assert after == before
+
+
+BUILD_OTHER = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
+torch.manual_seed(0)
+segment = SegmentationModel(sys.argv[1] + "/models/segment/yolov5n-seg.yaml")
+classify = ClassificationModel(model=DetectionModel(sys.argv[1] + "/models/yolov5n.yaml"), nc=10)
+for name, model in (("segment", segment), ("classify", classify)):
+    model.names = [str(i) for i in range(80)]
+    torch.save({"epoch": -1, "model": model.half()}, name + ".pt")
+"""
+
+
+def test_segmentation_and_classification(checkout, images, tmp_path):
+    """Their checkpoints hold other heads, and one of them a method; their scripts prepare images in their own way."""
+    (tmp_path / "build.py").write_text(BUILD_OTHER)
+    run(checkout, cwd=tmp_path, script=tmp_path / "build.py")
+    for task, expected in (("segment", ["stage17_C3", "stage9_SPPF"]), ("classify", ["stage2_C3", "stage4_C3"])):
+        layers = ",".join(stem[5:].split("_")[0] for stem in expected)
+        words = (
+            "--weights",
+            f"{task}.pt",
+            "--source",
+            images / "bus.jpg",
+            "--project",
+            task,
+            "--visualize-layers",
+            layers,
+        )
+        run("-m", "yolov5_featviz", "run", checkout / task / "predict.py", *words, cwd=tmp_path, script=None)
+        assert files_below(tmp_path / task / "exp" / "bus") == [f"{stem}_features.png" for stem in expected]
