@@ -98,17 +98,17 @@ def test_detections_are_the_same_to_the_byte(demo, yolov5, images, tmp_path):
 
 COUNTED = """
 import sys, runpy
-import yolov5_featviz.yolov5.patch as patch, yolov5_featviz.yolov5.runner as runner
+import yolov5_featviz.yolov5.watch as watch, yolov5_featviz.yolov5.runner as runner
 passes, drawn = [], []
-real = patch.Watcher._forward_once
-def counted(self, original):
+real = watch.Watcher._follow
+def counted(self, original, once):
     def inner(model, x, *args, **kwargs):
         passes.append(x.shape[-1])
         return original(model, x, *args, **kwargs)
-    return real(self, inner)
-patch.Watcher._forward_once = counted
+    return real(self, inner if once else original, once)
+watch.Watcher._follow = counted
 draw = runner._Artist.draw
-runner._Artist.draw = lambda self, item, i, maps: (drawn.append(item.name(i)), draw(self, item, i, maps))
+runner._Artist.draw = lambda self, item, i, parts: (drawn.append(item.name(i)), draw(self, item, i, parts))
 from yolov5_featviz.cli import main
 code = main(["run", "detect.py", *sys.argv[1:]])
 print("PASSES", sum(p < 100 for p in passes), sum(p >= 100 for p in passes), "DRAWN", *drawn)
@@ -117,21 +117,21 @@ sys.exit(code)
 
 
 @pytest.mark.parametrize(
-    ("flags", "summaries", "images_seen"),
+    ("flags", "summaries", "folders"),
     [
-        ((), 0, 2),  # the summary is skipped altogether
-        (("--visualize-summary",), 1, 2),
-        (("--augment",), 0, 6),
+        ((), 0, [""]),  # the summary is skipped altogether
+        (("--visualize-summary",), 1, [""]),
+        (("--augment",), 0, ["scale0.67/", "scale0.83_flipped/", "scale1.00/"]),
     ],
 )
-def test_a_picture_is_drawn_once_per_image(flags, summaries, images_seen, tmp_path):
+def test_a_picture_is_drawn_once_per_image(flags, summaries, folders, tmp_path):
     """However often the network runs: for the model summary, on 32 pixels, and thrice an image with --augment."""
     script = tmp_path / "counted.py"
     script.write_text(COUNTED)
     done = run("--weights", WEIGHTS, "--visualize-layers", "9", *flags, cwd=tmp_path, script=script)
-    assert done.stdout.splitlines()[-1] == f"PASSES {summaries} {images_seen} DRAWN bus zidane"
+    assert done.stdout.splitlines()[-1] == f"PASSES {summaries} {2 * len(folders)} DRAWN bus zidane"
     found = [f for f in files_below(tmp_path / RUN) if "stage" in f]
-    assert found == ["bus/stage9_SPPF_features.png", "zidane/stage9_SPPF_features.png"]
+    assert found == [f"{image}/{f}stage9_SPPF_features.png" for image in ("bus", "zidane") for f in folders]
     assert ("summary" in done.stdout + done.stderr) == bool(summaries)
 
 
@@ -143,14 +143,15 @@ from yolov5_featviz.yolov5.source import find_source
 source = find_source()
 sys.path.append(str(source.root))
 import models.yolo, yolov5.models.yolo, yolov5.utils.dataloaders
-watched = [torch, models.yolo.DetectionModel, models.yolo.BaseModel, yolov5.models.yolo.BaseModel,
+watched = [torch, torch.utils.data.dataloader._BaseDataLoaderIter, models.yolo, models.yolo.DetectionModel,
+           models.yolo.BaseModel, yolov5.models.yolo.BaseModel,
            yolov5.utils.dataloaders.LoadImages, yolov5.utils.dataloaders.LoadStreams]
 before = [dict(vars(w)) for w in watched]
 argv, path, main = sys.argv[:], sys.path[:], sys.modules["__main__"]
 seen = []
 attach = runner.Watcher.attach
-def spy(self, patches, loaded):
-    attach(self, patches, loaded)
+def spy(self, patches, *loaded):
+    attach(self, patches, *loaded)
     seen.append([sorted(k for k in vars(w) if vars(w)[k] is not b.get(k)) for w, b in zip(watched, before)])
 runner.Watcher.attach = spy
 code = runner.run("detect.py", ["--weights", sys.argv[1]], runner.Options(layers="17", trust=True))
@@ -168,7 +169,10 @@ def test_undo_leaves_no_trace(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[-1] == "NO TRACE"
     # and while it ran, this and nothing else was patched
-    assert lines[-2] == "[['load'], ['_forward_once', 'info'], [], [], ['__next__'], ['__next__']]"
+    assert lines[-2] == (
+        "[['load'], ['__next__'], ['scale_img'], ['forward'], ['_forward_once', 'forward', 'info'],"
+        " ['_forward_once', 'forward', 'info'], ['__next__'], ['__next__']]"
+    )
 
 
 def test_a_checkout_runs_its_own_script(checkout, images, tmp_path):

@@ -49,6 +49,10 @@ def flags() -> argparse.ArgumentParser:
     add("--visualize-dpi", metavar="DPI", type=int, default=300, help="default 300")
     add("--visualize-plain", action="store_true", help="no captions, only pixels")
     add("--visualize-dir", metavar="DIR", help="where the pictures go; default the run folder")
+    add(
+        "--visualize-every", metavar="N", type=int, help="each N epochs of a training (default 10) or frames of a video"
+    )
+    add("--visualize-limit", metavar="N", type=int, help="N images at most (default 8 in validation, else all)")
     add("--visualize-summary", action="store_true", help="keep YOLOv5's model-summary pass, skipped otherwise")
     add("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use; found by itself otherwise")
     add("--trust-weights", action="store_true", help="unpickle the checkpoint without the allow-list")
@@ -102,6 +106,9 @@ def options(ours: List[str]) -> Any:
             raise FeatvizError(f"no format {part!r}: take one or more of {', '.join(FORMATS)}")
     if o.visualize_norm not in NORMS:
         raise FeatvizError(f"no normalisation {o.visualize_norm!r}: take one of {', '.join(NORMS)}")
+    for flag, number in (("--visualize-every", o.visualize_every), ("--visualize-limit", o.visualize_limit)):
+        if number is not None and number < 1:
+            raise FeatvizError(f"{flag} {number}: take 1 or more")
     check_look(o.visualize_cmap, o.visualize_dpi)
     return Options(
         layers=o.visualize_layers,
@@ -113,6 +120,8 @@ def options(ours: List[str]) -> Any:
         plain=o.visualize_plain,
         folder=o.visualize_dir,
         summary=o.visualize_summary,
+        every=o.visualize_every,
+        limit=o.visualize_limit,
         yolov5=o.yolov5,
         trust=o.trust_weights,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import io
+import os
 import re
 import sys
 import traceback
@@ -12,7 +13,7 @@ import types
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -21,9 +22,10 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.save import Saver, new_folder, write
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.compat import Surroundings
-from yolov5_featviz.yolov5.patch import Item, Patches, Watcher, safe_load
+from yolov5_featviz.yolov5.patch import Patches, safe_load
 from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values
 from yolov5_featviz.yolov5.source import Source, find_source
+from yolov5_featviz.yolov5.watch import Item, Watcher
 
 FORMATS = ("png", "npy")
 
@@ -41,6 +43,8 @@ class Options:
     plain: bool = False
     folder: Optional[str] = None
     summary: bool = False
+    every: Optional[int] = None
+    limit: Optional[int] = None
     yolov5: Optional[str] = None
     trust: bool = False
 
@@ -96,16 +100,23 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
             patches.undo()
 
     check(arguments, source, options.layers, options.channels, options.folder, options.trust)
-    artist = _Artist(str(path), options)
-    watcher = Watcher(source, options.layers, artist.draw, log, options.summary)
+    artist = _Artist(str(path), source, options)
+    o = options
+    watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches))
     try:
         code = _execute(path, arguments, bool(source.package))
     finally:
-        patches.undo()
-        artist.close()
+        try:
+            watcher.flush()
+        finally:
+            patches.undo()
+            artist.close()
     if not artist.folders and not artist.saver.errors and code == 0:
-        log(f"nothing was drawn: {path.name} put no image through a YOLOv5 model that could be followed")
+        why = f"{path.name} put no image through a YOLOv5 model that could be followed"
+        if "--no-trace" in path.read_text(encoding="utf-8", errors="replace") and "--no-trace" not in arguments:
+            why += ": it runs a traced copy, without layers; add --no-trace"
+        log(f"nothing was drawn: {why}")
         return 1
     return code or int(bool(watcher.unreadable or artist.saver.errors))
 
@@ -113,25 +124,31 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
 class _Artist:
     """Draws and saves what the watcher delivers."""
 
-    def __init__(self, script: str, options: Options) -> None:
-        self.script, self.options = script, options
+    def __init__(self, script: str, source: Source, options: Options) -> None:
+        self.script, self.source, self.options = script, source, options
         self.saver = Saver()
         self.folders: List[Path] = []
         self._home: Optional[Path] = Path(options.folder) if options.folder else None
 
-    def draw(self, item: Item, i: int, maps: List[FeatureMap]) -> None:
-        if not maps:
-            return
+    def begin(self) -> None:
+        """Find out where the pictures go, while the script's functions are running."""
         if self._home is None:
-            self._home = _run_folder(self.script) or new_folder(Path("runs") / "featviz" / "exp")
+            self._home = _run_folder(self.script, self.source) or new_folder(Path("runs") / "featviz" / "exp")
+
+    def draw(self, item: Item, i: int, parts: List[Tuple[str, List[FeatureMap]]]) -> None:
+        """Queue the pictures of image ``i``, in a folder of its own, each part in a folder below."""
+        if self._home is None or not any(maps for _, maps in parts):
+            return
+        home = self._home if item.epoch is None else self._home / f"epoch{item.epoch:03d}"
         try:
-            folder = new_folder(self._home / item.name(i))
+            folder = new_folder(home / item.name(i))
         except OSError as error:
             self.saver.errors.append(error)
             return
         self.folders.append(folder)
-        for feature_map in maps:
-            self.saver.submit(partial(self._save, feature_map, folder))
+        for part, maps in parts:
+            for feature_map in maps:
+                self.saver.submit(partial(self._save, feature_map, folder / part))
 
     def _save(self, feature_map: FeatureMap, folder: Path) -> None:
         o = self.options
@@ -150,20 +167,29 @@ class _Artist:
             log(f"error: could not save: {text}")
         if self.saver.done:
             layers = f"{self.saver.done} feature map{'s' * (self.saver.done != 1)}"
-            names = ", ".join(f"{folder.name}/" for folder in self.folders[:5])
+            names = ", ".join(f"{os.path.relpath(folder, self._home)}/" for folder in self.folders[:5])
             more = f" and {len(self.folders) - 5} more" if len(self.folders) > 5 else ""
             log(f"{layers} in {self._home}: {names}{more}")
 
 
-def _run_folder(script: str) -> Optional[Path]:
-    """YOLOv5's run folder, which every release holds in a variable of the function that calls the model."""
-    frame = sys._getframe()
+def _run_folder(script: str, source: Source) -> Optional[Path]:
+    """YOLOv5's run folder: every release holds it in a variable of the function that calls the model.
+
+    Of the running functions those of the script come first, then those of the rest of the checkout.
+    """
+    root = os.path.join(os.path.realpath(str(source.root)), "")
+    own: List[types.FrameType] = []
+    others: List[types.FrameType] = []
+    frame: Optional[types.FrameType] = sys._getframe()
     while frame is not None:
-        if frame.f_code.co_filename == script:
-            for name in ("save_dir", "out"):
-                if isinstance(frame.f_locals.get(name), (str, Path)):
-                    return Path(frame.f_locals[name])
-        frame = frame.f_back  # type: ignore[assignment]
+        file = frame.f_code.co_filename
+        (own if file == script else others if os.path.realpath(file).startswith(root) else []).append(frame)
+        frame = frame.f_back
+    for frame in [*own, *others]:
+        for name in ("save_dir", "out", "log_dir"):
+            folder = frame.f_locals.get(name)
+            if isinstance(folder, (str, Path)) and Path(folder) != Path():
+                return Path(folder)
     return None
 
 

@@ -1,0 +1,423 @@
+"""Following a script: which image it is looking at, and what its models make of it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import weakref
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple, Type
+
+import torch
+from torch import nn
+
+from yolov5_featviz.capture import Capture, FeatureMap
+from yolov5_featviz.layers import Layer, LayerIndex, index_layers, select_layers
+from yolov5_featviz.yolov5.model import ONE_PASS, find_model
+from yolov5_featviz.yolov5.patch import Patches
+from yolov5_featviz.yolov5.preflight import IMAGES
+from yolov5_featviz.yolov5.source import Source
+
+# passes within these say nothing about an image
+_NOT_INFERENCE = {"warmup", "profile", "fuse", "info", "model_info", "__init__", "check_train_batch_size"}
+
+
+@dataclass
+class Item:
+    """What a loader handed to the script: the images of one batch.
+
+    Attributes:
+        paths: the file of each, as far as the loader tells.
+        frame: of a video or stream, its number.
+        epoch: of a training, its number; validation images come again and again.
+        unnamed: how many images without a path came before.
+        limit: how many images are to be drawn at most, unless the user says so.
+        visits: what the models made of it.
+    """
+
+    paths: List[str]
+    frame: Optional[int] = None
+    epoch: Optional[int] = None
+    unnamed: int = 0
+    limit: Optional[int] = None
+    visits: List[Visit] = field(default_factory=list)
+
+    def name(self, i: int) -> str:
+        """A name for image ``i`` of the batch, as YOLOv5 names its label files."""
+        if not self.paths:
+            return f"image{self.unnamed + i + 1}"
+        stems = [Path(path).stem or "image" for path in self.paths]
+        stem = stems[min(i, len(stems) - 1)]
+        stem += f"_{i}" if i >= len(stems) or stems.count(stem) > 1 else ""
+        return stem + ("" if self.frame is None else f"_{self.frame}")
+
+
+@dataclass
+class Pass:
+    """One pass through the layers; in test-time augmentation, of the images at ``scale`` and flipped in ``dims``."""
+
+    features: Capture
+    scale: Optional[float] = None
+    dims: Tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For the folder of its pictures."""
+        return "pass" if self.scale is None else f"scale{self.scale:.2f}" + "_flipped" * bool(self.dims)
+
+    def maps(self, i: int, name: str) -> List[FeatureMap]:
+        """The maps of image ``i``, a flipped one flipped back."""
+        if self.scale is not None:
+            name += f", scale {self.scale:.2f}" + ", flipped back" * bool(self.dims)
+        dims = [dim - 1 for dim in self.dims]
+        return [replace(fm, data=torch.flip(fm.data, dims)) if dims else fm for fm in self.features.of_image(i, name)]
+
+
+@dataclass
+class Visit:
+    """What one model makes of one batch."""
+
+    model: nn.Module
+    images: torch.Tensor
+    passes: List[Pass] = field(default_factory=list)
+    whole: Optional[Capture] = None
+    prepared: Tuple[Optional[float], Tuple[int, ...]] = (None, ())
+
+
+class Watcher:
+    """Draws what the models of a script make of each image that its loaders yield.
+
+    A forward pass counts if it is the first that a model makes since a loader yielded an image, with
+    all the passes within it where images are tried at several scales. So building, fusing, profiling,
+    warming up and training never count. A script without a loader is followed pass by pass.
+
+    Args:
+        source: the YOLOv5 whose loaders and models are watched.
+        layers: the layer selection.
+        deliver: called with ``(item, i, parts)`` for each image ``i`` of a batch; ``parts`` are pairs
+            of a folder's name, empty if there is only one, and the maps that belong there.
+        warn: called with what there is to tell.
+        began: called when a pass counts, from within it.
+        summary: leave YOLOv5's model summary as it is; it is skipped otherwise, since it costs a
+            forward pass and says nothing about the image.
+        every: each how many epochs, or frames of a video; 10 and 1 if None.
+        limit: how many images at most, in training per epoch; 8 for data sets and no end of others if None.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        layers: str,
+        deliver: Callable[[Item, int, List[Tuple[str, List[FeatureMap]]]], None],
+        warn: Callable[[str], None],
+        began: Callable[[], None] = lambda: None,
+        summary: bool = False,
+        every: Optional[int] = None,
+        limit: Optional[int] = None,
+    ) -> None:
+        self.source, self.layers, self.summary, self.every, self.limit = source, layers, summary, every, limit
+        self.deliver, self.warn, self.began = deliver, warn, began
+        self.unreadable: List[str] = []
+        self._item: Optional[Item] = None
+        self._active: List[Visit] = []
+        self._selected: Any = weakref.WeakKeyDictionary()
+        self._weights: Any = weakref.WeakKeyDictionary()
+        self._patched: Set[Any] = set()
+        self._told: Set[str] = set()
+        self._drawn: Dict[Optional[int], int] = {}
+        self._once: Set[Tuple[Optional[int], str]] = set()
+        self._frames: Dict[str, int] = {}
+        self._unnamed = 0
+        self._loader_seen = False
+        self._root = os.path.join(os.path.realpath(str(source.root)), "")
+        self._below: Dict[str, bool] = {}  # thousands of files lie in a few hundred folders
+
+    def attach(self, patches: Patches, loaded: Any = None, path: Any = "") -> None:
+        """Patch the models in ``loaded``, which came from ``path``, and all that was imported from the checkout."""
+        iterator = vars(torch.utils.data.dataloader)["_BaseDataLoaderIter"]
+        if iterator not in self._patched:
+            self._patched.add(iterator)
+            patches.set(iterator, "__next__", self._next_batch(patches, iterator.__next__))
+        for thing, module in self._things():
+            if thing in self._patched:
+                continue
+            if isinstance(thing, type) and "__next__" in vars(thing):
+                self._patched.add(thing)
+                patches.set(thing, "__next__", self._next(vars(thing)["__next__"]))
+            elif isinstance(thing, type) and issubclass(thing, nn.Module) and any(hasattr(thing, n) for n in ONE_PASS):
+                self._patch_model(patches, thing, [n for n in (*ONE_PASS, "forward", "info") if n in vars(thing)])
+            elif getattr(thing, "__name__", "") == "scale_img":
+                patches.set(module, "scale_img", self._scale_img(thing))
+        for part in loaded.values() if isinstance(loaded, dict) else [loaded]:
+            model = find_model(part)
+            if model is None:
+                continue
+            self._weights[model] = Path(str(getattr(path, "name", path))).stem
+            if type(model) not in self._patched and not any(cls in self._patched for cls in type(model).__mro__):
+                names = [n for n in (*ONE_PASS, "forward", "info") if hasattr(type(model), n)]
+                self._patch_model(patches, type(model), names)
+
+    def _things(self) -> Iterator[Tuple[Any, Any]]:
+        """Classes of the checkout's modules, and functions by the name under which a module knows them."""
+        for module in list(sys.modules.values()):
+            if not self._is_below(getattr(module, "__file__", None) or ""):
+                continue
+            for name, thing in list(vars(module).items()):
+                if name == "scale_img" or (isinstance(thing, type) and thing.__module__ == module.__name__):
+                    yield thing, module
+
+    def _is_below(self, file: str) -> bool:
+        folder = os.path.dirname(file)
+        if folder not in self._below:
+            self._below[folder] = bool(folder) and os.path.join(os.path.realpath(folder), "").startswith(self._root)
+        return self._below[folder]
+
+    def _patch_model(self, patches: Patches, cls: Type[nn.Module], names: List[str]) -> None:
+        self._patched.add(cls)
+        for name in names:
+            if name != "info":
+                patches.set(cls, name, self._follow(getattr(cls, name), once=name in ONE_PASS))
+            elif not self.summary:
+                patches.set(cls, name, lambda model, *args, **kwargs: None)
+
+    def _follow(self, original: Callable[..., Any], once: bool) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def method(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            images = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor) and a.dim() == 4), None)
+            visit = next((v for v in self._active if v.model is model), None)
+            if images is None:
+                return original(model, *args, **kwargs)
+            if visit is None:
+                return self._visit(original, once, model, images, *args, **kwargs)
+            if once and visit.whole is not None:  # the first pass within forward, or the next of several
+                visit.whole.__exit__(None, None, None)
+                scale, visit.prepared = visit.prepared, (None, ())
+                whole, visit.whole = visit.whole, None
+                with self._capture(model, images) as features:
+                    output = original(model, *args, **kwargs)
+                visit.whole = whole
+                visit.passes.append(Pass(features, *scale))
+                return output
+            return original(model, *args, **kwargs)
+
+        return method
+
+    def _visit(
+        self,
+        original: Callable[..., Any],
+        once: bool,
+        model: nn.Module,
+        images: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Run a model's outermost method on ``images``, with hooks if this counts."""
+        if model.training:
+            self._check(model)  # a training should not learn after its first epoch that there is no such layer
+            return original(model, *args, **kwargs)
+        if not self._loader_seen:
+            self._arrive(self._guess(images))
+        item = self._item
+        if item is None or any(visit.model is model for visit in item.visits) or find_model(model) is not model:
+            return original(model, *args, **kwargs)
+        self.began()
+        visit = Visit(model, images)
+        item.visits.append(visit)
+        self._active.append(visit)
+        try:
+            with self._capture(model, images) as features:
+                visit.whole = None if once else features
+                output = original(model, *args, **kwargs)
+        finally:
+            self._active.remove(visit)
+            visit.whole = None
+        if not visit.passes:
+            visit.passes.append(Pass(features))
+        for p in visit.passes:
+            for reason in p.features.skipped.values():
+                if reason not in self._told:
+                    self._told.add(reason)
+                    self.warn(f"{reason}; passed over")
+        if not self._loader_seen:
+            self.flush()
+        return output
+
+    def _capture(self, model: nn.Module, images: torch.Tensor) -> Capture:
+        if model not in self._selected:
+            self._selected[model] = self._check(model)
+        index, layers = self._selected[model]
+        if self._item is not None and self._item.epoch is not None:  # nor should one die of a layer without a map
+            layers = [replace(layer, optional=True) for layer in layers]
+        return Capture(index, layers, (int(images.shape[2]), int(images.shape[3])))
+
+    def _check(self, model: nn.Module) -> Optional[Tuple[LayerIndex, List[Layer]]]:
+        if find_model(model) is not model:
+            return None
+        index = index_layers(model)
+        return index, select_layers(index, self.layers)
+
+    def _scale_img(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Test-time augmentation makes its images with this; it says at what scale, and of a flipped image or not."""
+
+        @functools.wraps(original)
+        def scale_img(img: torch.Tensor, ratio: float = 1.0, *args: Any, **kwargs: Any) -> Any:
+            if self._active:
+                visit, dims = self._active[-1], ()  # type: Visit, Tuple[int, ...]
+                if img.shape == visit.images.shape and not torch.equal(img, visit.images):
+                    dims = next((d for d in ((3,), (2,), (2, 3)) if torch.equal(img, visit.images.flip(d))), ())
+                visit.prepared = (float(ratio), dims)
+            return original(img, ratio, *args, **kwargs)
+
+        return scale_img
+
+    def _next(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """``__next__`` of a loader of images or frames."""
+
+        @functools.wraps(original)
+        def __next__(loader: Any) -> Any:
+            self._arrive(None)
+            while True:
+                count = getattr(loader, "count", None)
+                try:
+                    batch = original(loader)
+                    break
+                except StopIteration:
+                    raise
+                except Exception:
+                    path = self._unreadable(loader, count)
+                    if path is None:
+                        raise
+                    self.unreadable.append(path)
+                    self.warn(f"cannot read the image {path}: passed over")
+            paths, alone = _paths(batch)
+            if paths:
+                self._loader_seen = True
+                still = alone and getattr(loader, "mode", "image") in ("image", "images")
+                self._arrive(Item(paths, None if still else getattr(loader, "frame", getattr(loader, "count", 0))))
+            return batch
+
+        return __next__
+
+    def _next_batch(self, patches: Patches, original: Callable[..., Any]) -> Callable[..., Any]:
+        """``__next__`` of torch's own loader, from which validation and training have their images."""
+
+        @functools.wraps(original)
+        def __next__(loader: Any) -> Any:
+            self._arrive(None)
+            batch = original(loader)
+            if (
+                isinstance(batch, (list, tuple))
+                and batch
+                and isinstance(batch[0], torch.Tensor)
+                and batch[0].dim() == 4
+            ):
+                self.attach(patches)
+                self._loader_seen = True
+                epoch, last = self._epoch()
+                if epoch is None or epoch % (self.every or 10) == 0 or last:
+                    self._arrive(Item(_paths(batch)[0], None, epoch, self._unnamed, limit=8))
+            return batch
+
+        return __next__
+
+    def _arrive(self, item: Optional[Item]) -> None:
+        """The script goes on to ``item``: what it made of the one before can be drawn."""
+        self.flush()
+        if item is not None and item.frame is not None:
+            n = self._frames[item.paths[0]] = self._frames.get(item.paths[0], -1) + 1
+            if n % (self.every or 1):
+                return
+        if item is not None and self._left(item):
+            self._item = item
+
+    def _left(self, item: Item) -> bool:
+        """Whether another image may be drawn."""
+        limit = item.limit if self.limit is None else self.limit
+        return limit is None or self._drawn.get(item.epoch, 0) < limit
+
+    def flush(self) -> None:
+        """Deliver what the models made of the current item."""
+        item, self._item = self._item, None
+        if item is None or not item.visits:
+            return
+        models = _distinct(self._weights.get(visit.model) or type(visit.model).__name__ for visit in item.visits)
+        for i in range(len(item.visits[0].images)):
+            if not self._left(item):
+                return
+            if item.limit is not None and item.paths:  # of a data set, in each epoch once
+                if (item.epoch, item.paths[i]) in self._once:
+                    continue
+                self._once.add((item.epoch, item.paths[i]))
+            parts = []
+            for model, visit in zip(models, item.visits):
+                for name, p in zip(_distinct(p.name for p in visit.passes), visit.passes):
+                    folders = [model] * (len(models) > 1) + [name] * (len(visit.passes) > 1)
+                    parts.append(("/".join(folders), p.maps(i, item.name(i))))
+            self._drawn[item.epoch] = self._drawn.get(item.epoch, 0) + 1
+            self.deliver(item, i, parts)
+        self._unnamed += 0 if item.paths else len(item.visits[0].images)
+
+    def _frames_below(self) -> Iterator[FrameType]:
+        """The functions of the checkout that are running, innermost first."""
+        frame: Optional[FrameType] = sys._getframe(1)
+        while frame is not None:
+            if self._is_below(frame.f_code.co_filename):
+                yield frame
+            frame = frame.f_back
+
+    def _epoch(self) -> Tuple[Optional[int], bool]:
+        """Of a training, the running epoch and whether it is the last: every release calls them so."""
+        for frame in self._frames_below():
+            epoch, epochs = frame.f_locals.get("epoch"), frame.f_locals.get("epochs")
+            if isinstance(epoch, int):
+                return epoch, epoch + 1 == epochs
+        return None, False
+
+    def _guess(self, images: torch.Tensor) -> Optional[Item]:
+        """The image of a script that reads it by itself: the file that the innermost function knows."""
+        if images.numel() == 0 or bool((images == images.flatten()[0]).all()):
+            return None
+        frames = list(self._frames_below())
+        if any(frame.f_code.co_name in _NOT_INFERENCE for frame in frames):
+            return None
+        values = [str(v) for frame in frames for v in frame.f_locals.values() if isinstance(v, (str, Path))]
+        files = (v for v in values if v.rsplit(".", 1)[-1].lower() in IMAGES and os.path.isfile(v))
+        return Item([*files][:1], unnamed=self._unnamed)
+
+    @staticmethod
+    def _unreadable(loader: Any, count: Optional[int]) -> Optional[str]:
+        """The image on which the loader has just failed, if it went past it and nothing else is amiss."""
+        import cv2
+
+        files = getattr(loader, "files", ())
+        if count is None or count >= len(files) or getattr(loader, "count", count) != count + 1:
+            return None
+        path = str(files[count])
+        try:
+            return path if cv2.imread(path) is None else None
+        except cv2.error:
+            return path
+
+
+def _paths(batch: Any) -> Tuple[List[str], bool]:
+    """The paths in what a loader yields, in its first member that holds any; and whether it stands alone."""
+    for part in batch if isinstance(batch, (list, tuple)) else ():
+        if isinstance(part, (str, Path)):
+            return [str(part)], True
+        if isinstance(part, (list, tuple)) and part and all(isinstance(path, (str, Path)) for path in part):
+            return [str(path) for path in part], False
+    return [], False
+
+
+def _distinct(names: Iterable[str]) -> List[str]:
+    """The names, with a number behind each that came before."""
+    found: List[str] = []
+    for name in names:
+        n, free = 1, name
+        while free in found:
+            n, free = n + 1, f"{name}{n + 1}"
+        found.append(free)
+    return found
