@@ -10,10 +10,12 @@ at which scale test-time augmentation looks at it (the last three in
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any, Callable, List, Tuple
 
 import torch
 
+from yolov5_featviz.errors import FeatvizError, UnsafeCheckpoint
 from yolov5_featviz.yolov5.checkpoint import load_checkpoint
 from yolov5_featviz.yolov5.source import Source
 
@@ -55,7 +57,14 @@ def safe_load(
         if kwargs.get("weights_only"):
             result = real(f, map_location, *args, **kwargs)
         else:
-            result = load_checkpoint(f, source, map_location, trust)
+            try:
+                result = load_checkpoint(f, source, map_location, trust)
+            except UnsafeCheckpoint:
+                raise
+            except FeatvizError as error:
+                if Path(str(f)).suffix in (".pt", ".pth"):
+                    raise
+                raise error.__cause__ or error from None  # a cache of labels, which the script may do without
         loaded(result, f)
         return result
 

@@ -72,10 +72,12 @@ def check(arguments: List[str], source: Source, layers: str, channels: str, fold
     check_writable(Path(folder or (values(arguments, "--project") or ["runs/detect"])[0]))
     for given in values(arguments, "--source"):
         _check_source(given)
-    for name in values(arguments, "--weights"):
+    for name in filter(None, values(arguments, "--weights")):  # a training from scratch has an empty name there
         if name.startswith(("http://", "https://")) or (PUBLISHED.fullmatch(name) and not Path(name).exists()):
             continue
-        _check_layers(model_of(load_checkpoint(name, source, trust=trust), name), layers, channels)
+        loaded = load_checkpoint(name, source, trust=trust)
+        if not any(values(arguments, "--cfg")):  # which says that another model is built, and takes weights from this
+            _check_layers(model_of(loaded, name), layers, channels)
 
 
 def _check_layers(model: torch.nn.Module, layers: str, channels: str) -> None:

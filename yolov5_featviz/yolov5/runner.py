@@ -104,6 +104,7 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
     o = options
     watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches))
+    watcher.attach(patches)
     try:
         code = _execute(path, arguments, bool(source.package))
     finally:
@@ -113,10 +114,7 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
             patches.undo()
             artist.close()
     if not artist.folders and not artist.saver.errors and code == 0:
-        why = f"{path.name} put no image through a YOLOv5 model that could be followed"
-        if "--no-trace" in path.read_text(encoding="utf-8", errors="replace") and "--no-trace" not in arguments:
-            why += ": it runs a traced copy, without layers; add --no-trace"
-        log(f"nothing was drawn: {why}")
+        log(f"nothing was drawn: {path.name} put no image through a YOLOv5 model that could be followed")
         return 1
     return code or int(bool(watcher.unreadable or artist.saver.errors))
 

@@ -131,6 +131,7 @@ class Watcher:
         self._once: Set[Tuple[Optional[int], str]] = set()
         self._frames: Dict[str, int] = {}
         self._unnamed = 0
+        self._modules = 0
         self._loader_seen = False
         self._root = os.path.join(os.path.realpath(str(source.root)), "")
         self._below: Dict[str, bool] = {}  # thousands of files lie in a few hundred folders
@@ -141,7 +142,10 @@ class Watcher:
         if iterator not in self._patched:
             self._patched.add(iterator)
             patches.set(iterator, "__next__", self._next_batch(patches, iterator.__next__))
-        for thing, module in self._things():
+            patches.set(torch.jit, "trace", self._trace(torch.jit.trace))
+        new = len(sys.modules) != self._modules
+        self._modules = len(sys.modules)
+        for thing, module in self._things() if new else ():
             if thing in self._patched:
                 continue
             if isinstance(thing, type) and "__next__" in vars(thing):
@@ -218,10 +222,16 @@ class Watcher:
         if model.training:
             self._check(model)  # a training should not learn after its first epoch that there is no such layer
             return original(model, *args, **kwargs)
-        if not self._loader_seen:
+        tracing = torch._C._get_tracing_state() is not None  # torch.jit.is_tracing came with 1.9
+        if not self._loader_seen and not tracing:
             self._arrive(self._guess(images))
         item = self._item
-        if item is None or any(visit.model is model for visit in item.visits) or find_model(model) is not model:
+        if (
+            tracing
+            or item is None
+            or any(visit.model is model for visit in item.visits)
+            or find_model(model) is not model
+        ):
             return original(model, *args, **kwargs)
         self.began()
         visit = Visit(model, images)
@@ -258,6 +268,24 @@ class Watcher:
             return None
         index = index_layers(model)
         return index, select_layers(index, self.layers)
+
+    def _trace(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A traced model has no layers: where a script runs one, the model it came from looks at the image too."""
+
+        @functools.wraps(original)
+        def trace(func: Any, *args: Any, **kwargs: Any) -> Any:
+            traced = original(func, *args, **kwargs)
+            if find_model(func) is not None and isinstance(traced, nn.Module):
+
+                def look(module: nn.Module, images: Tuple[Any, ...]) -> None:
+                    if not func.training:
+                        with torch.no_grad():
+                            func(*images)
+
+                traced.register_forward_pre_hook(look)
+            return traced
+
+        return trace
 
     def _scale_img(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Test-time augmentation makes its images with this; it says at what scale, and of a flipped image or not."""
