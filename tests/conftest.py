@@ -35,14 +35,11 @@ def images(yolov5):
 def checkout(yolov5, tmp_path_factory):
     """The same release as a plain checkout, whose modules are ``models.yolo`` and so on."""
     root = tmp_path_factory.mktemp("checkout") / "yolov5"
-    shutil.copytree(yolov5, root, ignore=shutil.ignore_patterns("__pycache__", "__init__.py"))
+    shutil.copytree(yolov5, root, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "__init__.py").unlink()
     for file in root.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         file.write_text(re.sub(r"\b(from|import) yolov5\.", r"\1 ", text), encoding="utf-8")
-    for package in ("models", "utils"):
-        (root / package / "__init__.py").write_bytes((yolov5 / package / "__init__.py").read_bytes())
-    text = (root / "utils" / "__init__.py").read_text()
-    (root / "utils" / "__init__.py").write_text(re.sub(r"\b(from|import) yolov5\.", r"\1 ", text))
     return root
 
 

@@ -119,15 +119,8 @@ def test_yolov5s_own_wrappers(wrapper, bus, images):
     """Indices mean the same whatever the model is wrapped in; checked within the same forward pass."""
     from yolov5.models.common import AutoShape, DetectMultiBackend
 
-    from yolov5_featviz.yolov5.patch import Patches, safe_load
-    from yolov5_featviz.yolov5.source import find_source
-
-    patches = Patches()
-    safe_load(patches, find_source(), trust=False)
-    try:
+    with fv.compatible():
         backend = DetectMultiBackend(str(WEIGHTS))
-    finally:
-        patches.undo()
     wrapped = {"DetectMultiBackend": lambda m: m, "AutoShape": AutoShape, "DataParallel": nn.DataParallel}[wrapper](
         backend
     )

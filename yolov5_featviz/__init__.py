@@ -6,7 +6,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.layers import LayerInfo, list_layers, select_layers
 from yolov5_featviz.render import Picture
 from yolov5_featviz.version import __version__
-from yolov5_featviz.yolov5.checkpoint import load
+from yolov5_featviz.yolov5.load import compatible, load
 
 __all__ = [
     "Capture",
@@ -16,6 +16,7 @@ __all__ = [
     "Picture",
     "__version__",
     "capture",
+    "compatible",
     "list_layers",
     "load",
     "select_layers",

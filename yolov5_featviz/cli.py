@@ -141,7 +141,7 @@ def layers(arguments: List[str]) -> int:
     """``yolov5-featviz layers``: print the table of layers."""
     from yolov5_featviz.layers import list_layers
     from yolov5_featviz.table import layer_table
-    from yolov5_featviz.yolov5.checkpoint import load
+    from yolov5_featviz.yolov5.load import load
     from yolov5_featviz.yolov5.preflight import locate_weights
 
     parser = _Words(prog="yolov5-featviz layers", description="List the layers of a checkpoint.", allow_abbrev=False)

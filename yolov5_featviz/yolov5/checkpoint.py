@@ -98,24 +98,6 @@ def check_weights(path: Union[str, Path]) -> None:
         raise FeatvizError(f"no weights at {path}: give the path of a .pt checkpoint")
 
 
-def load(path: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> nn.Module:
-    """Load the model of a YOLOv5 checkpoint, safely.
-
-    Args:
-        path: a ``.pt`` file as ``train.py`` writes it.
-        yolov5: folder of the YOLOv5 checkout it belongs to; found by itself if left out.
-        trust: unpickle without the allow-list.
-
-    Returns:
-        The model (the moving average where the checkpoint has one), float32, on the CPU, in
-        evaluation mode.
-
-    Raises:
-        FeatvizError: as :func:`load_checkpoint`, or the file holds no model.
-    """
-    return model_of(load_checkpoint(path, find_source(yolov5), trust=trust), str(path))
-
-
 def model_of(loaded: Any, name: str) -> nn.Module:
     """The module in what a checkpoint holds, ready for inference."""
     parts = [loaded.get("ema"), loaded.get("model")] if isinstance(loaded, dict) else [loaded]

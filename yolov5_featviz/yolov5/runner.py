@@ -22,7 +22,8 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.save import Saver, new_folder, write
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.compat import Surroundings
-from yolov5_featviz.yolov5.patch import Patches, safe_load
+from yolov5_featviz.yolov5.load import safe_load
+from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values
 from yolov5_featviz.yolov5.source import Source, find_source
 from yolov5_featviz.yolov5.watch import Item, Watcher

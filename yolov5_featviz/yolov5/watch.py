@@ -190,7 +190,7 @@ class Watcher:
     def _follow(self, original: Callable[..., Any], once: bool) -> Callable[..., Any]:
         @functools.wraps(original)
         def method(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            images = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor) and a.dim() == 4), None)
+            images = _images([*args, kwargs])
             visit = next((v for v in self._active if v.model is model), None)
             if images is None:
                 return original(model, *args, **kwargs)
@@ -428,6 +428,14 @@ class Watcher:
             return path if cv2.imread(path) is None else None
         except cv2.error:
             return path
+
+
+def _images(given: Any) -> Optional[torch.Tensor]:
+    """The first batch of images ``[B, C, H, W]`` in what a model is called with."""
+    if isinstance(given, torch.Tensor):
+        return given if given.dim() == 4 else None
+    parts = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else ()
+    return next((images for images in map(_images, parts) if images is not None), None)
 
 
 def _paths(batch: Any) -> Tuple[List[str], bool]:

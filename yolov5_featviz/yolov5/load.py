@@ -1,0 +1,99 @@
+"""Loading a model: by ourselves, and by YOLOv5's own functions."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator, Optional, Union
+
+import torch
+from torch import nn
+
+from yolov5_featviz.errors import FeatvizError, UnsafeCheckpoint
+from yolov5_featviz.yolov5.checkpoint import load_checkpoint, model_of
+from yolov5_featviz.yolov5.compat import Surroundings
+from yolov5_featviz.yolov5.patch import Patches
+from yolov5_featviz.yolov5.source import Source, find_source
+
+
+def load(path: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> nn.Module:
+    """Load the model of a YOLOv5 checkpoint, safely.
+
+    Args:
+        path: a ``.pt`` file as ``train.py`` writes it.
+        yolov5: folder of the YOLOv5 checkout it belongs to; found by itself if left out.
+        trust: unpickle without the allow-list.
+
+    Returns:
+        The model (the moving average where the checkpoint has one), float32, on the CPU, in
+        evaluation mode.
+
+    Raises:
+        FeatvizError: as :func:`load_checkpoint`, or the file holds no model.
+    """
+    source = find_source(yolov5)
+    with Surroundings(source):
+        return model_of(load_checkpoint(path, source, trust=trust), str(path))
+
+
+@contextmanager
+def compatible(yolov5: Optional[str] = None, trust: bool = False) -> Iterator[Path]:
+    """Let YOLOv5's own ways of loading a model work with today's libraries, and read checkpoints safely.
+
+    ::
+
+        with fv.compatible("path/to/yolov5"):
+            model = torch.hub.load("path/to/yolov5", "custom", "best.pt", source="local")
+
+    Within the block ``torch.load`` is the safe reader, and what is missing around an old release is
+    in its place; nothing is fetched from the network for a file that is on the disk. All is as it
+    was afterwards; the model stays.
+
+    Args:
+        yolov5: folder of the checkout; found by itself if left out.
+        trust: unpickle without the allow-list.
+
+    Yields:
+        The folder of the YOLOv5 that is used.
+
+    Raises:
+        FeatvizError: there is no YOLOv5, or (from within the block) a checkpoint cannot be read.
+        UnsafeCheckpoint: a checkpoint names something outside the allow-list. Nothing of it was run.
+    """
+    source = find_source(yolov5)
+    patches = Patches()
+    with Surroundings(source):
+        safe_load(patches, source, trust)
+        try:
+            yield source.root
+        finally:
+            patches.undo()
+
+
+def safe_load(
+    patches: Patches, source: Source, trust: bool, loaded: Callable[[Any, Any], None] = lambda *_: None
+) -> None:
+    """Put the safe reader in the place of ``torch.load`` and tell ``loaded`` what it read, and from where.
+
+    A call that asks for ``weights_only=True`` keeps torch's own reader, which is safe already.
+    """
+    real = torch.load
+
+    @functools.wraps(real)
+    def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("weights_only"):
+            result = real(f, map_location, *args, **kwargs)
+        else:
+            try:
+                result = load_checkpoint(f, source, map_location, trust)
+            except UnsafeCheckpoint:
+                raise
+            except FeatvizError as error:
+                if Path(str(f)).suffix in (".pt", ".pth"):
+                    raise
+                raise error.__cause__ or error from None  # a cache of labels, which the script may do without
+        loaded(result, f)
+        return result
+
+    patches.set(torch, "load", load)
