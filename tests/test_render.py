@@ -165,9 +165,9 @@ def test_empty_map():
 
 
 def test_nothing_is_left_open():
-    before = matplotlib.rcParams.copy()
+    before = dict(matplotlib.rcParams)  # which settles the backend, if nothing has yet
     feature_map(torch.rand(4, 8, 8)).grid()
-    assert matplotlib.rcParams == before
+    assert dict(matplotlib.rcParams) == before
     import sys
 
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
