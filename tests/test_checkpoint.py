@@ -382,6 +382,17 @@ def test_a_forks_own_modules_count_as_yolov5s(checkout, tmp_path, images):
         assert "SE, which is no module class" in done.stderr
 
 
+def test_a_checkout_that_cannot_be_imported(tmp_path):
+    for folder in ("models", "utils"):
+        (tmp_path / "fork" / folder).mkdir(parents=True)
+    (tmp_path / "fork" / "models" / "yolo.py").write_text("import nowhere_to_be_had\nclass Model(Module): pass\n")
+    path = save_stream(b"\x80\x02" + old_global("models.yolo", "Model") + b")\x81.", tmp_path / "best.pt")
+    words = ("-m", "yolov5_featviz", "layers", "--weights", path, "--yolov5", tmp_path / "fork")
+    done = run(*words, cwd=tmp_path, script=None, check=2)
+    says = "cannot be imported: No module named 'nowhere_to_be_had'; install what it requires"
+    assert says in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -50,6 +50,8 @@ def load_checkpoint(
         UnsafeCheckpoint: the file names something outside the allow-list. Nothing of it was run.
         FeatvizError: there is no such file, or it is no checkpoint, or only part of one.
     """
+    from yolov5_featviz.yolov5.compat import Surroundings  # whose patches come here for their reader
+
     name = str(getattr(path, "name", "checkpoint") if hasattr(path, "read") else path)
     if not hasattr(path, "read"):
         check_weights(path)
@@ -64,6 +66,7 @@ def load_checkpoint(
             options["pickle_module"] = pickle_module(source)
         with ExitStack() as stack:
             if source is not None:
+                stack.enter_context(Surroundings(source, script=False))
                 stack.enter_context(source.importable())
             loaded = _torch_load(path, **options)
         if not trust:

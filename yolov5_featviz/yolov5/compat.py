@@ -1,4 +1,4 @@
-"""What is missing around an old release: put in its place while a script runs, and taken away again.
+"""What is missing around an old release: put in its place while a script runs or its modules are read, and taken away.
 
 Nothing here knows a release. Names that libraries have dropped since are given back, and what a
 script would fetch from the network or install by itself (a font, its requirements, a file from a
@@ -7,6 +7,7 @@ model hub) it finds in place or does without.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import os
@@ -15,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from importlib import util
 from pathlib import Path
 from types import ModuleType
@@ -33,14 +35,14 @@ _SETTINGS = ("~/.config", "~/Library/Application Support", "~/AppData/Roaming")
 
 
 class Surroundings:
-    """The context in which a script of any release runs."""
+    """The context in which any release can be imported and, if ``script``, its scripts run."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, script: bool = True) -> None:
         self._source = source
+        self._script = script
         self._patches = Patches()
         self._environment = dict(os.environ)
         self._modules: Dict[str, Any] = {}
-        self._folder = ""
 
     def __enter__(self) -> Surroundings:
         for name, value in _ENVIRONMENT.items():
@@ -48,9 +50,10 @@ class Surroundings:
         self._give_back_names()
         self._provide_fonts()
         self._provide_pkg_resources()
-        if self._source.package:
+        if self._source.package and (self._script or util.find_spec("huggingface_hub") is None):
             self._provide_hub()
-        self._keep_local()
+        if self._script:
+            self._keep_local()
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -63,8 +66,6 @@ class Surroundings:
                 os.environ[name] = self._environment[name]
             else:
                 os.environ.pop(name, None)
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _give_back_names(self) -> None:
         for name, value in _NUMPY.items():
@@ -102,23 +103,15 @@ class Surroundings:
             return
         if any((Path(folder).expanduser() / "Ultralytics" / "Arial.ttf").is_file() for folder in _SETTINGS):
             return
-        from matplotlib import get_data_path
-
-        font = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-        try:
-            self._folder = tempfile.mkdtemp(prefix="yolov5-featviz-")
-            for name in ("Arial.ttf", "Arial.Unicode.ttf"):
-                (Path(self._folder) / name).symlink_to(font)
-        except OSError:
-            return  # no room, or no links here: YOLOv5 is left to find a font by itself
-        os.environ["YOLOV5_CONFIG_DIR"] = self._folder
+        with suppress(OSError):  # no room, or no links here: YOLOv5 is left to find a font by itself
+            os.environ["YOLOV5_CONFIG_DIR"] = _settings_folder()
 
     def _provide_pkg_resources(self) -> None:
         """Releases up to 7.0 compare versions with it, and install with pip what it reports missing."""
         general = self._source.root / "utils" / "general.py"
         if not general.is_file() or "pkg_resources" not in general.read_text(encoding="utf-8", errors="replace"):
             return
-        if util.find_spec("pkg_resources") is not None:
+        if "pkg_resources" in sys.modules or util.find_spec("pkg_resources") is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it is announced that it will go
                 real = importlib.import_module("pkg_resources")
@@ -151,6 +144,19 @@ class Surroundings:
         module = ModuleType(name)
         vars(module).update(contents)
         self._modules[name] = sys.modules[name] = module
+
+
+@functools.lru_cache(maxsize=None)
+def _settings_folder() -> str:
+    """A folder with a font in it, for as long as this process runs: YOLOv5 keeps its path when it is imported."""
+    from matplotlib import get_data_path
+
+    font = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    folder = tempfile.mkdtemp(prefix="yolov5-featviz-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in ("Arial.ttf", "Arial.Unicode.ttf"):
+        (Path(folder) / name).symlink_to(font)
+    return folder
 
 
 def _parse_version(text: str) -> Any:

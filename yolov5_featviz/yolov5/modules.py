@@ -28,7 +28,7 @@ def find_module_class(source: Optional[Source], module: str, name: str) -> Any:
 
     Raises:
         UnsafeCheckpoint: there is no such class there.
-        FeatvizError: another package of the same name is in the way.
+        FeatvizError: another package of the same name is in the way, or the checkout cannot be imported.
     """
     word = f"{module}.{name}" + (f" (os.{name})" if module in ("posix", "nt") else "")
     own = module[len("yolov5.") :] if module.startswith("yolov5.") else module
@@ -45,7 +45,12 @@ def find_module_class(source: Optional[Source], module: str, name: str) -> Any:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what a release imports; nothing that a user could mend
-        imported = importlib.import_module(module if source.package else own)
+        try:
+            imported = importlib.import_module(module if source.package else own)
+        except Exception as error:
+            raise FeatvizError(
+                f"the YOLOv5 in {source.root} cannot be imported: {error}; install what it requires"
+            ) from error
     file = getattr(imported, "__file__", None)
     if file is None or source.root not in Path(file).resolve().parents:
         raise FeatvizError(
