@@ -152,11 +152,12 @@ def test_several_streams(videos, checkout, tmp_path):
     found = files_below(tmp_path / "runs" / "exp")
     assert found == [f"film_{i}_0/stage0_Conv_features.npy" for i in (0, 1)]
     model = fv.load(WEIGHTS).model[0]
-    for file, grey in zip(found, (30, 220)):
-        with torch.no_grad():
-            expected = model(torch.full((1, 3, 96, 160), grey / 255))[0, :, 8:-8, 8:-8].mean((1, 2))
-        dumped = np.load(tmp_path / "runs" / "exp" / file)[:, 8:-8, 8:-8].mean((1, 2))
-        np.testing.assert_allclose(dumped, expected, atol=0.05)
+    with torch.no_grad():
+        expected = [model(torch.full((1, 3, 96, 160), grey / 255))[0].mean((1, 2)).numpy() for grey in (30, 220)]
+    for i, file in enumerate(found):
+        dumped = np.load(tmp_path / "runs" / "exp" / file).mean((1, 2))
+        own, other = (np.abs(dumped - expected[k]).max() for k in (i, 1 - i))
+        assert own < other / 5
 
 
 def test_several_weights_and_six_levels(checkout, images, tmp_path):

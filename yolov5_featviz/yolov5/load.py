@@ -32,9 +32,7 @@ def load(path: Union[str, Path], yolov5: Optional[str] = None, trust: bool = Fal
     Raises:
         FeatvizError: as :func:`load_checkpoint`, or the file holds no model.
     """
-    source = find_source(yolov5)
-    with Surroundings(source):
-        return model_of(load_checkpoint(path, source, trust=trust), str(path))
+    return model_of(load_checkpoint(path, find_source(yolov5), trust=trust), str(path))
 
 
 @contextmanager
