@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import yolov5_featviz as fv
+from yolov5_featviz.layers import Layer
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "weights" / "best.pt"
@@ -53,6 +54,12 @@ def bus(images):
     """``bus.jpg`` as the network gets it: ``[1, 3, 640, 480]`` in [0, 1]; at this size there is no letterbox."""
     image = cv2.resize(cv2.imread(str(images / "bus.jpg")), (480, 640), interpolation=cv2.INTER_LINEAR)
     return torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))[None]).float() / 255
+
+
+def feature_map(data, **kwargs):
+    """A FeatureMap of anything, as if layer 17 had put it out."""
+    layer = Layer("model.17", torch.nn.Identity(), "C3", index=17, name="17")
+    return fv.FeatureMap(torch.as_tensor(data), layer, **kwargs)
 
 
 def independent_hooks(model, indices, image):

@@ -4,18 +4,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from conftest import independent_hooks
+from conftest import feature_map, independent_hooks
 from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz.layers import Layer
 from yolov5_featviz.render import COLOURS, NAN, PAPER
-
-
-def feature_map(data, **kwargs):
-    data = torch.as_tensor(data)
-    layer = Layer("model.17", torch.nn.Identity(), "C3", index=17, name="17")
-    return fv.FeatureMap(data, layer, **kwargs)
 
 
 def decode(png, cells):

@@ -1,7 +1,9 @@
 """Look inside a detector: pictures of what chosen layers of a PyTorch model see."""
 
 import yolov5_featviz.yolov5 as _yolov5  # noqa: F401
+from yolov5_featviz.boxes import Boxes
 from yolov5_featviz.capture import Capture, FeatureMap, capture
+from yolov5_featviz.channels import Ranking, rank
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.layers import LayerInfo, list_layers, select_layers
 from yolov5_featviz.render import Picture
@@ -9,15 +11,18 @@ from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.load import compatible, load
 
 __all__ = [
+    "Boxes",
     "Capture",
     "FeatureMap",
     "FeatvizError",
     "LayerInfo",
     "Picture",
+    "Ranking",
     "__version__",
     "capture",
     "compatible",
     "list_layers",
     "load",
+    "rank",
     "select_layers",
 ]

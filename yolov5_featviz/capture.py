@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple, Ty
 import torch
 from torch import nn
 
+from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.channels import ChannelSpec
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.layers import Layer, LayerIndex, LayerSpec, index_layers, select_layers
@@ -27,6 +28,9 @@ class FeatureMap:
         input_size: ``(height, width)`` in pixels of what the network was given, if known.
         level: which of several tensors of the layer this is, or None if it yields one.
         image: name of the image, for captions; may be empty.
+        region: where in the network's input the image lies, in its pixels: left, top, right and
+            bottom edge. None if it fills it. The rest is padding.
+        boxes: what was detected in the image, or None if that is not known.
     """
 
     data: torch.Tensor
@@ -34,6 +38,8 @@ class FeatureMap:
     input_size: Optional[Tuple[int, int]] = None
     level: Optional[str] = None
     image: str = ""
+    region: Optional[Region] = None
+    boxes: Optional[Boxes] = None
 
     @property
     def channels(self) -> int:
@@ -46,6 +52,12 @@ class FeatureMap:
         if self.input_size is None:
             return None
         return self.input_size[0] / self.data.shape[1], self.input_size[1] / self.data.shape[2]
+
+    @property
+    def window(self) -> Region:
+        """Where the image lies: ``region``, or all of the input; in cells of the map if the input is not known."""
+        height, width = self.input_size or self.data.shape[1:]
+        return self.region or (0.0, 0.0, float(width), float(height))
 
     @property
     def stem(self) -> str:

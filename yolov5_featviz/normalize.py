@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from yolov5_featviz.errors import FeatvizError
+
+PERCENTILES = (1.0, 99.0)  # what `robust` takes for the ends of the scale
+
+
+class Norm(NamedTuple):
+    """A way from values to [0, 1].
+
+    ``apply`` gets the channels ``[n, H, W]`` and the layer they were chosen from ``[C, H, W]``, both
+    float32, and returns what :func:`normalize` returns. ``scope`` says in captions for what the two
+    ends of the scale hold, and ``ends`` what they are, where the limits would not tell.
+    """
+
+    apply: Callable[[np.ndarray, np.ndarray], Tuple[np.ndarray, np.ndarray]]
+    scope: str
+    ends: Optional[Tuple[str, str]] = None
 
 
 def normalize(
@@ -15,23 +30,44 @@ def normalize(
     """Scale feature-map channels to [0, 1].
 
     Args:
-        x: ``[n, H, W]``, any real type.
-        norm: ``channel``, each channel from its own minimum to its own maximum; ``layer``, all
-            from the minimum to the maximum of the layer, so that channels can be compared.
+        x: ``[n, H, W]``, any real type; worked on as float32.
+        norm: one of these.
+
+            - ``channel``: each channel from its own minimum to its own maximum.
+            - ``layer``: all from the minimum to the maximum of the layer, so that channels compare.
+            - ``robust``: each channel from its 1st to its 99th percentile (linear interpolation
+              between order statistics, as ``numpy.percentile``); what lies beyond becomes 0 or 1. A
+              channel whose two percentiles are equal is scaled as by ``channel``.
+            - ``zero``: each channel from 0 to its own maximum; negative values become 0, and so does
+              a channel without a positive value.
+            - ``sigmoid``: ``1 / (1 + exp(-x))``.
+            - ``none``: values are [0, 1] already; what lies beyond becomes 0 or 1.
+            - ``byte``: ``trunc(255 x)`` modulo 256, over 255: what torchvision's ``to_pil_image``
+              makes of a float tensor (``mul(255).byte()``), with all that it does to values outside
+              [0, 1]. NaN and infinities become 0.
         whole: the layer that the channels were chosen from, ``[C, H, W]``; None if it is ``x``.
 
     Returns:
         ``(y, limits)``: ``y``, float32 ``[n, H, W]`` in [0, 1], and ``limits``, float32 ``[n, 2]``,
         the two values of each channel that became 0 and 1. Only finite values count for the
-        limits; infinities become 0 and 1, NaN stays NaN, and a constant channel becomes 0.
+        limits. Except by ``byte``, infinities become 0 and 1, and NaN stays NaN. A constant channel
+        becomes 0 wherever it is scaled by its own minimum and maximum.
 
     Raises:
         FeatvizError: ``norm`` is not one of these.
     """
+    check_norm(norm)
+    x = np.asarray(x, dtype=np.float32)
+    return NORMS[norm].apply(x, x if whole is None else np.asarray(whole, dtype=np.float32))
+
+
+def check_norm(norm: str) -> None:
+    """Raise FeatvizError if there is no such normalisation."""
     if norm not in NORMS:
         raise FeatvizError(f"no normalisation {norm!r}: take one of {', '.join(NORMS)}")
-    x = np.asarray(x, dtype=np.float32)
-    limits = NORMS[norm](x, x if whole is None else np.asarray(whole, dtype=np.float32))
+
+
+def _scale(x: np.ndarray, limits: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     # In float64 where the span of the values does not fit in float32.
     with np.errstate(over="ignore"):
         wide = not np.isfinite(limits[:, 1] - limits[:, 0]).all()
@@ -46,7 +82,7 @@ def normalize(
     return y.astype(np.float32, copy=False), limits
 
 
-def _by_channel(x: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _extremes(x: np.ndarray) -> np.ndarray:
     flat = x.reshape(len(x), -1)
     low, high = flat.min(axis=1), flat.max(axis=1)
     # min and max let NaN and infinities through, so they tell where a closer look is due
@@ -56,9 +92,54 @@ def _by_channel(x: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.stack([low, high], axis=1)
 
 
-def _by_layer(x: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    flat = whole.reshape(1, -1, 1)
-    return np.repeat(_by_channel(flat, flat), len(x), axis=0)
+def _by_channel(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    return _scale(x, _extremes(x))
 
 
-NORMS: Dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"channel": _by_channel, "layer": _by_layer}
+def _by_layer(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    return _scale(x, np.repeat(_extremes(whole.reshape(1, -1, 1)), len(x), axis=0))
+
+
+def _from_zero(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    limits = _extremes(x).clip(min=0)
+    limits[:, 0] = 0
+    return _scale(x, limits)
+
+
+def _robust(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    limits = _extremes(x)
+    for row, channel in zip(limits, x):
+        finite = channel[np.isfinite(channel)]
+        low, high = np.percentile(finite, PERCENTILES) if finite.size else (0, 0)
+        if high > low:
+            row[:] = low, high
+    return _scale(x, limits)
+
+
+def _sigmoid(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    half = np.tanh(x * np.float32(0.5))  # sigmoid without the overflow of exp
+    return half * np.float32(0.5) + np.float32(0.5), np.array([[-np.inf, np.inf]] * len(x), np.float32)
+
+
+def _as_they_are(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    return np.clip(x, 0, 1), np.array([[0, 1]] * len(x), np.float32)
+
+
+def _low_byte(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    # Beyond 2^63 there is no integer to take the low byte of; the processor's answer has 0 there.
+    with np.errstate(over="ignore"):
+        scaled = x * np.float32(255)
+    inside = np.abs(scaled) < 2.0**63
+    integers = np.where(inside, scaled, 0).astype(np.int64)
+    return (integers & 255).astype(np.float32) / np.float32(255), np.array([[0, 1]] * len(x), np.float32)
+
+
+NORMS: Dict[str, Norm] = {
+    "channel": Norm(_by_channel, "of each channel on its own", ("min", "max")),
+    "layer": Norm(_by_layer, "of the layer"),
+    "robust": Norm(_robust, "of each channel on its own", ("1st", "99th percentile")),
+    "zero": Norm(_from_zero, "of each channel on its own", ("0", "max")),
+    "sigmoid": Norm(_sigmoid, "sigmoid of the value", ("0", "1")),
+    "none": Norm(_as_they_are, "values as they are"),
+    "byte": Norm(_low_byte, "low byte of 255 × value", ("0", "255")),
+}

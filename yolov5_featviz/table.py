@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Sequence
+from typing import Any, Container, List, Sequence
 
 from yolov5_featviz.layers import LayerInfo
 
@@ -34,15 +34,18 @@ def layer_table(rows: Sequence[LayerInfo]) -> str:
         "",
         "",
     ]
-    widths = [max(len(line[i]) for line in [head, *body, total]) for i in range(len(head))]
-    right = {0, 4, 5, 7}
-    lines = [
+    return align([head, *body, total], right={0, 4, 5, 7})
+
+
+def align(lines: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
+    """Words in columns, those of ``right`` flush right."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
         "  ".join(
             word.rjust(w) if i in right else word.ljust(w) for i, (word, w) in enumerate(zip(line, widths))
         ).rstrip()
-        for line in [head, *body, total]
-    ]
-    return "\n".join(lines)
+        for line in lines
+    )
 
 
 def _shape(shape: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Callable, Iterator, List, Optional, Sequence
 import torch
 
 from yolov5_featviz.capture import Capture
-from yolov5_featviz.channels import choose_channels
+from yolov5_featviz.channels import choose
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.layers import index_layers, select_layers
 from yolov5_featviz.save import check_writable
@@ -95,7 +95,7 @@ def _check_layers(model: torch.nn.Module, layers: str, channels: str) -> None:
         except Exception:
             return  # a model that does not run at this size, or not without YOLOv5's own preparations
     for feature_map in features:
-        choose_channels(channels, feature_map.channels)
+        choose(feature_map, channels)
     if not len(features):
         raise FeatvizError(f"nothing to draw: {'; '.join(features.skipped.values())}")
 

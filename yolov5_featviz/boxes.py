@@ -1,0 +1,58 @@
+"""Detections, in pixels of what the network was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Sequence, Tuple
+
+import numpy as np
+
+from yolov5_featviz.errors import FeatvizError
+
+Region = Tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """The boxes found in one image.
+
+    Attributes:
+        xyxy: float32 ``[n, 4]``: left, top, right and bottom edge, in pixels of the network's input.
+        scores: float32 ``[n]``; may be left out.
+        labels: what each box holds, in words; may be left out.
+
+    Raises:
+        FeatvizError: the three do not go together.
+    """
+
+    xyxy: np.ndarray
+    scores: Optional[np.ndarray] = None
+    labels: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        xyxy = np.asarray(self.xyxy, np.float32)
+        xyxy = xyxy.reshape(0, 4) if xyxy.size == 0 else xyxy
+        if xyxy.ndim != 2 or xyxy.shape[1] != 4:
+            raise FeatvizError(f"boxes of shape {list(xyxy.shape)}: give [n, 4], each left, top, right, bottom")
+        scores = None if self.scores is None else np.asarray(self.scores, np.float32)
+        if scores is not None and len(scores) != len(xyxy):
+            raise FeatvizError(f"{len(scores)} scores for {len(xyxy)} boxes: give one for each, or None")
+        if self.labels and len(self.labels) != len(xyxy):
+            raise FeatvizError(f"{len(self.labels)} labels for {len(xyxy)} boxes: give one for each, or none")
+        object.__setattr__(self, "xyxy", xyxy)
+        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def mapped(self, region: Region, size: Tuple[float, float]) -> Boxes:
+        """The same boxes where ``region`` of the network's input is stretched over ``size`` (height, width)."""
+        left, top, right, bottom = region
+        factor = np.array([size[1] / (right - left), size[0] / (bottom - top)] * 2, np.float32)
+        return Boxes((self.xyxy - np.array([left, top] * 2, np.float32)) * factor, self.scores, self.labels)
+
+    def caption(self, i: int) -> str:
+        """Name and score of box ``i``: ``person 0.87``; empty if it has neither."""
+        words = [self.labels[i]] if self.labels else []
+        return " ".join(words if self.scores is None else [*words, f"{self.scores[i]:.2f}"])
