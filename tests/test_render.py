@@ -54,8 +54,9 @@ def test_file(model, bus, tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["17.png"]
     features[17].grid().save(tmp_path / "17.png", dpi=600)
     assert Image.open(tmp_path / "17.png").info["dpi"] == pytest.approx((600, 600), abs=0.02)
-    with pytest.raises(fv.FeatvizError, match=r"no \.png"):
-        features[17].grid().save(tmp_path / "17.jpg")
+    for name in ("17.bmp", "17", "png"):
+        with pytest.raises(fv.FeatvizError, match="take one of png, pdf, svg, jpg, tif"):
+            features[17].grid().save(tmp_path / name)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 64, 100, 300])

@@ -5,6 +5,7 @@ from yolov5_featviz.boxes import Boxes
 from yolov5_featviz.capture import Capture, FeatureMap, capture
 from yolov5_featviz.channels import Ranking, rank
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.layers import LayerInfo, list_layers, select_layers
 from yolov5_featviz.render import Picture
 from yolov5_featviz.version import __version__
@@ -15,6 +16,7 @@ __all__ = [
     "Capture",
     "FeatureMap",
     "FeatvizError",
+    "HeatMap",
     "LayerInfo",
     "Picture",
     "Ranking",

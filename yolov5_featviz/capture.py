@@ -15,6 +15,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.layers import Layer, LayerIndex, LayerSpec, index_layers, select_layers
 
 if TYPE_CHECKING:
+    from yolov5_featviz.heatmap import HeatMap
     from yolov5_featviz.render import Picture
 
 
@@ -60,6 +61,12 @@ class FeatureMap:
         return self.region or (0.0, 0.0, float(width), float(height))
 
     @property
+    def title(self) -> str:
+        """For messages: ``bus, layer 17 (C3)``, with the level where there are several."""
+        level = f", level {self.level}" if self.level is not None else ""
+        return f"{self.image}{', ' * bool(self.image)}{self.layer.title}{level}"
+
+    @property
     def stem(self) -> str:
         """For file names: ``stage17_C3``, with the level where there are several."""
         return self.layer.stem + (f"_level{self.level}" if self.level is not None else "")
@@ -71,6 +78,33 @@ class FeatureMap:
         from yolov5_featviz.render import grid
 
         return grid(self, channels=channels, norm=norm, cmap=cmap, **options)
+
+    def grids(self, channels: ChannelSpec = "64", **options: Any) -> Iterator[Picture]:
+        """The same on pages of at most 256 channels each."""
+        from yolov5_featviz.render import grids
+
+        return grids(self, channels, **options)
+
+    def heatmap(self, reduce: str = "mean", channels: ChannelSpec = "all", norm: Optional[str] = None) -> HeatMap:
+        """All channels, or some, reduced to one map; see :func:`yolov5_featviz.heatmap.heatmap`."""
+        from yolov5_featviz.heatmap import heatmap
+
+        return heatmap(self, reduce, channels, norm)
+
+    def channel(self, k: int, norm: str = "channel") -> HeatMap:
+        """One channel by its number, to be drawn alone or over the image."""
+        from yolov5_featviz.heatmap import channel
+
+        return channel(self, k, norm)
+
+    def pca(self, channels: ChannelSpec = "all", **options: Any) -> Picture:
+        """Three principal components in colours; see :func:`yolov5_featviz.heatmap.pca_picture`."""
+        from yolov5_featviz.heatmap import pca_picture
+
+        return pca_picture(self, channels, **options)
+
+    def _repr_png_(self) -> bytes:
+        return self.grid().to_png()
 
 
 class Capture:

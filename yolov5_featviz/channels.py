@@ -31,10 +31,10 @@ class Ranking:
     """The channels of a feature map, the best first.
 
     Attributes:
-        by: what they are ranked by; not what was asked for if ``note`` says so.
+        by: what they are ranked by.
         channels: channel numbers, the best first; of equals, the lower number.
         scores: name of a measure -> float64 ``[C]``, by channel number. The one of ``by`` is the first.
-        note: what the caller should know, or empty.
+        note: that it is not by what was asked for, and why; else empty.
     """
 
     by: str
@@ -55,12 +55,16 @@ class Ranking:
         lines += [",".join(f"{value:.9g}" for value in row.values()) for row in self.rows()]
         return "\n".join([*lines, ""])
 
-    def __str__(self) -> str:
+    def table(self, n: Optional[int] = None) -> str:
+        """The first ``n`` rows (or all) in columns, under the note if there is one."""
         from yolov5_featviz.table import align
 
-        rows = [[f"{v}" if isinstance(v, int) else f"{v:.4g}" for v in row.values()] for row in self.rows()]
+        rows = [[f"{v}" if isinstance(v, int) else f"{v:.4g}" for v in row.values()] for row in self.rows(n)]
         table = align([["rank", "channel", *self.scores], *rows], right=range(2 + len(self.scores)))
         return f"{self.note}\n{table}" if self.note else table
+
+    def __str__(self) -> str:
+        return self.table()
 
 
 class Choice(NamedTuple):
@@ -103,7 +107,7 @@ def rank(feature_map: FeatureMap, by: str = "mean") -> Ranking:
         if min(inside.sum(), outside.sum()) < 2:
             found = feature_map.boxes is not None and len(feature_map.boxes) > 0
             reason = "the boxes leave too few cells to compare" if found else "nothing was detected"
-            by, note = "std", f"ranked by std instead of contrast: {reason}"
+            by, note = "std", f"by std instead of contrast: {reason}"
         else:
             scores[by] = _where_there_are_values(_contrast, x[:, inside], x[:, outside])
     for name in sorted(MEASURES, key=lambda name: name != by):
@@ -150,12 +154,15 @@ def _sides(feature_map: FeatureMap) -> Tuple[np.ndarray, np.ndarray]:
     return inside & image, ~inside & image
 
 
-def choose(feature_map: FeatureMap, spec: ChannelSpec) -> Choice:
+def choose(feature_map: FeatureMap, spec: Union[ChannelSpec, Choice]) -> Choice:
     """Channels of ``feature_map`` by any ``spec`` of :func:`choose_channels`, or the best ones.
 
     ``top:16`` are the 16 with the highest mean, ``top:16:std`` those by another measure of
-    :func:`rank`, best first; all there are if there are fewer. Raises FeatvizError as both do.
+    :func:`rank`, best first; all there are if there are fewer. A choice already made stays as it
+    is. Raises FeatvizError as both do.
     """
+    if isinstance(spec, Choice):
+        return spec
     top = parse_top(spec)
     if top is None:
         return Choice(choose_channels(spec, feature_map.channels))

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
@@ -33,19 +34,40 @@ def flags() -> argparse.ArgumentParser:
         help="17,20,23 | -2 | 0-9 | SPP | 17.m.0.cv2 | all, backbone, neck, detect",
     )
     add(
+        "--visualize-mode", metavar="MODES", default="grid", help="comma list of grid (default), heatmap, channels, pca"
+    )
+    add(
         "--visualize-channels",
         metavar="CHANNELS",
-        default="64",
-        help="64 (the first 64), all, 0,5,9, 8-15, last:8; default 64",
+        help="64 (the first 64), all, 0,5,9, 8-15, last:8, top:16, top:16:contrast (or mean, max, std); "
+        "default 64, and all for heatmap and pca",
     )
     add(
         "--visualize-norm",
         metavar="NORM",
-        default="channel",
-        help="channel (default) or layer: what is scaled together",
+        help="how values become colours: channel (default), layer, robust, zero, sigmoid, none, byte",
     )
-    add("--visualize-cmap", metavar="NAME", default="viridis", help="any matplotlib colour map; default viridis")
-    add("--visualize-format", metavar="FORMATS", default="png", help="comma list of png, npy; default png")
+    add(
+        "--visualize-reduce",
+        metavar="HOW",
+        default="mean",
+        help="channels to a heat map: mean (default), sum, max, select-max, l2, std",
+    )
+    add(
+        "--visualize-resample",
+        metavar="HOW",
+        help="nearest, bilinear, bilinear-left, bicubic; default nearest, and bilinear over images",
+    )
+    add("--visualize-cmap", metavar="NAME", help="any matplotlib colour map; default viridis, and jet over images")
+    add(
+        "--visualize-alpha",
+        metavar="ALPHA",
+        default="0.4",
+        help="strength of the heat over the image; add:0.4 adds it to the image instead of mixing both; default 0.4",
+    )
+    add("--visualize-overlay", action="store_true", help="lay single channels over the image, as heat maps are")
+    add("--visualize-boxes", action="store_true", help="draw the detections on what is laid over the image")
+    add("--visualize-format", metavar="FORMATS", default="png", help="comma list of png, pdf, svg, jpg, tif, npy")
     add("--visualize-dpi", metavar="DPI", type=int, default=300, help="default 300")
     add("--visualize-plain", action="store_true", help="no captions, only pixels")
     add("--visualize-dir", metavar="DIR", help="where the pictures go; default the run folder")
@@ -93,29 +115,30 @@ def split(arguments: List[str]) -> Tuple[List[str], List[str]]:
 
 def options(ours: List[str]) -> Any:
     """Our flags as :class:`yolov5_featviz.yolov5.runner.Options`, checked as far as can be without a model."""
-    from yolov5_featviz.normalize import NORMS
-    from yolov5_featviz.render import check_look
-    from yolov5_featviz.yolov5.runner import FORMATS, Options
+    from yolov5_featviz.yolov5.runner import Options
 
     parser = flags()
     parser.error = _Words.error.__get__(parser)  # type: ignore[method-assign]
     o = parser.parse_args(ours)
-    formats = [part.strip().lower() for part in o.visualize_format.split(",")]
-    for part in formats:
-        if part not in FORMATS:
-            raise FeatvizError(f"no format {part!r}: take one or more of {', '.join(FORMATS)}")
-    if o.visualize_norm not in NORMS:
-        raise FeatvizError(f"no normalisation {o.visualize_norm!r}: take one of {', '.join(NORMS)}")
     for flag, number in (("--visualize-every", o.visualize_every), ("--visualize-limit", o.visualize_limit)):
         if number is not None and number < 1:
             raise FeatvizError(f"{flag} {number}: take 1 or more")
-    check_look(o.visualize_cmap, o.visualize_dpi)
+    strength = re.fullmatch(r"(add:)?(\d*\.?\d+)", o.visualize_alpha.strip())
+    if not strength:
+        raise FeatvizError(f"alpha {o.visualize_alpha!r} is not understood: take 0 to 1, such as 0.4, or add:0.4")
     return Options(
         layers=o.visualize_layers,
+        modes=_words(o.visualize_mode),
         channels=o.visualize_channels,
         norm=o.visualize_norm,
+        reduce=o.visualize_reduce,
+        resample=o.visualize_resample,
         cmap=o.visualize_cmap,
-        formats=formats,
+        alpha=float(strength.group(2)),
+        blend="add" if strength.group(1) else "mix",
+        overlay=o.visualize_overlay,
+        boxes=o.visualize_boxes,
+        formats=_words(o.visualize_format),
         dpi=o.visualize_dpi,
         plain=o.visualize_plain,
         folder=o.visualize_dir,
@@ -125,6 +148,10 @@ def options(ours: List[str]) -> Any:
         yolov5=o.yolov5,
         trust=o.trust_weights,
     )
+
+
+def _words(text: str) -> List[str]:
+    return list(dict.fromkeys(part.strip().lower() for part in text.split(",")))
 
 
 def run(script: str, arguments: List[str], weights_folder: Optional[Path] = None, here: bool = True) -> int:

@@ -1,9 +1,9 @@
 """Feature maps to pictures. Nothing here touches a file, and nothing here uses pyplot's state.
 
-A picture is kept as it will be stored: one byte a pixel, an index into a palette of 256 colours.
-Most of the palette is the colour map; the rest are the greys of paper and ink. So a value goes
-through one array operation to its pixel, the file is a third the size of an RGB one, and whoever
-reads the file back gets the values back.
+A picture of values is kept as it will be stored: one byte a pixel, an index into a palette of 256
+colours. Most of the palette is the colour map; the rest are the greys of paper and ink. So a value
+goes through one array operation to its pixel, the file is a third the size of an RGB one, and
+whoever reads the file back gets the values back. Pictures that hold a photograph are RGB.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from yolov5_featviz.channels import ChannelSpec, choose_channels
+from yolov5_featviz.channels import ChannelSpec, Choice, Ranking, choose
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.normalize import normalize
+from yolov5_featviz.normalize import NORMS, check_norm, normalize
+from yolov5_featviz.resample import check_resample
+from yolov5_featviz.resample import resample as resampled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,19 +30,45 @@ COLOURS = 248  # palette entries of the colour map; 0 is the lowest value, 247 t
 PAPER, INK = 248, 255  # the greys between them smooth the letters
 NAN = 251  # the grey of cells that hold no number
 
-WIDTH_INCHES = 6.0  # a grid is at least this wide: whole-pixel cells rarely hit it exactly
+GRID_INCHES = 6.0  # a grid is at least this wide: whole-pixel cells rarely hit it exactly
+PANEL_INCHES = 3.3  # and a single map this
+PAGE = 256  # channels on one page of a grid
+SEPARATOR = " · "
+
+RGB = Tuple[int, int, int]
 
 
-@dataclass(frozen=True)
+class Text(NamedTuple):
+    """Lettering in a picture: the top left corner of its line in pixels, and how it is set."""
+
+    x: int
+    y: int
+    text: str
+    points: float
+    dpi: float
+    ink: RGB = (0, 0, 0)
+    paper: RGB = (255, 255, 255)
+
+
+class Legend(NamedTuple):
+    """What the two ends of the colour scale mean, and for what they hold."""
+
+    low: str
+    high: str
+    scope: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A finished picture.
 
     Attributes:
-        pixels: uint8 ``[height, width]``, indices into ``palette``.
+        pixels: uint8, ``[height, width]``, indices into ``palette``, or ``[height, width, 3]``, RGB.
         palette: uint8 ``[256, 3]``, RGB.
         dpi: pixels an inch, written into the file.
         title: what the picture shows, in words.
         cells: where each channel was drawn: channel -> ``(x, y, width, height)`` in pixels.
+        texts: the lettering that is in the pixels, for formats that keep text as text.
     """
 
     pixels: np.ndarray
@@ -49,37 +76,46 @@ class Picture:
     dpi: int
     title: str = ""
     cells: Dict[int, Tuple[int, int, int, int]] = field(default_factory=dict)
+    texts: Sequence[Text] = ()
 
     def to_rgb(self) -> np.ndarray:
         """The picture as uint8 ``[height, width, 3]``."""
-        return np.take(self.palette, self.pixels, axis=0)
+        return self.pixels if self.pixels.ndim == 3 else np.take(self.palette, self.pixels, axis=0)
+
+    def without_text(self) -> Picture:
+        """The same picture before the lettering was put in."""
+        pixels = self.pixels.copy()
+        for text in self.texts:
+            width, height = text_size(text.text, text.points, text.dpi)
+            blank = PAPER if pixels.ndim == 2 else text.paper
+            pixels[text.y : text.y + height, text.x : text.x + width] = blank
+        return Picture(pixels, self.palette, self.dpi, self.title, self.cells)
+
+    def encode(self, format: str, dpi: Optional[int] = None) -> bytes:
+        """The picture as a file of one of :data:`yolov5_featviz.formats.FORMATS`.
+
+        ``dpi`` says how large the same pixels are to be printed, if not as large as they were laid
+        out for. Raises FeatvizError for another format.
+        """
+        from yolov5_featviz.formats import FORMATS, check_format
+
+        check_format(format)
+        return FORMATS[format](self, dpi or self.dpi)
 
     def to_png(self, dpi: Optional[int] = None) -> bytes:
         """The picture as a PNG file, with its dpi (or another) and its title inside."""
-        from PIL import Image
-        from PIL.PngImagePlugin import PngInfo
-
-        image = Image.fromarray(self.pixels)
-        image.putpalette(self.palette.tobytes())
-        about = PngInfo()
-        about.add_text("Software", "yolov5-featviz")
-        if self.title:
-            about.add_itxt("Title", self.title)
-        stream = BytesIO()
-        image.save(stream, "png", dpi=(dpi or self.dpi,) * 2, pnginfo=about, compress_level=4)
-        return stream.getvalue()
+        return self.encode("png", dpi)
 
     def save(self, path: str | Path, dpi: Optional[int] = None) -> None:
-        """Write a PNG file: whole, or not at all.
+        """Write a file, whole or not at all, in the format that its ending names.
 
-        ``dpi`` says how large the same pixels are to be printed, if not as large as they were laid
-        out for. Raises FeatvizError for another ending than ``.png``, OSError if the disk says no.
+        ``dpi`` as in :meth:`encode`. Raises FeatvizError for another ending, OSError if the disk
+        says no.
         """
+        from yolov5_featviz.formats import format_of
         from yolov5_featviz.save import write
 
-        if not str(path).lower().endswith(".png"):
-            raise FeatvizError(f"{str(path)!r} is no .png file, the one format there is for a grid")
-        write(path, self.to_png(dpi))
+        write(path, self.encode(format_of(path), dpi))
 
     def _repr_png_(self) -> bytes:
         return self.to_png()
@@ -87,22 +123,27 @@ class Picture:
 
 def grid(
     feature_map: FeatureMap,
-    channels: ChannelSpec = "64",
+    channels: Union[ChannelSpec, Choice] = "64",
     norm: str = "channel",
     cmap: str = "viridis",
     dpi: int = 300,
     plain: bool = False,
+    resample: str = "nearest",
+    page: Optional[int] = None,
 ) -> Picture:
     """Draw channels side by side, each value as a square of whole pixels.
 
     Args:
         feature_map: the map, ``[C, H, W]``.
-        channels: which; see :func:`yolov5_featviz.channels.choose_channels`.
+        channels: which; see :func:`yolov5_featviz.channels.choose`. Those chosen as the best stand
+            in their order, with rank, number and score above.
         norm: how values become colours; see :func:`yolov5_featviz.normalize.normalize`.
         cmap: name of a matplotlib colour map.
         dpi: pixels an inch. Lettering keeps its size in points, and the picture comes out at
             least six inches wide.
         plain: only the cells, without title and channel numbers.
+        resample: how a cell is filled; see :func:`yolov5_featviz.resample.resample`.
+        page: only the first, second... 256 of the channels, counted from 0.
 
     Returns:
         The picture. NaN is grey; a channel that holds one single value says which.
@@ -111,63 +152,79 @@ def grid(
         FeatvizError: one of the arguments is not understood, or the map has no pixels.
     """
     check_look(cmap, dpi)
-    if 0 in feature_map.data.shape:
-        raise FeatvizError(f"{feature_map.layer.title} put out an empty map, {list(feature_map.data.shape)}")
-    chosen = choose_channels(channels, feature_map.channels)
-    palette = _palette(cmap)
+    check_norm(norm)
+    check_resample(resample)
+    check_map(feature_map)
+    choice = choose(feature_map, channels)
+    first = 0 if page is None else page * PAGE
+    chosen = choice.channels[first : None if page is None else first + PAGE]
     data = feature_map.data.float().numpy()
     values = data[chosen]
     scaled, limits = normalize(values, norm, data)
-    codes = np.rint(np.nan_to_num(scaled) * (COLOURS - 1)).astype(np.uint8)
-    codes[np.isnan(scaled)] = NAN
 
-    title = describe(feature_map, chosen)
-    n, height, width = codes.shape
-    columns = _columns(n, height, width)
-    rows = -(-n // columns)
+    n, height, width = scaled.shape
     gap = max(1, round(dpi / 75))
-    labels = [] if plain else _labels(chosen, values, dpi)
-    label_height = 0 if plain else labels[0].shape[0] + gap
-    scale = math.ceil(max(WIDTH_INCHES * dpi / columns - gap, max((b.shape[1] for b in labels), default=1)) / width)
+    words = [] if plain else _labels(chosen, values, choice.ranking, first)
+    label_w, label_h = (max(side) for side in zip(*(text_size(word, 6, dpi) for word in words))) if words else (0, -gap)
+    label_h += gap
+    columns, scale = _layout(n, height, width, label_h, label_w, gap, round(GRID_INCHES * dpi))
+    rows = -(-n // columns)
     cell_h, cell_w = height * scale, width * scale
-    step_y, step_x = cell_h + label_height + gap, cell_w + gap
+    step_y, step_x = cell_h + label_h + gap, max(cell_w, label_w) + gap
 
-    head = None if plain else _head(title, _legend(norm, limits), columns * step_x - gap, dpi)
-    top = gap + (head.shape[0] + gap if head is not None else 0)
-    canvas = np.full((top + rows * step_y, gap + columns * step_x), PAPER, np.uint8)
-    if head is not None:
-        canvas[gap : gap + head.shape[0], gap : gap + head.shape[1]] = head
+    shown = channel_words(feature_map.channels, choice, chosen)
+    title = describe(feature_map, shown if page is None else f"{shown}, page {page + 1}")
+    least = 0 if plain else round(GRID_INCHES * dpi)
+    canvas, top, texts = sheet(rows * step_y, max(columns * step_x, least), title, legend(norm, limits), dpi, plain)
 
     # All cells in one assignment: a view of the canvas as [row, y, column, x], filled up to whole rows.
-    filled = np.full((rows * columns, height, width), PAPER, np.uint8)
-    filled[:n] = codes
-    blocks = filled.reshape(rows, columns, height, width).repeat(scale, axis=2).repeat(scale, axis=3)
-    body = canvas[top:, gap:].reshape(rows, step_y, columns, step_x)
-    body[:, label_height : label_height + cell_h, :, :cell_w] = blocks.transpose(0, 2, 1, 3)
+    if resample != "nearest":
+        scaled = resampled(scaled, (cell_h, cell_w), resample)
+    filled = np.full((rows * columns, *scaled.shape[1:]), PAPER, np.uint8)
+    filled[:n] = quantise(scaled)
+    if resample == "nearest":
+        filled = filled.repeat(scale, axis=2).repeat(scale, axis=1)
+    body = canvas[top:, gap : gap + columns * step_x].reshape(rows, step_y, columns, step_x)
+    body[:, label_h : label_h + cell_h, :, :cell_w] = filled.reshape(rows, columns, cell_h, cell_w).transpose(
+        0, 2, 1, 3
+    )
 
     cells = {}
     for i, channel in enumerate(chosen):
         y, x = top + i // columns * step_y, gap + i % columns * step_x
-        cells[channel] = (x, y + label_height, cell_w, cell_h)
-        if labels:
-            block = labels[i]
-            canvas[y : y + block.shape[0], x : x + block.shape[1]] = block
-    return Picture(canvas, palette, dpi, title, cells)
+        cells[channel] = (x, y + label_h, cell_w, cell_h)
+        if words:
+            texts.append(Text(x, y, words[i], 6, dpi))
+    return lettered(Picture(canvas, palette_of(cmap), dpi, title, cells, texts))
+
+
+def grids(feature_map: FeatureMap, channels: Union[ChannelSpec, Choice] = "64", **options: Any) -> Iterator[Picture]:
+    """As :func:`grid`, but on pages of at most 256 channels each, one after the other."""
+    check_map(feature_map)
+    choice = choose(feature_map, channels)
+    pages = -(-len(choice.channels) // PAGE)
+    for page in range(pages):
+        yield grid(feature_map, choice, page=page if pages > 1 else None, **options)
 
 
 def check_look(cmap: str, dpi: int) -> None:
     """Raise FeatvizError if there is no such colour map, or no picture to be made at that many dots an inch."""
-    _palette(cmap)
+    palette_of(cmap)
     if not 10 <= dpi <= 2400:
         raise FeatvizError(f"dpi {dpi} is out of range: take 10 to 2400, 300 for print")
 
 
-def describe(feature_map: FeatureMap, chosen: List[int]) -> str:
-    """One line: layer, type, channels shown, size and stride."""
+def check_map(feature_map: FeatureMap) -> None:
+    """Raise FeatvizError if there is nothing in the map to draw."""
+    if 0 in feature_map.data.shape:
+        raise FeatvizError(f"{feature_map.layer.title} put out an empty map, {list(feature_map.data.shape)}")
+
+
+def describe(feature_map: FeatureMap, shown: str) -> str:
+    """One line: image, layer, type, what is shown of it, size and stride."""
     layer = feature_map.layer
-    count, height, width = feature_map.data.shape
-    shown = f"{count} channels" if len(chosen) == count else f"{len(chosen)} of {count} channels"
-    parts = [f"Layer {layer.name}", layer.type, shown if count > 1 else "1 channel", f"{height}×{width}"]
+    _, height, width = feature_map.data.shape
+    parts = [f"Layer {layer.name}", layer.type, shown, f"{height}×{width}"]
     if feature_map.level is not None:
         parts.insert(2, f"level {feature_map.level}")
     if feature_map.stride is not None:
@@ -175,23 +232,98 @@ def describe(feature_map: FeatureMap, chosen: List[int]) -> str:
         parts.append(f"stride {down}" if down == across else f"stride {down}×{across}")
     if feature_map.image:
         parts.insert(0, feature_map.image)
-    return " · ".join(parts)
+    return SEPARATOR.join(parts)
 
 
-def _columns(n: int, height: int, width: int) -> int:
-    """Columns for ``n`` cells: between square and 16:9 as a whole, with few cells left over."""
+def channel_words(count: int, choice: Choice, chosen: Optional[Sequence[int]] = None) -> str:
+    """Which of ``count`` channels are shown: ``64 channels``, ``top 16 of 64 channels by contrast``."""
+    n = len(choice.channels if chosen is None else chosen)
+    if choice.ranking is not None:
+        by = choice.ranking.note or f"by {choice.ranking.by}"
+        return f"top {len(choice.channels)} of {count} channels {by}"
+    if count == 1:
+        return "1 channel"
+    return f"{count} channels" if n == count else f"{n} of {count} channels"
 
-    def cost(columns: int) -> float:
+
+def legend(norm: str, limits: np.ndarray) -> Legend:
+    """What the ends of the colour scale mean in a picture of several channels."""
+    kind = NORMS[norm]
+    low, high = kind.ends or (f"{limits[0, 0]:.3g}", f"{limits[0, 1]:.3g}")
+    return Legend(low, high, kind.scope)
+
+
+def quantise(y: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] to palette indices; NaN to its grey, what lies beyond to the ends."""
+    missing = np.isnan(y)
+    any_missing = missing.any()
+    scaled = np.where(missing, 0, y) if any_missing else y
+    codes: np.ndarray = (scaled * (COLOURS - 1) + 0.5).clip(0, COLOURS - 1).astype(np.uint8)
+    if any_missing:
+        codes[missing] = NAN
+    return codes
+
+
+def sheet(
+    height: int, width: int, title: str, key: Optional[Legend], dpi: float, plain: bool
+) -> Tuple[np.ndarray, int, List[Text]]:
+    """An empty page for a body of ``height`` and ``width``, under a head with title and colour scale.
+
+    Returns:
+        ``(canvas, top, texts)``: palette indices, ``[head + body, width + a margin on either side]``,
+        the first row of the body, and the lettering of the head, which is not in the canvas yet.
+    """
+    gap = max(1, round(dpi / 75))
+    if plain:
+        return np.full((gap + height, gap + width), PAPER, np.uint8), gap, []
+    head, texts = _head(title, key, width - gap, dpi)
+    top = head.shape[0] + 2 * gap
+    canvas = np.full((top + height, gap + width), PAPER, np.uint8)
+    canvas[gap : gap + head.shape[0], gap : gap + head.shape[1]] = head
+    return canvas, top, [text._replace(x=text.x + gap, y=text.y + gap) for text in texts]
+
+
+def lettered(picture: Picture) -> Picture:
+    """Put the picture's texts into its pixels, in place."""
+    pixels = picture.pixels
+    for text in picture.texts:
+        block = letters(text.text, text.points, text.dpi)
+        height, width = block.shape
+        place = pixels[text.y : text.y + height, text.x : text.x + width]
+        block = block[: place.shape[0], : place.shape[1]]
+        if pixels.ndim == 2:
+            place[...] = block
+        else:
+            shades = np.linspace(text.paper, text.ink, INK - PAPER + 1).round().astype(np.uint8)
+            place[...] = shades[block - PAPER]
+    return picture
+
+
+@lru_cache(maxsize=256)
+def _layout(n: int, height: int, width: int, label_h: int, label_w: int, gap: int, target: int) -> Tuple[int, int]:
+    """Columns for ``n`` cells and pixels to a value, between square and 16:9 as a whole, with few places left over.
+
+    As wide as ``target`` at least, unless that made it more than half as high again.
+    """
+
+    def at(columns: int) -> Tuple[float, int]:
         rows = -(-n // columns)
-        aspect = columns * width / (rows * height)
+        across = (target / columns - gap) / width
+        down = (1.5 * target / rows - gap - label_h) / height
+        scale = max(1, math.ceil(min(across, down)))
+        total_w = columns * (max(width * scale, label_w) + gap)
+        total_h = rows * (height * scale + label_h + gap)
+        aspect = total_w / total_h
         shape = math.log(1 / aspect) if aspect < 1 else max(0.0, math.log(aspect * 9 / 16))
-        return shape + (rows * columns - n) / n
+        return shape + (rows * columns - n) / n + max(0.0, math.log(total_w / target)), scale
 
-    return min(range(1, n + 1), key=cost)
+    columns = min(range(1, n + 1), key=lambda columns: at(columns)[0])
+    return columns, at(columns)[1]
 
 
 @lru_cache(maxsize=16)
-def _palette(cmap: str) -> np.ndarray:
+def palette_of(cmap: str) -> np.ndarray:
+    """The 256 colours of a picture: a matplotlib colour map's, then the greys of paper and ink, ``[256, 3]``."""
     import matplotlib.cm
 
     # matplotlib.colormaps came with 3.5, and get_cmap left with 3.9
@@ -214,65 +346,114 @@ def _palette(cmap: str) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _font(pixels: int) -> Any:
-    from matplotlib import get_data_path
     from PIL import ImageFont
 
-    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", pixels)
+    return ImageFont.truetype(font_file(), pixels)
+
+
+def font_file() -> str:
+    """The font of all lettering, which comes with matplotlib."""
+    from matplotlib import get_data_path
+
+    return f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+
+
+def letters(text: str, points: float, dpi: float) -> np.ndarray:
+    """``text`` as palette indices from ``PAPER`` to ``INK``, ``[line height, width]``."""
+    # Titles differ from image to image: kept, they would fill the memory.
+    return _letters(text, points, dpi) if len(text) <= 20 else _letters.__wrapped__(text, points, dpi)
 
 
 @lru_cache(maxsize=4096)
-def _text(text: str, points: float, dpi: int) -> np.ndarray:
-    """``text`` as palette indices, ``[line height, width]``."""
+def _letters(text: str, points: float, dpi: float) -> np.ndarray:
     from PIL import Image, ImageDraw
 
-    font = _font(max(6, round(points * dpi / 72)))
-    ascent, descent = font.getmetrics()
-    measure = ImageDraw.Draw(Image.new("L", (1, 1)))
-    width = math.ceil(measure.textlength(text, font=font)) + 1
-    image = Image.new("L", (width, ascent + descent), 0)
+    font = _font(_pixels(points, dpi))
+    image = Image.new("L", text_size(text, points, dpi), 0)
     ImageDraw.Draw(image).text((0, 0), text, fill=255, font=font)
     block: np.ndarray = np.rint(PAPER + np.asarray(image) * ((INK - PAPER) / 255)).astype(np.uint8)
     block.setflags(write=False)
     return block
 
 
-def _labels(chosen: List[int], values: np.ndarray, dpi: int) -> List[np.ndarray]:
-    """The number of each channel, with its value where it holds only one."""
+def text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
+    """Width and height of a line in pixels."""
+    font = _font(_pixels(points, dpi))
+    return math.ceil(font.getlength(text)) + 1, sum(font.getmetrics())
+
+
+def text_metrics(text: str, points: float, dpi: float) -> Tuple[int, int, float]:
+    """For whoever sets the text himself: size of the letters, height above the base line, and length, in pixels."""
+    size = _pixels(points, dpi)
+    return size, _font(size).getmetrics()[0], _font(size).getlength(text)
+
+
+def _pixels(points: float, dpi: float) -> int:
+    return max(6, round(points * dpi / 72))
+
+
+def _labels(chosen: Sequence[int], values: np.ndarray, ranking: Optional[Ranking], first: int) -> List[str]:
+    """The number of each channel, with rank and score if it was ranked, else its value where it holds only one."""
+    if ranking is not None:
+        scores = ranking.scores[ranking.by]
+        return [
+            f"#{first + i}  ch {channel}  {scores[channel]:#.3g}".rstrip(".") for i, channel in enumerate(chosen, 1)
+        ]
     flat = values.reshape(len(values), -1)
-    first = flat[:, :1]
-    alike = ((flat == first) | (np.isnan(flat) & np.isnan(first))).all(axis=1)
+    start = flat[:, :1]
+    alike = ((flat == start) | (np.isnan(flat) & np.isnan(start))).all(axis=1)
     return [
-        _text(f"{channel} = {value:.3g}" if constant else str(channel), 6, dpi)
-        for channel, constant, value in zip(chosen, alike, first[:, 0])
+        f"{channel} = {value:.3g}" if constant else str(channel)
+        for channel, constant, value in zip(chosen, alike, start[:, 0])
     ]
 
 
-def _legend(norm: str, limits: np.ndarray) -> Tuple[str, str, str]:
-    """What the two ends of the colour scale mean, and for what it holds."""
-    if norm == "channel":
-        return "min", "max", "of each channel on its own"
-    return f"{limits[0, 0]:.3g}", f"{limits[0, 1]:.3g}", "of the layer"
-
-
-def _head(title: str, legend: Tuple[str, str, str], width: int, dpi: int) -> np.ndarray:
-    """Title and colour scale in the given width: in one line if they fit, else in two, else smaller."""
-    ramp_w, space = dpi // 2, dpi // 20
-    for points in (8, 7, 6, 5, 4):
-        words = _text(title, points, dpi)
-        low, high, scope = (_text(text, points, dpi) for text in legend)
-        ramp_h = words.shape[0] * 2 // 3
-        ramp = np.full((words.shape[0], ramp_w), PAPER, np.uint8)
-        above = (words.shape[0] - ramp_h) // 2
-        ramp[above : above + ramp_h] = np.rint(np.linspace(0, COLOURS - 1, ramp_w))
-        between = np.full((words.shape[0], space), PAPER, np.uint8)
-        scale = np.hstack([low, between, ramp, between, high, between, scope])
-        if max(words.shape[1], scale.shape[1]) <= width:
+def _head(title: str, key: Optional[Legend], width: int, dpi: float) -> Tuple[np.ndarray, List[Text]]:
+    """Title and colour scale, ``[height, width]``: on one line if they fit, else on two, else smaller and on more."""
+    for points in (8.0, 7.0, 6.0):
+        lines = _wrap(title, points, dpi, width)
+        scale = _scale_bar(key, points, dpi) if key else []
+        scale_w = sum(part_w for part_w, _ in scale)
+        beside = text_size(lines[-1], points, dpi)[0] + scale_w + dpi / 7 <= width
+        if len(lines) + (not beside) <= 2:
             break
-    one_line = words.shape[1] + scale.shape[1] + 3 * space <= width
-    lines = [words] if one_line else [words, scale]
-    head = np.full((words.shape[0] * len(lines), width), PAPER, np.uint8)
-    for i, line in enumerate(lines):
-        head[i * words.shape[0] :][: words.shape[0], : line.shape[1]] = line[:, :width]
-    if one_line:
-        head[:, width - scale.shape[1] :] = scale
-    return head
+    line_h = text_size("", points, dpi)[1]
+    texts = [Text(0, i * line_h, line, points, dpi) for i, line in enumerate(lines)]
+    x, y = (width - scale_w, (len(lines) - 1) * line_h) if beside else (0, len(lines) * line_h)
+    ramps = []
+    for part_w, word in scale:
+        if x + part_w > width and x > 0:
+            x, y = 0, y + line_h
+        if word is None:
+            ramps.append((x, y, part_w))
+        elif word:
+            texts.append(Text(x, y, word, points, dpi))
+        x += part_w
+    head = np.full((texts[-1].y + line_h, width), PAPER, np.uint8)
+    for x, y, part_w in ramps:
+        ramp = np.rint(np.linspace(0, COLOURS - 1, part_w)).astype(np.uint8)[: max(0, width - x)]
+        head[y + line_h // 6 : y + line_h - line_h // 6, x : x + len(ramp)] = ramp
+    return head, texts
+
+
+def _scale_bar(key: Legend, points: float, dpi: float) -> List[Tuple[int, Optional[str]]]:
+    """The colour scale from left to right, as widths in pixels and words; None is the ramp."""
+    space = round(dpi / 20)
+    low, high, scope = (text_size(word, points, dpi)[0] for word in (key.low, key.high, key.scope))
+    bar = [(low + space, key.low), (round(dpi / 2), None), (space, ""), (high, key.high)]
+    return [*bar, (2 * space, ""), (scope, key.scope)] if key.scope else bar
+
+
+def _wrap(title: str, points: float, dpi: float, width: int) -> List[str]:
+    """The parts of a title on as few lines as they fit on."""
+    lines: List[str] = []
+    for part in title.split(SEPARATOR):
+        if lines and text_size(lines[-1] + SEPARATOR + part, points, dpi)[0] <= width:
+            lines[-1] += SEPARATOR + part
+            continue
+        short, keep = part, len(part)
+        while keep > 8 and text_size(short, points, dpi)[0] > width:  # a long file name loses its middle
+            keep -= 1
+            short = f"{part[: keep // 2]}…{part[-(keep // 2) :]}"
+        lines.append(short)
+    return lines

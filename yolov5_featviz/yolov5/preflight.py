@@ -13,7 +13,7 @@ from typing import Callable, Iterator, List, Optional, Sequence
 import torch
 
 from yolov5_featviz.capture import Capture
-from yolov5_featviz.channels import choose
+from yolov5_featviz.channels import ChannelSpec, choose
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.layers import index_layers, select_layers
 from yolov5_featviz.save import check_writable
@@ -60,7 +60,9 @@ def locate_weights(name: str, folders: Sequence[Path]) -> str:
     return name
 
 
-def check(arguments: List[str], source: Source, layers: str, channels: str, folder: Optional[str], trust: bool) -> None:
+def check(
+    arguments: List[str], source: Source, layers: str, channels: ChannelSpec, folder: Optional[str], trust: bool
+) -> None:
     """Raise FeatvizError for whatever is wrong with the input.
 
     Args:
@@ -80,7 +82,7 @@ def check(arguments: List[str], source: Source, layers: str, channels: str, fold
             _check_layers(model_of(loaded, name), layers, channels)
 
 
-def _check_layers(model: torch.nn.Module, layers: str, channels: str) -> None:
+def _check_layers(model: torch.nn.Module, layers: str, channels: ChannelSpec) -> None:
     """Raise FeatvizError for layers that there are not, or that yield no feature map."""
     index = index_layers(model)
     selected = select_layers(index, layers)

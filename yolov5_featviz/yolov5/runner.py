@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import io
 import os
 import re
 import sys
@@ -13,12 +12,11 @@ import types
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
-
-import numpy as np
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.pictures import Look, draw
 from yolov5_featviz.save import Saver, new_folder, write
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.compat import Surroundings
@@ -28,20 +26,12 @@ from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_value
 from yolov5_featviz.yolov5.source import Source, find_source
 from yolov5_featviz.yolov5.watch import Item, Watcher
 
-FORMATS = ("png", "npy")
 
-
-@dataclass
-class Options:
+@dataclass(frozen=True)
+class Options(Look):
     """What the flags ask for; see the command line's help."""
 
     layers: Optional[str] = None
-    channels: str = "64"
-    norm: str = "channel"
-    cmap: str = "viridis"
-    formats: Sequence[str] = ("png",)
-    dpi: int = 300
-    plain: bool = False
     folder: Optional[str] = None
     summary: bool = False
     every: Optional[int] = None
@@ -100,7 +90,7 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
         finally:
             patches.undo()
 
-    check(arguments, source, options.layers, options.channels, options.folder, options.trust)
+    check(arguments, source, options.layers, options.channels or 64, options.folder, options.trust)
     artist = _Artist(str(path), source, options)
     o = options
     watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit)
@@ -149,16 +139,10 @@ class _Artist:
             for feature_map in maps:
                 self.saver.submit(partial(self._save, feature_map, folder / part))
 
-    def _save(self, feature_map: FeatureMap, folder: Path) -> None:
-        o = self.options
-        stem = folder / f"{feature_map.stem}_features"
-        if "png" in o.formats:
-            picture = feature_map.grid(o.channels, o.norm, o.cmap, dpi=o.dpi, plain=o.plain)
-            write(f"{stem}.png", picture.to_png())
-        if "npy" in o.formats:
-            stream = io.BytesIO()
-            np.save(stream, feature_map.data.float().numpy())
-            write(f"{stem}.npy", stream.getvalue())
+    def _save(self, feature_map: FeatureMap, folder: Path, image: Any = None) -> None:
+        tell = log if folder == self.folders[0] else None  # the rankings of the others are in their files
+        for name, content in draw(feature_map, self.options, image, tell):
+            write(folder / name, content)
 
     def close(self) -> None:
         self.saver.close()

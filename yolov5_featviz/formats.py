@@ -1,0 +1,173 @@
+"""Pictures to files of every kind, from one layout. Each format is one function; none touches a file."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import threading
+import zlib
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.render import font_file, text_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from yolov5_featviz.render import Picture
+
+_PDF = threading.Lock()  # matplotlib has one set of parameters for all threads
+
+
+def format_of(path: str | Path) -> str:
+    """The format that a file's ending names. Raises FeatvizError if there is no such format."""
+    ending = str(path).rsplit(".", 1)[-1].lower() if "." in str(path) else ""
+    ending = {"jpeg": "jpg", "tiff": "tif"}.get(ending, ending)
+    if ending not in FORMATS:
+        raise FeatvizError(f"{str(path)!r} ends in no format there is: take one of {', '.join(FORMATS)}")
+    return ending
+
+
+def check_format(format: str) -> None:
+    """Raise FeatvizError if there is no such format."""
+    if format not in FORMATS:
+        raise FeatvizError(f"no format {format!r}: take one of {', '.join(FORMATS)}")
+
+
+def png(picture: Picture, dpi: float) -> bytes:
+    """PNG (ISO/IEC 15948), lossless, 8 bits of palette or of RGB.
+
+    A row that repeats the one above is written as its difference to it, a run of zeros, any other
+    as the differences between neighbours; and deflate is told to look for runs only. Enlarged cells
+    are runs in both directions, so this is both fast and small.
+    """
+    pixels = np.ascontiguousarray(picture.pixels)
+    height, width = pixels.shape[:2]
+    step = pixels.size // (height * width)
+    rows = pixels.reshape(height, -1)
+    lines = np.zeros((height, 1 + rows.shape[1]), np.uint8)
+    lines[:, 0] = 2
+    new = np.append(True, (rows[1:] != rows[:-1]).any(axis=1)).nonzero()[0]
+    fresh = rows[new]
+    lines[new, 0] = 1
+    lines[new, 1 : 1 + step] = fresh[:, :step]
+    lines[new, 1 + step :] = fresh[:, step:] - fresh[:, :-step]
+    deflate = zlib.compressobj(1, zlib.DEFLATED, 15, 8, zlib.Z_RLE)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+    per_metre = round(dpi / 0.0254)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3 if step == 1 else 2, 0, 0, 0)),
+            chunk(b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1)),
+            chunk(b"tEXt", b"Software\0yolov5-featviz"),
+            chunk(b"iTXt", b"Title\0\0\0\0\0" + picture.title.encode()) if picture.title else b"",
+            chunk(b"PLTE", picture.palette.tobytes()) if step == 1 else b"",
+            chunk(b"IDAT", deflate.compress(lines.data) + deflate.flush()),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+def _pillow(picture: Picture, dpi: float, format: str, **options: Any) -> bytes:
+    from PIL import Image
+
+    if picture.pixels.ndim == 2 and format == "tiff":
+        image = Image.fromarray(picture.pixels)
+        image.putpalette(picture.palette.tobytes())
+    else:
+        image = Image.fromarray(picture.to_rgb())
+    stream = BytesIO()
+    image.save(stream, format, dpi=(dpi, dpi), **options)
+    return stream.getvalue()
+
+
+def jpg(picture: Picture, dpi: float) -> bytes:
+    """JPEG at quality 95 with full colour resolution: lossy, for where nothing else is taken."""
+    return _pillow(picture, dpi, "jpeg", quality=95, subsampling=0)
+
+
+def tif(picture: Picture, dpi: float) -> bytes:
+    """TIFF, lossless, compressed by LZW, which every publisher's software reads."""
+    return _pillow(picture, dpi, "tiff", compression="tiff_lzw", description=picture.title)
+
+
+def svg(picture: Picture, dpi: float) -> bytes:
+    """SVG: the pixels as a PNG inside it, the lettering as text."""
+    height, width = picture.pixels.shape[:2]
+    image = base64.b64encode(png(picture.without_text(), dpi)).decode()
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{width / dpi:.6g}in" height="{height / dpi:.6g}in" viewBox="0 0 {width} {height}">',
+        f"<title>{escape(picture.title)}</title>",
+        f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '
+        f'xlink:href="data:image/png;base64,{image}"/>',
+        '<g font-family="DejaVu Sans, Verdana, sans-serif" xml:space="preserve">',
+    ]
+    for text in picture.texts:
+        size, ascent, long = text_metrics(text.text, text.points, text.dpi)
+        lines.append(
+            f'<text x="{text.x}" y="{text.y + ascent}" font-size="{size}" textLength="{long:.6g}" '
+            f'lengthAdjust="spacingAndGlyphs" fill="#{bytes(text.ink).hex()}">{escape(text.text)}</text>'
+        )
+    return "\n".join([*lines, "</g>", "</svg>", ""]).encode()
+
+
+def pdf(picture: Picture, dpi: float) -> bytes:
+    """PDF: the pixels lossless and not resampled, the lettering as text in an embedded TrueType font."""
+    from matplotlib.artist import Artist
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+    height, width = picture.pixels.shape[:2]
+    art = np.ascontiguousarray(picture.without_text().to_rgb()[::-1])
+
+    class Sheet(Artist):
+        """What is on the page, given to the renderer as it is: an axes would resample it."""
+
+        def draw(self, renderer: Any) -> None:
+            context = renderer.new_gc()
+            renderer.draw_image(context, 0, 0, art)
+            for text in picture.texts:
+                size, ascent, _ = text_metrics(text.text, text.points, text.dpi)
+                font = FontProperties(fname=font_file(), size=size * 72 / dpi)
+                context.set_foreground([part / 255 for part in text.ink])
+                x, y = text.x * 72 / dpi, (height - text.y - ascent) * 72 / dpi
+                renderer.draw_text(context, x, y, text.text, font, 0)
+            context.restore()
+
+    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
+    figure.patch.set_visible(False)
+    figure.add_artist(Sheet())
+    stream = BytesIO()
+    about = {"Title": picture.title, "Creator": "yolov5-featviz", "CreationDate": None}
+    with _parameters({"pdf.fonttype": 42, "savefig.bbox": None, "pdf.use14corefonts": False}):
+        FigureCanvasPdf(figure).print_figure(stream, format="pdf", dpi=dpi, metadata=about)
+    return stream.getvalue()
+
+
+@contextmanager
+def _parameters(values: Dict[str, Any]) -> Iterator[None]:
+    """matplotlib's parameters, only these, for a while: whatever else the script sets meanwhile stays set."""
+    import matplotlib
+
+    parameters: Any = matplotlib.rcParams
+    with _PDF:
+        before = {name: parameters[name] for name in values}
+        parameters.update(values)
+        try:
+            yield
+        finally:
+            parameters.update(before)
+
+
+FORMATS: Dict[str, Callable[[Picture, float], bytes]] = {"png": png, "pdf": pdf, "svg": svg, "jpg": jpg, "tif": tif}

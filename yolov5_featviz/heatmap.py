@@ -1,0 +1,318 @@
+"""Heat maps: one map for a layer, or one channel of it, alone or over the image; and PCA in colours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Union
+
+import numpy as np
+
+from yolov5_featviz.boxes import Boxes
+from yolov5_featviz.channels import ChannelSpec, Choice, choose
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.images import as_rgb
+from yolov5_featviz.normalize import NORMS, check_norm, normalize
+from yolov5_featviz.reduce import REDUCTIONS, check_reduce, pca, reduce_channels
+from yolov5_featviz.render import (
+    PANEL_INCHES,
+    RGB,
+    Legend,
+    Picture,
+    Text,
+    channel_words,
+    check_look,
+    check_map,
+    describe,
+    lettered,
+    palette_of,
+    quantise,
+    sheet,
+    text_size,
+)
+from yolov5_featviz.resample import check_resample, resample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from yolov5_featviz.capture import FeatureMap
+
+BLENDS = ("mix", "add")
+LEAST_INCHES = 2.0  # narrower images are enlarged, or their captions would not fit
+WIDE_INCHES = 6.0  # in wider ones the lettering grows with the image, as print shrinks it
+
+# Okabe and Ito's colours, which colour-blind people can tell apart; vermilion, sky blue, yellow...
+BOX_COLOURS: List[RGB] = [
+    (213, 94, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (0, 114, 178),
+    (255, 255, 255),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """One map of a layer, ready to be coloured.
+
+    Attributes:
+        values: float32 ``[H, W]`` in [0, 1]; NaN where there is no number.
+        legend: what 0 and 1 mean.
+        title: what it shows, in words.
+        feature_map: where it comes from.
+    """
+
+    values: np.ndarray
+    legend: Legend
+    title: str
+    feature_map: FeatureMap = field(repr=False)
+
+    def picture(self, cmap: str = "viridis", dpi: int = 300, plain: bool = False, resample: str = "nearest") -> Picture:
+        """Draw it alone, each value as a square of whole pixels, at least 3.3 inches wide or 5 high."""
+        check_look(cmap, dpi)
+        values = _enlarged(self.values[None], dpi, resample)[0]
+        return _panel(quantise(values), self.title, self.legend, cmap, dpi, dpi, plain)
+
+    def over(
+        self,
+        image: Any,
+        alpha: float = 0.4,
+        cmap: str = "jet",
+        blend: str = "mix",
+        boxes: bool = False,
+        resample: str = "bilinear",
+        dpi: int = 300,
+        plain: bool = False,
+    ) -> Picture:
+        """Lay it over the image that it belongs to, from which any padding is cut off first.
+
+        Args:
+            image: the image as it was before it was padded for the network, a path, array, tensor or
+                PIL image as in :func:`yolov5_featviz.images.as_rgb`; or, of exactly the size of the
+                network's input, that input.
+            alpha: strength of the heat, in [0, 1].
+            cmap: name of a matplotlib colour map.
+            blend: ``mix``: ``alpha * heat + (1 - alpha) * image``. This is the default because a
+                value has the same weight wherever it lies; ``add``: ``alpha * heat + image``, held
+                below 255, leaves the image its brightness, but hides the heat where that is high.
+            boxes: draw the detections, with names and scores.
+            resample: how the map is brought to the size of the image.
+            dpi: pixels an inch. The picture has the pixels of the image, or if that is narrower than
+                two inches, whole multiples of them.
+            plain: no captions, and the pixels of the image in any case.
+
+        Raises:
+            FeatvizError: an argument is not understood, the image cannot be read, or boxes are asked
+                for but not known.
+        """
+        check_look(cmap, dpi)
+        check_alpha(alpha, blend)
+        check_resample(resample)
+        fm = self.feature_map
+        if boxes and fm.boxes is None:
+            raise FeatvizError("no boxes to draw: none are known for this feature map (its field `boxes`)")
+        pixels = as_rgb(image)
+        height, width = pixels.shape[:2]
+        times = 1 if plain else math.ceil(LEAST_INCHES * dpi / width)
+        pixels = pixels.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else pixels
+        size = pixels.shape[:2]
+        heat = quantise(aligned(self.values, fm, (height, width), size, resample))
+        mixed = blended(heat, palette_of(cmap), pixels, alpha, blend)
+        letter_dpi = max(float(dpi), size[1] / WIDE_INCHES)
+        labels: List[Text] = []
+        if boxes and fm.boxes is not None:
+            labels = _draw_boxes(mixed, fm.boxes.mapped(_window(fm, (height, width)), size), letter_dpi)
+        how = f"{alpha:.0%} {'over' if blend == 'mix' else 'added to'} the image"
+        scope = f"{self.legend.scope}, {how}" if self.legend.scope else how
+        return _panel(mixed, self.title, self.legend._replace(scope=scope), cmap, dpi, letter_dpi, plain, labels)
+
+    def save(self, path: str | Path, **options: Any) -> None:
+        """Draw it alone, with the options of :meth:`picture`, and write it as ``Picture.save`` does."""
+        self.picture(**options).save(path)
+
+    def _repr_png_(self) -> bytes:
+        return self.picture().to_png()
+
+
+def heatmap(
+    feature_map: FeatureMap,
+    reduce: str = "mean",
+    channels: Union[ChannelSpec, Choice] = "all",
+    norm: Optional[str] = None,
+) -> HeatMap:
+    """Reduce channels of a layer to one map.
+
+    Args:
+        feature_map: the map, ``[C, H, W]``.
+        reduce: how; see :func:`yolov5_featviz.reduce.reduce_channels`.
+        channels: of which channels; see :func:`yolov5_featviz.channels.choose`.
+        norm: how its values are brought to [0, 1]; see :func:`yolov5_featviz.normalize.normalize`.
+            None leaves that to the reduction: ``mean``, ``l2`` and ``std`` go from 0 to their
+            maximum, so that a map without a positive value is 0 throughout, the others from their
+            minimum to their maximum.
+
+    Raises:
+        FeatvizError: one of the arguments is not understood, or the map has no pixels.
+    """
+    check_reduce(reduce)
+    check_map(feature_map)
+    choice = choose(feature_map, channels)
+    data = feature_map.data.float().numpy()
+    reduced = reduce_channels(data[choice.channels], reduce)
+    words = f"{reduce} of {channel_words(feature_map.channels, choice)}"
+    return _heat(feature_map, reduced, reduced, norm or REDUCTIONS[reduce].norm, words)
+
+
+def channel(feature_map: FeatureMap, k: int, norm: str = "channel") -> HeatMap:
+    """One channel of a layer, by its number. Raises FeatvizError if there is no such channel or ``norm``."""
+    check_map(feature_map)
+    (k,) = choose(feature_map, [k]).channels
+    data = feature_map.data.float().numpy()
+    return _heat(feature_map, data[k], data, norm, f"channel {k}")
+
+
+def _heat(feature_map: FeatureMap, values: np.ndarray, whole: np.ndarray, norm: str, words: str) -> HeatMap:
+    check_norm(norm)
+    scaled, limits = normalize(values[None], norm, whole.reshape(-1, *values.shape))
+    low, high = (f"{limit:.3g}" for limit in limits[0])
+    if not np.isfinite(limits).all() or norm == "byte":
+        low, high = NORMS[norm].ends or (low, high)
+    scope = {"robust": "1st to 99th percentile"}.get(norm, NORMS[norm].scope)
+    scope = "" if norm in ("channel", "zero") else scope
+    return HeatMap(scaled[0], Legend(low, high, scope), describe(feature_map, words), feature_map)
+
+
+def pca_picture(
+    feature_map: FeatureMap,
+    channels: Union[ChannelSpec, Choice] = "all",
+    dpi: int = 300,
+    plain: bool = False,
+    resample: str = "nearest",
+) -> Picture:
+    """The three principal components of the channels as red, green and blue.
+
+    See :func:`yolov5_featviz.reduce.pca` for what that means, and :meth:`HeatMap.picture` and
+    :func:`heatmap` for the arguments. Cells that hold no number are grey.
+    """
+    check_look("viridis", dpi)
+    check_map(feature_map)
+    choice = choose(feature_map, channels)
+    rgb, explained = pca(feature_map.data.float().numpy()[choice.channels])
+    enlarged = _enlarged(np.moveaxis(rgb, 2, 0), dpi, resample).clip(0, 1)
+    missing = np.isnan(enlarged).any(axis=0)
+    pixels = np.rint(np.nan_to_num(enlarged) * 255).astype(np.uint8).transpose(1, 2, 0).copy()
+    pixels[missing] = palette_of("viridis")[251]
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(("red", "green", "blue"), explained))
+    title = describe(feature_map, f"PCA of {channel_words(feature_map.channels, choice)}")
+    return _panel(pixels, f"{title} · explained variance: {shares}", None, "viridis", dpi, dpi, plain)
+
+
+def check_alpha(alpha: float, blend: str) -> None:
+    """Raise FeatvizError for a strength outside [0, 1] or a way of blending that there is not."""
+    if not 0 <= alpha <= 1:
+        raise FeatvizError(f"alpha {alpha:g} is out of range: take 0 (only the image) to 1")
+    if blend not in BLENDS:
+        raise FeatvizError(f"no blend {blend!r}: take one of {', '.join(BLENDS)}")
+
+
+def aligned(
+    values: np.ndarray, feature_map: FeatureMap, image: Tuple[int, int], size: Tuple[int, int], how: str = "bilinear"
+) -> np.ndarray:
+    """A map ``[H, W]`` of a layer brought to ``size``, without the padding around the image.
+
+    Cell ``i`` of a layer of stride ``s`` stands for the pixels ``i s`` to ``(i + 1) s`` of the
+    network's input, so the padding ends at ``region / s`` cells, fractions included. ``image`` is
+    the size of the image itself: if it is that of the input, nothing is cut off.
+    """
+    left, top, right, bottom = _window(feature_map, image)
+    down, across = feature_map.stride or (1.0, 1.0)
+    return resample(values, size, how, part=(left / across, top / down, right / across, bottom / down))
+
+
+def blended(heat: np.ndarray, palette: np.ndarray, image: np.ndarray, alpha: float, blend: str = "mix") -> np.ndarray:
+    """Palette indices ``[H, W]`` over an image ``[H, W, 3]``; see :meth:`HeatMap.over`. uint8, never wrapping."""
+    import cv2
+
+    colours = cv2.applyColorMap(heat, np.ascontiguousarray(palette[:, None]))
+    mixed: np.ndarray = cv2.addWeighted(colours, alpha, image, 1.0 - alpha if blend == "mix" else 1.0, 0.0)
+    return mixed
+
+
+def _window(feature_map: FeatureMap, image: Tuple[int, int]) -> Tuple[float, float, float, float]:
+    if feature_map.input_size == image:
+        return 0.0, 0.0, float(image[1]), float(image[0])
+    return feature_map.window
+
+
+def _enlarged(values: np.ndarray, dpi: int, how: str) -> np.ndarray:
+    """Maps ``[n, H, W]`` by a whole factor, to a width or height fit for print."""
+    check_resample(how)
+    _, height, width = values.shape
+    scale = max(1, math.ceil(min(PANEL_INCHES * dpi / width, 1.5 * PANEL_INCHES * dpi / height)))
+    if how == "nearest":
+        return values.repeat(scale, axis=1).repeat(scale, axis=2)
+    return resample(values, (height * scale, width * scale), how)
+
+
+def _panel(
+    body: np.ndarray,
+    title: str,
+    key: Optional[Legend],
+    cmap: str,
+    dpi: int,
+    letter_dpi: float,
+    plain: bool,
+    labels: List[Text] = [],  # noqa: B006
+) -> Picture:
+    """One map or image under a head."""
+    height, width = body.shape[:2]
+    if plain:
+        return lettered(Picture(body, palette_of(cmap), dpi, title, {0: (0, 0, width, height)}, labels))
+    gap = max(1, round(letter_dpi / 75))
+    canvas, top, texts = sheet(height + gap, max(width, round(LEAST_INCHES * dpi)) + gap, title, key, letter_dpi, False)
+    if body.ndim == 3:
+        head = canvas[:top]
+        canvas = np.full((*canvas.shape, 3), 255, np.uint8)
+        canvas[:top] = palette_of(cmap)[head]
+    canvas[top : top + height, gap : gap + width] = body
+    texts += [text._replace(x=text.x + gap, y=text.y + top) for text in labels]
+    return lettered(Picture(canvas, palette_of(cmap), dpi, title, {0: (gap, top, width, height)}, texts))
+
+
+def _draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float) -> List[Text]:
+    """Draw boxes into the pixels, with a place for each label, and return the labels."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    line = max(1, round(dpi / 96))
+    names = sorted(set(boxes.labels))
+    colours = [BOX_COLOURS[names.index(name) % len(BOX_COLOURS)] for name in boxes.labels]
+    colours = colours or BOX_COLOURS[:1] * len(boxes)
+    corners = np.rint(boxes.xyxy).astype(int).tolist()
+    for (x0, y0, x1, y1), colour in zip(corners, colours):
+        cv2.rectangle(pixels, (x0, y0), (x1, y1), (0, 0, 0), 3 * line)
+        cv2.rectangle(pixels, (x0, y0), (x1, y1), colour, line)
+    texts: List[Text] = []
+    taken: List[Tuple[int, int, int, int]] = []
+    for i, (x0, y0, _, y1) in enumerate(corners):
+        words = boxes.caption(i)
+        if not words:
+            continue
+        w, h = (side + 2 * line for side in text_size(words, 6, dpi))
+        x = min(max(0, x0), max(0, width - w))
+        # above the box, else inside it, else below: the first place that is in the picture and free
+        places = [y for y in (y0 - h, y0, y1 - h, y1) if 0 <= y <= height - h] or [min(max(0, y0), max(0, height - h))]
+        free = (
+            y
+            for y in places
+            if not any(x < tx + tw and tx < x + w and y < ty + th and ty < y + h for tx, ty, tw, th in taken)
+        )
+        y = next(free, places[0])
+        taken.append((x, y, w, h))
+        pixels[y : y + h, x : x + w] = colours[i]
+        dark = np.dot(colours[i], (0.299, 0.587, 0.114)) < 110
+        texts.append(Text(x + line, y + line, words, 6, dpi, (255, 255, 255) if dark else (0, 0, 0), colours[i]))
+    return texts

@@ -1,0 +1,64 @@
+"""Photographs of every kind to one kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolov5_featviz.errors import FeatvizError
+
+
+def as_rgb(image: Any) -> np.ndarray:
+    """Any image as uint8 RGB ``[H, W, 3]``, upright.
+
+    Args:
+        image: the path of a file; a PIL image; or an array or tensor, grey ``[H, W]`` or with 1, 3
+            (RGB) or 4 (RGBA) channels, first or last, in a batch of one or not. 16-bit values keep
+            their upper byte, floating-point ones are taken as [0, 1], and what is transparent shows
+            its colour: the network, too, sees none of that.
+
+    Returns:
+        The pixels, turned as the file's EXIF orientation says. An array may be shared, not copied.
+
+    Raises:
+        FeatvizError: there is no such file, or it is no image.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(image, (str, Path)):
+        try:
+            with Image.open(image) as file:
+                return as_rgb(file)
+        except FileNotFoundError:
+            raise FeatvizError(f"no image {image}") from None
+        except OSError as error:
+            raise FeatvizError(f"cannot read the image {image}: {error}") from None
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        if image.mode[:1] not in "IF":  # those two hold more than 8 bits, which convert() would clip
+            image = image.convert("RGBA") if image.mode == "P" else image
+            return np.asarray(image.convert("RGB"))
+        image = np.asarray(image)
+        image = image if image.dtype.kind == "f" else image.clip(0, 65535).astype(np.uint16)
+    elif hasattr(image, "detach"):
+        image = image.detach().cpu().float().numpy() if image.is_floating_point() else image.detach().cpu().numpy()
+    pixels = np.asarray(image)
+    shape = list(pixels.shape)
+    while pixels.ndim > 3 and pixels.shape[0] == 1:
+        pixels = pixels[0]
+    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4) and pixels.shape[0] in (1, 3, 4):
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise FeatvizError(f"no image, but an array of shape {shape}: give [H, W], [H, W, 3] or [3, H, W]")
+    if pixels.dtype.kind == "f":
+        pixels = (np.nan_to_num(pixels).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    elif pixels.dtype.kind == "b":
+        pixels = pixels * np.uint8(255)
+    elif pixels.dtype.itemsize > 1:
+        pixels = (pixels >> 8 if pixels.dtype == np.uint16 else pixels.clip(0, 255)).astype(np.uint8)
+    pixels = pixels[..., :3]
+    return np.ascontiguousarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels, np.uint8)

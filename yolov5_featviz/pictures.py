@@ -1,0 +1,142 @@
+"""Everything that is asked for of one feature map, as named files' contents. Nothing here touches a file."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+
+import numpy as np
+
+from yolov5_featviz.capture import FeatureMap
+from yolov5_featviz.channels import ChannelSpec, Choice, choose, parse_top
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.formats import FORMATS as PICTURE_FORMATS
+from yolov5_featviz.heatmap import HeatMap, channel, check_alpha, heatmap, pca_picture
+from yolov5_featviz.normalize import check_norm
+from yolov5_featviz.reduce import check_reduce
+from yolov5_featviz.render import Picture, check_look, grids
+from yolov5_featviz.resample import check_resample
+
+MODES = ("grid", "heatmap", "channels", "pca")
+FORMATS = (*PICTURE_FORMATS, "npy")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What to draw of a feature map, and how. Where a field is None, each mode has a default of its own.
+
+    Attributes:
+        modes: any of ``grid``, ``heatmap``, ``channels`` (one file each) and ``pca``.
+        channels: which; see :func:`yolov5_featviz.channels.choose`. None: 64 where channels are
+            shown one by one, all where they are put together.
+        norm: see :func:`yolov5_featviz.normalize.normalize`. None: ``channel``, and for heat maps
+            what goes with the reduction.
+        reduce: for heat maps; see :func:`yolov5_featviz.reduce.reduce_channels`.
+        resample: see :func:`yolov5_featviz.resample.resample`. None: ``nearest``, and ``bilinear``
+            over images.
+        cmap: any of matplotlib's. None: ``viridis``, and ``jet`` over images.
+        alpha, blend, boxes: for what is laid over images; see
+            :meth:`yolov5_featviz.heatmap.HeatMap.over`. Heat maps are, wherever there is an image.
+        overlay: lay the single channels over the image as well.
+        formats: any of ``png``, ``pdf``, ``svg``, ``jpg``, ``tif``; and ``npy``, the whole layer's
+            values, float32 ``[C, H, W]``.
+        dpi, plain: see :func:`yolov5_featviz.render.grid`.
+
+    Raises:
+        FeatvizError: one of them is not understood.
+    """
+
+    modes: Sequence[str] = ("grid",)
+    channels: Optional[ChannelSpec] = None
+    norm: Optional[str] = None
+    reduce: str = "mean"
+    resample: Optional[str] = None
+    cmap: Optional[str] = None
+    alpha: float = 0.4
+    blend: str = "mix"
+    boxes: bool = False
+    overlay: bool = False
+    formats: Sequence[str] = ("png",)
+    dpi: int = 300
+    plain: bool = False
+
+    def __post_init__(self) -> None:
+        for what, chosen, known in (("mode", self.modes, MODES), ("format", self.formats, FORMATS)):
+            for part in chosen:
+                if part not in known:
+                    raise FeatvizError(f"no {what} {part!r}: take one or more of {', '.join(known)}")
+        if self.channels is not None:
+            parse_top(self.channels)
+        if self.norm is not None:
+            check_norm(self.norm)
+        check_reduce(self.reduce)
+        if self.resample is not None:
+            check_resample(self.resample)
+        check_look(self.cmap or "viridis", self.dpi)
+        check_alpha(self.alpha, self.blend)
+
+
+def draw(
+    feature_map: FeatureMap, look: Look, image: Any = None, tell: Optional[Callable[[str], None]] = None
+) -> Iterator[Tuple[str, bytes]]:
+    """All that ``look`` asks for.
+
+    Args:
+        feature_map: what to draw.
+        look: how.
+        image: the image it belongs to, for overlays; see :meth:`yolov5_featviz.heatmap.HeatMap.over`.
+        tell: is told the ranking, if channels are chosen by one.
+
+    Yields:
+        ``(name, content)`` of each file, such as ``stage17_C3_features.png``, ``..._features_page2.png``,
+        ``..._heatmap.png``, ``..._channel005.png``, ``..._pca.png``, ``..._features.npy``; and
+        ``..._ranking.csv`` if channels are chosen by one.
+
+    Raises:
+        FeatvizError: the map has no pixels, or not the channels that are asked for.
+    """
+    stem = feature_map.stem
+    shown = together = choose(feature_map, "64" if look.channels is None else look.channels)
+    if look.channels is None:
+        together = choose(feature_map, "all")
+    if shown.ranking is not None:
+        yield f"{stem}_ranking.csv", shown.ranking.to_csv().encode()
+        if tell is not None:
+            tell(f"{feature_map.title}\n{shown.ranking.table(len(shown.channels))}")
+    if "npy" in look.formats:
+        stream = io.BytesIO()
+        np.save(stream, feature_map.data.float().numpy())
+        yield f"{stem}_features.npy", stream.getvalue()
+    if any(format in PICTURE_FORMATS for format in look.formats):
+        for mode in look.modes:
+            for name, picture in _pictures(mode, feature_map, look, image, shown, together):
+                for format in look.formats:
+                    if format in PICTURE_FORMATS:
+                        yield f"{stem}_{name}.{format}", picture.encode(format)
+
+
+def _pictures(
+    mode: str, feature_map: FeatureMap, look: Look, image: Any, shown: Choice, together: Choice
+) -> Iterator[Tuple[str, Picture]]:
+    page: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain}
+    alone: Dict[str, Any] = {**page, "resample": look.resample or "nearest"}
+
+    def drawn(heat: HeatMap, over: bool) -> Picture:
+        if not over or image is None:
+            return heat.picture(look.cmap or "viridis", **alone)
+        boxes = look.boxes and feature_map.boxes is not None
+        resample = look.resample or "bilinear"
+        return heat.over(image, look.alpha, look.cmap or "jet", look.blend, boxes, resample, **page)
+
+    if mode == "grid":
+        pages = grids(feature_map, shown, norm=look.norm or "channel", cmap=look.cmap or "viridis", **alone)
+        for i, picture in enumerate(pages, 1):
+            yield "features" if i == 1 else f"features_page{i}", picture
+    elif mode == "heatmap":
+        yield "heatmap", drawn(heatmap(feature_map, look.reduce, together, look.norm), True)
+    elif mode == "channels":
+        for k in shown.channels:
+            yield f"channel{k:03d}", drawn(channel(feature_map, k, look.norm or "channel"), look.overlay)
+    else:
+        yield "pca", pca_picture(feature_map, together, **alone)
