@@ -119,7 +119,7 @@ class HeatMap:
         times = 1 if plain else math.ceil(LEAST_INCHES * dpi / width)
         pixels = pixels.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else pixels
         size = pixels.shape[:2]
-        heat = quantise(aligned(self.values, fm, (height, width), size, resample))
+        heat = quantise(aligned(self.values, fm, (height, width), size, resample).clip(0, 1))
         mixed = blended(heat, palette_of(cmap), pixels, alpha, blend)
         letter_dpi = max(float(dpi), size[1] / WIDE_INCHES)
         labels: List[Text] = []
@@ -201,7 +201,7 @@ def pca_picture(
     check_map(feature_map)
     choice = choose(feature_map, channels)
     rgb, explained = pca(feature_map.data.float().numpy()[choice.channels])
-    enlarged = _enlarged(np.moveaxis(rgb, 2, 0), dpi, resample).clip(0, 1)
+    enlarged = _enlarged(np.moveaxis(rgb, 2, 0), dpi, resample)
     missing = np.isnan(enlarged).any(axis=0)
     pixels = np.rint(np.nan_to_num(enlarged) * 255).astype(np.uint8).transpose(1, 2, 0).copy()
     pixels[missing] = palette_of("viridis")[251]
@@ -254,7 +254,7 @@ def _enlarged(values: np.ndarray, dpi: int, how: str) -> np.ndarray:
     scale = max(1, math.ceil(min(PANEL_INCHES * dpi / width, 1.5 * PANEL_INCHES * dpi / height)))
     if how == "nearest":
         return values.repeat(scale, axis=1).repeat(scale, axis=2)
-    return resample(values, (height * scale, width * scale), how)
+    return resample(values, (height * scale, width * scale), how).clip(0, 1)
 
 
 def _panel(

@@ -75,7 +75,9 @@ def _scale(x: np.ndarray, limits: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     span = high - low
     scale = np.divide(1, span, out=np.zeros_like(span), where=span > 0)
     with np.errstate(invalid="ignore", over="ignore"):
-        y = np.clip((x - low) * scale, 0, 1)
+        y = x - low
+        y *= scale
+        np.clip(y, 0, 1, out=y)
     if not np.isfinite(x).all():
         # in an otherwise constant channel inf * 0 is NaN, which only NaN may become
         y = np.where(np.isposinf(x), 1, np.where(np.isneginf(x), 0, np.where(np.isnan(x), np.nan, y)))

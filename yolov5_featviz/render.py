@@ -177,17 +177,17 @@ def grid(
     least = 0 if plain else round(GRID_INCHES * dpi)
     canvas, top, texts = sheet(rows * step_y, max(columns * step_x, least), title, legend(norm, limits), dpi, plain)
 
-    # All cells in one assignment: a view of the canvas as [row, y, column, x], filled up to whole rows.
+    # All cells in one assignment, to a view of the canvas as [row, y, repeat, column, x]; the last row is filled up.
     if resample != "nearest":
-        scaled = resampled(scaled, (cell_h, cell_w), resample)
-    filled = np.full((rows * columns, *scaled.shape[1:]), PAPER, np.uint8)
-    filled[:n] = quantise(scaled)
+        height, scale = cell_h, 1
+        scaled = resampled(scaled, (cell_h, cell_w), resample).clip(0, 1)
+    codes = quantise(scaled)
     if resample == "nearest":
-        filled = filled.repeat(scale, axis=2).repeat(scale, axis=1)
+        codes = codes.repeat(cell_w // width, axis=2)
+    codes = np.concatenate([codes, np.full((rows * columns - n, *codes.shape[1:]), PAPER, np.uint8)])
     body = canvas[top:, gap : gap + columns * step_x].reshape(rows, step_y, columns, step_x)
-    body[:, label_h : label_h + cell_h, :, :cell_w] = filled.reshape(rows, columns, cell_h, cell_w).transpose(
-        0, 2, 1, 3
-    )
+    body = body[:, label_h : label_h + cell_h, :, :cell_w].reshape(rows, height, scale, columns, cell_w)
+    body[...] = codes.reshape(rows, columns, height, 1, cell_w).transpose(0, 2, 3, 1, 4)
 
     cells = {}
     for i, channel in enumerate(chosen):
@@ -254,13 +254,13 @@ def legend(norm: str, limits: np.ndarray) -> Legend:
 
 
 def quantise(y: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] to palette indices; NaN to its grey, what lies beyond to the ends."""
-    missing = np.isnan(y)
-    any_missing = missing.any()
-    scaled = np.where(missing, 0, y) if any_missing else y
-    codes: np.ndarray = (scaled * (COLOURS - 1) + 0.5).clip(0, COLOURS - 1).astype(np.uint8)
-    if any_missing:
-        codes[missing] = NAN
+    """Values in [0, 1] to palette indices; NaN to its grey."""
+    scaled = y * np.float32(COLOURS - 1)
+    scaled += np.float32(0.5)
+    missing = np.isnan(scaled)
+    if missing.any():
+        scaled[missing] = NAN
+    codes: np.ndarray = scaled.astype(np.uint8)
     return codes
 
 
@@ -278,7 +278,7 @@ def sheet(
         return np.full((gap + height, gap + width), PAPER, np.uint8), gap, []
     head, texts = _head(title, key, width - gap, dpi)
     top = head.shape[0] + 2 * gap
-    canvas = np.full((top + height, gap + width), PAPER, np.uint8)
+    canvas = np.full((top + height, -(-(gap + width) // 8) * 8), PAPER, np.uint8)  # see formats.png for the 8
     canvas[gap : gap + head.shape[0], gap : gap + head.shape[1]] = head
     return canvas, top, [text._replace(x=text.x + gap, y=text.y + gap) for text in texts]
 
@@ -360,32 +360,42 @@ def font_file() -> str:
 
 def letters(text: str, points: float, dpi: float) -> np.ndarray:
     """``text`` as palette indices from ``PAPER`` to ``INK``, ``[line height, width]``."""
-    # Titles differ from image to image: kept, they would fill the memory.
-    return _letters(text, points, dpi) if len(text) <= 20 else _letters.__wrapped__(text, points, dpi)
+    # part by part, since of a title most parts come again and again
+    return np.hstack([_letters(part, points, dpi) for part in _parts(text)])
 
 
-@lru_cache(maxsize=4096)
+def text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
+    """Width and height of a line in pixels."""
+    sizes = [_text_size(part, points, dpi) for part in _parts(text)]
+    return sum(width for width, _ in sizes), sizes[0][1]
+
+
+def _parts(text: str) -> List[str]:
+    first, *rest = text.split(SEPARATOR)
+    return [first, *(SEPARATOR + part for part in rest)]
+
+
+@lru_cache(maxsize=1024)
 def _letters(text: str, points: float, dpi: float) -> np.ndarray:
     from PIL import Image, ImageDraw
 
-    font = _font(_pixels(points, dpi))
-    image = Image.new("L", text_size(text, points, dpi), 0)
-    ImageDraw.Draw(image).text((0, 0), text, fill=255, font=font)
+    image = Image.new("L", _text_size(text, points, dpi), 0)
+    ImageDraw.Draw(image).text((0, 0), text, fill=255, font=_font(_pixels(points, dpi)))
     block: np.ndarray = np.rint(PAPER + np.asarray(image) * ((INK - PAPER) / 255)).astype(np.uint8)
     block.setflags(write=False)
     return block
 
 
-def text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
-    """Width and height of a line in pixels."""
+@lru_cache(maxsize=4096)
+def _text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
     font = _font(_pixels(points, dpi))
     return math.ceil(font.getlength(text)) + 1, sum(font.getmetrics())
 
 
-def text_metrics(text: str, points: float, dpi: float) -> Tuple[int, int, float]:
+def text_metrics(text: str, points: float, dpi: float) -> Tuple[int, int, int]:
     """For whoever sets the text himself: size of the letters, height above the base line, and length, in pixels."""
     size = _pixels(points, dpi)
-    return size, _font(size).getmetrics()[0], _font(size).getlength(text)
+    return size, _font(size).getmetrics()[0], text_size(text, points, dpi)[0]
 
 
 def _pixels(points: float, dpi: float) -> int:
