@@ -50,7 +50,7 @@ class Surroundings:
         self._give_back_names()
         self._provide_fonts()
         self._provide_pkg_resources()
-        if self._source.package and (self._script or util.find_spec("huggingface_hub") is None):
+        if self._source.package and (self._script or not _is_there("huggingface_hub")):
             self._provide_hub()
         if self._script:
             self._keep_local()
@@ -111,7 +111,7 @@ class Surroundings:
         general = self._source.root / "utils" / "general.py"
         if not general.is_file() or "pkg_resources" not in general.read_text(encoding="utf-8", errors="replace"):
             return
-        if "pkg_resources" in sys.modules or util.find_spec("pkg_resources") is not None:
+        if _is_there("pkg_resources"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it is announced that it will go
                 real = importlib.import_module("pkg_resources")
@@ -159,7 +159,11 @@ def _settings_folder() -> str:
     return folder
 
 
+def _is_there(module: str) -> bool:
+    return module in sys.modules or util.find_spec(module) is not None
+
+
 def _parse_version(text: str) -> Any:
-    if util.find_spec("packaging") is not None:
+    if _is_there("packaging"):
         return importlib.import_module("packaging.version").parse(text)
     return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3])

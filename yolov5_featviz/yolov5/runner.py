@@ -20,11 +20,12 @@ from yolov5_featviz.pictures import Look, draw
 from yolov5_featviz.save import Saver, new_folder, write
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.compat import Surroundings
+from yolov5_featviz.yolov5.item import Item
 from yolov5_featviz.yolov5.load import safe_load
 from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values
 from yolov5_featviz.yolov5.source import Source, find_source
-from yolov5_featviz.yolov5.watch import Item, Watcher
+from yolov5_featviz.yolov5.watch import Watcher
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
     check(arguments, source, options.layers, options.channels or 64, options.folder, options.trust)
     artist = _Artist(str(path), source, options)
     o = options
-    watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit)
+    photos = "heatmap" in o.modes or o.overlay
+    watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit, photos)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches))
     watcher.attach(patches)
     try:
@@ -137,7 +139,7 @@ class _Artist:
         self.folders.append(folder)
         for part, maps in parts:
             for feature_map in maps:
-                self.saver.submit(partial(self._save, feature_map, folder / part))
+                self.saver.submit(partial(self._save, feature_map, folder / part, item.image(i)))
 
     def _save(self, feature_map: FeatureMap, folder: Path, image: Any = None) -> None:
         tell = log if folder == self.folders[0] else None  # the rankings of the others are in their files

@@ -6,16 +6,27 @@ import functools
 import os
 import sys
 import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, Type
 
 import torch
 from torch import nn
 
 from yolov5_featviz.capture import Capture, FeatureMap
 from yolov5_featviz.layers import Layer, LayerIndex, index_layers, select_layers
+from yolov5_featviz.yolov5.item import (
+    Item,
+    Pass,
+    Visit,
+    distinct,
+    find_boxes,
+    find_images,
+    find_originals,
+    find_paths,
+    find_shapes,
+)
 from yolov5_featviz.yolov5.model import ONE_PASS, find_model
 from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.preflight import IMAGES
@@ -23,68 +34,6 @@ from yolov5_featviz.yolov5.source import Source
 
 # passes within these say nothing about an image
 _NOT_INFERENCE = {"warmup", "profile", "fuse", "info", "model_info", "__init__", "check_train_batch_size"}
-
-
-@dataclass
-class Item:
-    """What a loader handed to the script: the images of one batch.
-
-    Attributes:
-        paths: the file of each, as far as the loader tells.
-        frame: of a video or stream, its number.
-        epoch: of a training, its number; validation images come again and again.
-        unnamed: how many images without a path came before.
-        limit: how many images are to be drawn at most, unless the user says so.
-        visits: what the models made of it.
-    """
-
-    paths: List[str]
-    frame: Optional[int] = None
-    epoch: Optional[int] = None
-    unnamed: int = 0
-    limit: Optional[int] = None
-    visits: List[Visit] = field(default_factory=list)
-
-    def name(self, i: int) -> str:
-        """A name for image ``i`` of the batch, as YOLOv5 names its label files."""
-        if not self.paths:
-            return f"image{self.unnamed + i + 1}"
-        stems = [Path(path).stem or "image" for path in self.paths]
-        stem = stems[min(i, len(stems) - 1)]
-        stem += f"_{i}" if i >= len(stems) or stems.count(stem) > 1 else ""
-        return stem + ("" if self.frame is None else f"_{self.frame}")
-
-
-@dataclass
-class Pass:
-    """One pass through the layers; in test-time augmentation, of the images at ``scale`` and flipped in ``dims``."""
-
-    features: Capture
-    scale: Optional[float] = None
-    dims: Tuple[int, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """For the folder of its pictures."""
-        return "pass" if self.scale is None else f"scale{self.scale:.2f}" + "_flipped" * bool(self.dims)
-
-    def maps(self, i: int, name: str) -> List[FeatureMap]:
-        """The maps of image ``i``, a flipped one flipped back."""
-        if self.scale is not None:
-            name += f", scale {self.scale:.2f}" + ", flipped back" * bool(self.dims)
-        dims = [dim - 1 for dim in self.dims]
-        return [replace(fm, data=torch.flip(fm.data, dims)) if dims else fm for fm in self.features.of_image(i, name)]
-
-
-@dataclass
-class Visit:
-    """What one model makes of one batch."""
-
-    model: nn.Module
-    images: torch.Tensor
-    passes: List[Pass] = field(default_factory=list)
-    whole: Optional[Capture] = None
-    prepared: Tuple[Optional[float], Tuple[int, ...]] = (None, ())
 
 
 class Watcher:
@@ -105,6 +54,7 @@ class Watcher:
             forward pass and says nothing about the image.
         every: each how many epochs, or frames of a video; 10 and 1 if None.
         limit: how many images at most, in training per epoch; 8 for data sets and no end of others if None.
+        photos: whether the frames of videos and streams are wanted.
     """
 
     def __init__(
@@ -117,9 +67,10 @@ class Watcher:
         summary: bool = False,
         every: Optional[int] = None,
         limit: Optional[int] = None,
+        photos: bool = False,
     ) -> None:
         self.source, self.layers, self.summary, self.every, self.limit = source, layers, summary, every, limit
-        self.deliver, self.warn, self.began = deliver, warn, began
+        self.deliver, self.warn, self.began, self.photos = deliver, warn, began, photos
         self.unreadable: List[str] = []
         self._item: Optional[Item] = None
         self._active: List[Visit] = []
@@ -153,8 +104,10 @@ class Watcher:
                 patches.set(thing, "__next__", self._next(vars(thing)["__next__"]))
             elif isinstance(thing, type) and issubclass(thing, nn.Module) and any(hasattr(thing, n) for n in ONE_PASS):
                 self._patch_model(patches, thing, [n for n in (*ONE_PASS, "forward", "info") if n in vars(thing)])
-            elif getattr(thing, "__name__", "") == "scale_img":
-                patches.set(module, "scale_img", self._scale_img(thing))
+            elif not isinstance(thing, type):
+                wrapper = {"scale_img": self._scale_img, "non_max_suppression": self._detections}[thing.__name__](thing)
+                self._patched.add(wrapper)
+                patches.set(module, thing.__name__, wrapper)
         for part in loaded.values() if isinstance(loaded, dict) else [loaded]:
             model = find_model(part)
             if model is None:
@@ -170,7 +123,10 @@ class Watcher:
             if not self._is_below(getattr(module, "__file__", None) or ""):
                 continue
             for name, thing in list(vars(module).items()):
-                if name == "scale_img" or (isinstance(thing, type) and thing.__module__ == module.__name__):
+                if name in ("scale_img", "non_max_suppression"):
+                    if getattr(thing, "__name__", "") == name:
+                        yield thing, module
+                elif isinstance(thing, type) and thing.__module__ == module.__name__:
                     yield thing, module
 
     def _is_below(self, file: str) -> bool:
@@ -190,7 +146,7 @@ class Watcher:
     def _follow(self, original: Callable[..., Any], once: bool) -> Callable[..., Any]:
         @functools.wraps(original)
         def method(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            images = _images([*args, kwargs])
+            images = find_images([*args, kwargs])
             visit = next((v for v in self._active if v.model is model), None)
             if images is None:
                 return original(model, *args, **kwargs)
@@ -251,8 +207,6 @@ class Watcher:
                 if reason not in self._told:
                     self._told.add(reason)
                     self.warn(f"{reason}; passed over")
-        if not self._loader_seen:
-            self.flush()
         return output
 
     def _capture(self, model: nn.Module, images: torch.Tensor) -> Capture:
@@ -301,6 +255,19 @@ class Watcher:
 
         return scale_img
 
+    def _detections(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """What the script takes for detections."""
+
+        @functools.wraps(original)
+        def non_max_suppression(*args: Any, **kwargs: Any) -> Any:
+            found = original(*args, **kwargs)
+            item = self._item
+            if item is not None and item.visits and not item.found:
+                item.found = find_boxes(found)
+            return found
+
+        return non_max_suppression
+
     def _next(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """``__next__`` of a loader of images or frames."""
 
@@ -320,11 +287,17 @@ class Watcher:
                         raise
                     self.unreadable.append(path)
                     self.warn(f"cannot read the image {path}: passed over")
-            paths, alone = _paths(batch)
+            paths, alone = find_paths(batch)
             if paths:
                 self._loader_seen = True
                 still = alone and getattr(loader, "mode", "image") in ("image", "images")
-                self._arrive(Item(paths, None if still else getattr(loader, "frame", getattr(loader, "count", 0))))
+                item = Item(paths, cropped=getattr(loader, "transforms", None) is not None)
+                originals = find_originals(batch)
+                item.sizes = [(int(image.shape[0]), int(image.shape[1])) for image in originals]
+                if not still:
+                    item.frame = getattr(loader, "frame", getattr(loader, "count", 0))
+                    item.frames = [image.copy() for image in originals] if self.photos else ()
+                self._arrive(item)
             return batch
 
         return __next__
@@ -346,7 +319,10 @@ class Watcher:
                 self._loader_seen = True
                 epoch, last = self._epoch()
                 if epoch is None or epoch % (self.every or 10) == 0 or last:
-                    self._arrive(Item(_paths(batch)[0], None, epoch, self._unnamed, limit=8))
+                    item = Item(find_paths(batch)[0], epoch=epoch, unnamed=self._unnamed, limit=8)
+                    shapes = find_shapes(batch)
+                    item.sizes, item.placed = [shape[0] for shape in shapes], [shape[1] for shape in shapes]
+                    self._arrive(item)
             return batch
 
         return __next__
@@ -371,7 +347,7 @@ class Watcher:
         item, self._item = self._item, None
         if item is None or not item.visits:
             return
-        models = _distinct(self._weights.get(visit.model) or type(visit.model).__name__ for visit in item.visits)
+        models = distinct(self._weights.get(visit.model) or type(visit.model).__name__ for visit in item.visits)
         for i in range(len(item.visits[0].images)):
             if not self._left(item):
                 return
@@ -381,9 +357,9 @@ class Watcher:
                 self._once.add((item.epoch, item.paths[i]))
             parts = []
             for model, visit in zip(models, item.visits):
-                for name, p in zip(_distinct(p.name for p in visit.passes), visit.passes):
+                for name, p in zip(distinct(p.name for p in visit.passes), visit.passes):
                     folders = [model] * (len(models) > 1) + [name] * (len(visit.passes) > 1)
-                    parts.append(("/".join(folders), p.maps(i, item.name(i))))
+                    parts.append(("/".join(folders), p.maps(item, i, visit)))
             self._drawn[item.epoch] = self._drawn.get(item.epoch, 0) + 1
             self.deliver(item, i, parts)
         self._unnamed += 0 if item.paths else len(item.visits[0].images)
@@ -413,7 +389,14 @@ class Watcher:
             return None
         values = [str(v) for frame in frames for v in frame.f_locals.values() if isinstance(v, (str, Path))]
         files = (v for v in values if v.rsplit(".", 1)[-1].lower() in IMAGES and os.path.isfile(v))
-        return Item([*files][:1], unnamed=self._unnamed)
+        path = next(files, None)
+        if path is None:
+            return Item([], unnamed=self._unnamed)
+        import cv2
+
+        image = cv2.imread(path)
+        sizes = [] if image is None else [(int(image.shape[0]), int(image.shape[1]))]
+        return Item([path], sizes, prepared=False)
 
     @staticmethod
     def _unreadable(loader: Any, count: Optional[int]) -> Optional[str]:
@@ -428,32 +411,3 @@ class Watcher:
             return path if cv2.imread(path) is None else None
         except cv2.error:
             return path
-
-
-def _images(given: Any) -> Optional[torch.Tensor]:
-    """The first batch of images ``[B, C, H, W]`` in what a model is called with."""
-    if isinstance(given, torch.Tensor):
-        return given if given.dim() == 4 else None
-    parts = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else ()
-    return next((images for images in map(_images, parts) if images is not None), None)
-
-
-def _paths(batch: Any) -> Tuple[List[str], bool]:
-    """The paths in what a loader yields, in its first member that holds any; and whether it stands alone."""
-    for part in batch if isinstance(batch, (list, tuple)) else ():
-        if isinstance(part, (str, Path)):
-            return [str(part)], True
-        if isinstance(part, (list, tuple)) and part and all(isinstance(path, (str, Path)) for path in part):
-            return [str(path) for path in part], False
-    return [], False
-
-
-def _distinct(names: Iterable[str]) -> List[str]:
-    """The names, with a number behind each that came before."""
-    found: List[str] = []
-    for name in names:
-        n, free = 1, name
-        while free in found:
-            n, free = n + 1, f"{name}{n + 1}"
-        found.append(free)
-    return found
