@@ -170,7 +170,7 @@ def test_undo_leaves_no_trace(tmp_path):
     assert lines[-1] == "NO TRACE"
     # and while it ran, this and nothing else was patched
     assert lines[-2] == (
-        "[['load'], ['__next__'], ['scale_img'], ['forward'], ['_forward_once', 'forward', 'info'],"
+        "[['load'], ['__next__'], ['non_max_suppression', 'scale_img'], ['forward'], ['_forward_once', 'forward', 'info'],"
         " ['_forward_once', 'forward', 'info'], ['__next__'], ['__next__']]"
     )
 
