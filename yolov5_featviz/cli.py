@@ -17,6 +17,7 @@ from yolov5_featviz.version import __version__
 USAGE = """\
 usage: yolov5-featviz run SCRIPT [YOLOv5's own flags] [flags below]
        yolov5-featviz layers --weights W [--imgsz N] [--json]
+       yolov5-featviz patch CHECKOUT [--reverse]
        yolov5-featviz --version
 
 Run a YOLOv5 script, unedited, and take pictures of the layers you ask for.
@@ -188,6 +189,18 @@ def layers(arguments: List[str]) -> int:
     return 0
 
 
+def patch(arguments: List[str]) -> int:
+    """``yolov5-featviz patch``: see :func:`yolov5_featviz.yolov5.diff.patch`."""
+    from yolov5_featviz.yolov5 import diff
+
+    parser = _Words(prog="yolov5-featviz patch", description="Add the flags to a fork's detect.py.", allow_abbrev=False)
+    parser.add_argument("checkout", metavar="CHECKOUT", help="the folder that holds detect.py")
+    parser.add_argument("--reverse", action="store_true", help="take them out again")
+    o = parser.parse_args(arguments)
+    print(diff.patch(o.checkout, o.reverse))
+    return 0
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
     """The console script. Returns the exit code: 0 done, 1 something failed while running, 2 the input is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -196,6 +209,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return run(arguments[1], arguments[2:])
         if arguments[:1] == ["layers"]:
             return layers(arguments[1:])
+        if arguments[:1] == ["patch"]:
+            return patch(arguments[1:])
         if arguments == ["--version"]:
             print(__version__)
             return 0

@@ -7,16 +7,17 @@ import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, List, Union
+from typing import Callable, List, Optional, Union
 
 from yolov5_featviz.errors import FeatvizError
 
 
-def write(path: Union[str, Path], content: bytes) -> None:
+def write(path: Union[str, Path], content: bytes, mode: Optional[int] = None) -> None:
     """Write ``content`` to ``path`` so that nobody ever sees half of it.
 
     It goes to a file of another name in the same folder, which is renamed at the end. The folder
-    is made if need be. Raises OSError if the disk says no; then nothing stays behind.
+    is made if need be; the file's mode is ``mode``, or that of any new file. Raises OSError if the
+    disk says no; then nothing stays behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +27,7 @@ def write(path: Union[str, Path], content: bytes) -> None:
             file.write(content)
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(part, 0o666 & ~mask)  # mkstemp's files are private
+        os.chmod(part, 0o666 & ~mask if mode is None else mode & 0o7777)  # mkstemp's files are private
         os.replace(part, path)
     except BaseException:
         if os.path.exists(part):

@@ -178,13 +178,17 @@ def _run_folder(script: str, source: Source) -> Optional[Path]:
     return None
 
 
+class Script(types.ModuleType):
+    """What ``sys.modules["__main__"]`` is while a script runs here."""
+
+
 def _execute(path: Path, arguments: List[str], function_too: bool = False) -> int:
     """Run ``path`` as ``python path arguments...`` would; return its exit code.
 
     ``function_too``: if the script only defines a function of its own name, call that.
     """
     code = compile(path.read_bytes(), str(path), "exec")
-    main = types.ModuleType("__main__")
+    main = Script("__main__")
     main.__dict__.update(__file__=str(path), __builtins__=__builtins__)
     before = sys.argv, sys.path[:], sys.modules["__main__"]
     sys.argv = [str(path), *arguments]
