@@ -17,8 +17,8 @@ demo: $(VENV)/.run ## set up, detect on two photographs with the bundled checkpo
 test: lint $(VENV)/.wheels ## set up, lint, check types, run the whole test suite
 	$(BIN)/python -m pytest
 
-test-checkouts: $(VENV)/.wheels ## the release tests on each YOLOv5 checkout in a folder: make test-checkouts CHECKOUTS=dir
-	CHECKOUTS=$(CHECKOUTS) $(BIN)/python -m pytest tests/test_releases.py -k test_checkout
+test-checkouts: $(VENV)/.wheels ## the tests of releases and patches on each YOLOv5 checkout in a folder: make test-checkouts CHECKOUTS=dir
+	CHECKOUTS=$(CHECKOUTS) $(BIN)/python -m pytest tests/test_releases.py tests/test_patches.py -k "checkout or one_diff"
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .
