@@ -170,8 +170,8 @@ def test_undo_leaves_no_trace(tmp_path):
     assert lines[-1] == "NO TRACE"
     # and while it ran, this and nothing else was patched
     assert lines[-2] == (
-        "[['load'], ['__next__'], ['non_max_suppression', 'scale_img'], ['forward'], ['_forward_once', 'forward', 'info'],"
-        " ['_forward_once', 'forward', 'info'], ['__next__'], ['__next__']]"
+        "[['load'], ['__next__'], ['non_max_suppression', 'scale_img'], ['forward'],"
+        " ['_forward_once', 'forward', 'info'], ['_forward_once', 'forward', 'info'], ['__next__'], ['__next__']]"
     )
 
 
@@ -331,7 +331,7 @@ def test_a_corrupt_image_among_good_ones(tmp_path, images):
         ((*LAYERS, "--visualize-channels", "60-70"), "no channel 70: this layer has channels 0 to 63"),
         ((*LAYERS, "--visualize-cmap", "virids"), "no colour map 'virids'"),
         ((*LAYERS, "--visualize-dpi", "many"), "invalid int value: 'many'"),
-        ((*LAYERS, "--visualize-format", "bmp"), "take one or more of png, npy"),
+        ((*LAYERS, "--visualize-format", "bmp"), "take one or more of png, pdf"),
         ((*LAYERS, "--visualize-norm", "z"), "take one of channel, layer"),
         ((*LAYERS, "--weights", "nope.pt"), "no weights at nope.pt"),
         ((*LAYERS, "--weights", "best.onnx"), "exported model (ONNX)"),
