@@ -1,5 +1,6 @@
 """Look inside a detector: pictures of what chosen layers of a PyTorch model see."""
 
+import yolov5_featviz.save as _files  # noqa: F401  (a module loaded later would take the name of the function)
 import yolov5_featviz.yolov5 as _yolov5  # noqa: F401
 from yolov5_featviz.boxes import Boxes
 from yolov5_featviz.capture import Capture, FeatureMap, capture
@@ -8,6 +9,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.layers import LayerInfo, list_layers, select_layers
 from yolov5_featviz.render import Picture
+from yolov5_featviz.tensors import picture, save, show
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.load import compatible, load
 
@@ -25,6 +27,9 @@ __all__ = [
     "compatible",
     "list_layers",
     "load",
+    "picture",
     "rank",
+    "save",
     "select_layers",
+    "show",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import struct
 import threading
 import zlib
@@ -40,25 +41,9 @@ def check_format(format: str) -> None:
 
 
 def png(picture: Picture, dpi: float) -> bytes:
-    """PNG (ISO/IEC 15948), lossless, 8 bits of palette or of RGB.
-
-    A row that repeats the one above is written as its difference to it, a run of zeros, any other
-    as the differences between neighbours; and deflate is told to look for runs only. Enlarged cells
-    are runs in both directions, so this is both fast and small.
-    """
-    pixels = np.ascontiguousarray(picture.pixels)
-    height, width = pixels.shape[:2]
-    step = pixels.size // (height * width)
-    rows = pixels.reshape(height, -1)
-    lines = np.zeros((height, 1 + rows.shape[1]), np.uint8)
-    lines[:, 0] = 2
-    words = rows.view(np.uint64) if rows.shape[1] % 8 == 0 else rows  # to compare eight pixels at a time
-    new = np.append(True, (words[1:] != words[:-1]).any(axis=1)).nonzero()[0]
-    fresh = rows[new]
-    lines[new, 0] = 1
-    lines[new, 1 : 1 + step] = fresh[:, :step]
-    lines[new, 1 + step :] = fresh[:, step:] - fresh[:, :-step]
-    deflate = zlib.compressobj(1, zlib.DEFLATED, 15, 8, zlib.Z_RLE)
+    """PNG (ISO/IEC 15948), lossless, 8 bits of palette or of RGB."""
+    height, width = picture.pixels.shape[:2]
+    colour = 3 if picture.pixels.ndim == 2 else 2
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
@@ -67,15 +52,41 @@ def png(picture: Picture, dpi: float) -> bytes:
     return b"".join(
         [
             b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3 if step == 1 else 2, 0, 0, 0)),
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)),
             chunk(b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1)),
             chunk(b"tEXt", b"Software\0yolov5-featviz"),
             chunk(b"iTXt", b"Title\0\0\0\0\0" + picture.title.encode()) if picture.title else b"",
-            chunk(b"PLTE", picture.palette.tobytes()) if step == 1 else b"",
-            chunk(b"IDAT", deflate.compress(lines.data) + deflate.flush()),
+            chunk(b"PLTE", picture.palette.tobytes()) if colour == 3 else b"",
+            chunk(b"IDAT", deflated(filtered(picture.pixels))),
             chunk(b"IEND", b""),
         ]
     )
+
+
+def filtered(pixels: np.ndarray) -> np.ndarray:
+    """Lines of a PNG for uint8 ``[H, W]`` or ``[H, W, 3]``, ``[H, 1 + bytes]``, the filter first.
+
+    A row that repeats the one above is written as its difference to it, a run of zeros; any other as
+    the differences between neighbours, of which enlarged cells, too, have runs of zeros.
+    """
+    height, width = pixels.shape[:2]
+    rows = np.ascontiguousarray(pixels).reshape(height, -1)
+    step = rows.shape[1] // width
+    words = rows.view(np.uint64) if rows.shape[1] % 8 == 0 else rows  # to compare eight pixels at a time
+    new = np.append(True, (words[1:] != words[:-1]).any(axis=1)).nonzero()[0]
+    fresh = rows[new]
+    lines = np.zeros((height, 1 + rows.shape[1]), np.uint8)
+    lines[:, 0] = 2
+    lines[new, 0] = 1
+    lines[new, 1 : 1 + step] = fresh[:, :step]
+    lines[new, 1 + step :] = fresh[:, step:] - fresh[:, :-step]
+    return lines
+
+
+def deflated(lines: np.ndarray) -> bytes:
+    """Lines compressed by looking for nothing but runs, which is all there is to find, and fast."""
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_RLE)
+    return deflate.compress(lines.data) + deflate.flush()
 
 
 def _pillow(picture: Picture, dpi: float, format: str, **options: Any) -> bytes:
@@ -146,6 +157,7 @@ def pdf(picture: Picture, dpi: float) -> bytes:
                 renderer.draw_text(context, x, y, text.text, font, 0)
             context.restore()
 
+    logging.getLogger("fontTools.subset").setLevel(logging.WARNING)  # or it tells every step of embedding a font
     figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
     figure.patch.set_visible(False)
     figure.add_artist(Sheet())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from yolov5_featviz.images import as_rgb
 from yolov5_featviz.normalize import NORMS, check_norm, normalize
 from yolov5_featviz.reduce import REDUCTIONS, check_reduce, pca, reduce_channels
 from yolov5_featviz.render import (
+    NAN,
     PANEL_INCHES,
     RGB,
     Legend,
@@ -73,8 +74,8 @@ class HeatMap:
     def picture(self, cmap: str = "viridis", dpi: int = 300, plain: bool = False, resample: str = "nearest") -> Picture:
         """Draw it alone, each value as a square of whole pixels, at least 3.3 inches wide or 5 high."""
         check_look(cmap, dpi)
-        values = _enlarged(self.values[None], dpi, resample)[0]
-        return _panel(quantise(values), self.title, self.legend, cmap, dpi, dpi, plain)
+        codes = _enlarged(self.values[None], dpi, resample, lambda y: quantise(y[0]))
+        return _panel(codes, self.title, self.legend, cmap, dpi, dpi, plain)
 
     def over(
         self,
@@ -201,10 +202,13 @@ def pca_picture(
     check_map(feature_map)
     choice = choose(feature_map, channels)
     rgb, explained = pca(feature_map.data.float().numpy()[choice.channels])
-    enlarged = _enlarged(np.moveaxis(rgb, 2, 0), dpi, resample)
-    missing = np.isnan(enlarged).any(axis=0)
-    pixels = np.rint(np.nan_to_num(enlarged) * 255).astype(np.uint8).transpose(1, 2, 0).copy()
-    pixels[missing] = palette_of("viridis")[251]
+    grey = palette_of("viridis")[NAN]
+
+    def paint(y: np.ndarray) -> np.ndarray:
+        colours = np.moveaxis(y, 0, 2) * 255
+        return np.where(np.isnan(colours), grey, np.rint(colours)).astype(np.uint8)
+
+    pixels = _enlarged(np.moveaxis(rgb, 2, 0), dpi, resample, paint)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(("red", "green", "blue"), explained))
     title = describe(feature_map, f"PCA of {channel_words(feature_map.channels, choice)}")
     return _panel(pixels, f"{title} · explained variance: {shares}", None, "viridis", dpi, dpi, plain)
@@ -247,14 +251,14 @@ def _window(feature_map: FeatureMap, image: Tuple[int, int]) -> Tuple[float, flo
     return feature_map.window
 
 
-def _enlarged(values: np.ndarray, dpi: int, how: str) -> np.ndarray:
-    """Maps ``[n, H, W]`` by a whole factor, to a width or height fit for print."""
+def _enlarged(values: np.ndarray, dpi: int, how: str, paint: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Maps ``[n, H, W]`` as pixels, by a whole factor larger, to a width or height fit for print."""
     check_resample(how)
     _, height, width = values.shape
     scale = max(1, math.ceil(min(PANEL_INCHES * dpi / width, 1.5 * PANEL_INCHES * dpi / height)))
     if how == "nearest":
-        return values.repeat(scale, axis=1).repeat(scale, axis=2)
-    return resample(values, (height * scale, width * scale), how).clip(0, 1)
+        return paint(values).repeat(scale, axis=1).repeat(scale, axis=0)
+    return paint(resample(values, (height * scale, width * scale), how).clip(0, 1))
 
 
 def _panel(
@@ -272,11 +276,9 @@ def _panel(
     if plain:
         return lettered(Picture(body, palette_of(cmap), dpi, title, {0: (0, 0, width, height)}, labels))
     gap = max(1, round(letter_dpi / 75))
-    canvas, top, texts = sheet(height + gap, max(width, round(LEAST_INCHES * dpi)) + gap, title, key, letter_dpi, False)
-    if body.ndim == 3:
-        head = canvas[:top]
-        canvas = np.full((*canvas.shape, 3), 255, np.uint8)
-        canvas[:top] = palette_of(cmap)[head]
+    colours = palette_of(cmap) if body.ndim == 3 else None
+    wide = max(width, round(LEAST_INCHES * dpi)) + gap
+    canvas, top, texts = sheet(height + gap, wide, title, key, letter_dpi, False, colours)
     canvas[top : top + height, gap : gap + width] = body
     texts += [text._replace(x=text.x + gap, y=text.y + top) for text in labels]
     return lettered(Picture(canvas, palette_of(cmap), dpi, title, {0: (gap, top, width, height)}, texts))

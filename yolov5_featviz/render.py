@@ -162,37 +162,61 @@ def grid(
     values = data[chosen]
     scaled, limits = normalize(values, norm, data)
 
-    n, height, width = scaled.shape
+    shown = channel_words(feature_map.channels, choice, chosen)
+    title = describe(feature_map, shown if page is None else f"{shown}, page {page + 1}")
+    words = _labels(chosen, values, choice.ranking, first)
+    return mosaic(scaled, chosen, words, title, legend(norm, limits), cmap, dpi, plain, resample)
+
+
+def mosaic(
+    values: np.ndarray,
+    numbers: Sequence[int],
+    words: Sequence[str],
+    title: str,
+    key: Optional[Legend],
+    cmap: str,
+    dpi: int,
+    plain: bool,
+    resample: str = "nearest",
+) -> Picture:
+    """Lay out maps ``[n, H, W]`` in [0, 1], or photographs uint8 ``[n, H, W, 3]``, side by side.
+
+    Each carries its ``words`` above it, unless ``plain``, and is found in the picture's ``cells`` by
+    its number. The other arguments are as for :func:`grid`.
+    """
+    n, height, width = values.shape[:3]
     gap = max(1, round(dpi / 75))
-    words = [] if plain else _labels(chosen, values, choice.ranking, first)
+    words = [] if plain else words
     label_w, label_h = (max(side) for side in zip(*(text_size(word, 6, dpi) for word in words))) if words else (0, -gap)
     label_h += gap
     columns, scale = _layout(n, height, width, label_h, label_w, gap, round(GRID_INCHES * dpi))
     rows = -(-n // columns)
     cell_h, cell_w = height * scale, width * scale
     step_y, step_x = cell_h + label_h + gap, max(cell_w, label_w) + gap
-
-    shown = channel_words(feature_map.channels, choice, chosen)
-    title = describe(feature_map, shown if page is None else f"{shown}, page {page + 1}")
     least = 0 if plain else round(GRID_INCHES * dpi)
-    canvas, top, texts = sheet(rows * step_y, max(columns * step_x, least), title, legend(norm, limits), dpi, plain)
+    colours = palette_of(cmap) if values.ndim == 4 else None
+    canvas, top, texts = sheet(rows * step_y, max(columns * step_x, least), title, key, dpi, plain, colours)
 
     # All cells in one assignment, to a view of the canvas as [row, y, repeat, column, x]; the last row is filled up.
-    if resample != "nearest":
+    if values.ndim == 4:
+        codes = values.repeat(scale, axis=2)
+    elif resample == "nearest":
+        codes = quantise(values).repeat(scale, axis=2)
+    else:
+        codes = quantise(resampled(values, (cell_h, cell_w), resample).clip(0, 1))
         height, scale = cell_h, 1
-        scaled = resampled(scaled, (cell_h, cell_w), resample).clip(0, 1)
-    codes = quantise(scaled)
-    if resample == "nearest":
-        codes = codes.repeat(cell_w // width, axis=2)
-    codes = np.concatenate([codes, np.full((rows * columns - n, *codes.shape[1:]), PAPER, np.uint8)])
-    body = canvas[top:, gap : gap + columns * step_x].reshape(rows, step_y, columns, step_x)
-    body = body[:, label_h : label_h + cell_h, :, :cell_w].reshape(rows, height, scale, columns, cell_w)
-    body[...] = codes.reshape(rows, columns, height, 1, cell_w).transpose(0, 2, 3, 1, 4)
+    empty = np.full((rows * columns - n, *codes.shape[1:]), canvas[-1, -1], np.uint8)
+    codes = np.concatenate([codes, empty]).reshape(rows, columns, height, 1, cell_w, *codes.shape[3:])
+    body = canvas[top:, gap : gap + columns * step_x].reshape(rows, step_y, columns, step_x, *codes.shape[5:])
+    body = body[:, label_h : label_h + cell_h, :, :cell_w].reshape(
+        rows, height, scale, columns, cell_w, *codes.shape[5:]
+    )
+    body[...] = np.moveaxis(codes, 1, 3)
 
     cells = {}
-    for i, channel in enumerate(chosen):
+    for i, number in enumerate(numbers):
         y, x = top + i // columns * step_y, gap + i % columns * step_x
-        cells[channel] = (x, y + label_h, cell_w, cell_h)
+        cells[number] = (x, y + label_h, cell_w, cell_h)
         if words:
             texts.append(Text(x, y, words[i], 6, dpi))
     return lettered(Picture(canvas, palette_of(cmap), dpi, title, cells, texts))
@@ -265,21 +289,29 @@ def quantise(y: np.ndarray) -> np.ndarray:
 
 
 def sheet(
-    height: int, width: int, title: str, key: Optional[Legend], dpi: float, plain: bool
+    height: int,
+    width: int,
+    title: str,
+    key: Optional[Legend],
+    dpi: float,
+    plain: bool,
+    colours: Optional[np.ndarray] = None,
 ) -> Tuple[np.ndarray, int, List[Text]]:
     """An empty page for a body of ``height`` and ``width``, under a head with title and colour scale.
 
     Returns:
-        ``(canvas, top, texts)``: palette indices, ``[head + body, width + a margin on either side]``,
-        the first row of the body, and the lettering of the head, which is not in the canvas yet.
+        ``(canvas, top, texts)``: palette indices, ``[head + body, margin + width]``, or if ``colours``
+        is a palette, RGB; the first row of the body; and the lettering of the head, which is not in
+        the canvas yet.
     """
     gap = max(1, round(dpi / 75))
-    if plain:
-        return np.full((gap + height, gap + width), PAPER, np.uint8), gap, []
-    head, texts = _head(title, key, width - gap, dpi)
-    top = head.shape[0] + 2 * gap
-    canvas = np.full((top + height, -(-(gap + width) // 8) * 8), PAPER, np.uint8)  # see formats.png for the 8
-    canvas[gap : gap + head.shape[0], gap : gap + head.shape[1]] = head
+    head, texts = _head(title, key, width - gap, dpi) if not plain else (np.empty((0, 0), np.uint8), [])
+    top = gap if plain else head.shape[0] + 2 * gap
+    wide = -(-(gap + width) // 8) * 8  # for formats.filtered, which compares eight pixels at a time
+    canvas = np.full((top + height, wide) if colours is None else (top + height, wide, 3), PAPER, np.uint8)
+    if colours is not None:
+        canvas[...] = colours[PAPER]
+    canvas[gap : gap + head.shape[0], gap : gap + head.shape[1]] = head if colours is None else colours[head]
     return canvas, top, [text._replace(x=text.x + gap, y=text.y + gap) for text in texts]
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from yolov5_featviz.errors import FeatvizError
 
+CACHE = 1 << 17  # bytes
+
 # Each gets positions [n] in units of cells, 0 at the centre of the first, and returns the cells that
 # the value there is made of and their weights, [taps, n] each.
 Kernel = Callable[[np.ndarray, int], Tuple[np.ndarray, np.ndarray]]
@@ -73,12 +75,17 @@ def _along(how: str, n: int, out: int, start: float, stop: float) -> Tuple[np.nd
 
 def _apply(x: np.ndarray, cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """``x [k, n, m]`` to ``[k, out, m]``."""
-    result: np.ndarray = x[:, cells[0]]
+    result: np.ndarray
     if len(cells) == 1:
+        result = x.take(cells[0], axis=1)
         return result
-    result *= weights[0][:, None]
-    for cell, weight in zip(cells[1:], weights[1:]):
-        result += x[:, cell] * weight[:, None]
+    result = np.empty((x.shape[0], cells.shape[1], x.shape[2]), np.float32)
+    rows = max(1, CACHE // (4 * x.shape[0] * x.shape[2]))
+    for first in range(0, cells.shape[1], rows):  # so much at a time as stays in the processor's cache
+        part = slice(first, first + rows)
+        np.multiply(x.take(cells[0, part], axis=1), weights[0, part, None], out=result[:, part])
+        for cell, weight in zip(cells[1:, part], weights[1:, part]):
+            result[:, part] += x.take(cell, axis=1) * weight[:, None]
     return result
 
 

@@ -1,0 +1,282 @@
+"""What the pictures cost, and what others charge for them: all measured in one run, on this machine.
+
+    make bench                                       # the tables of the README
+    python scripts/benchmark.py --images 2000        # does memory stay flat?
+
+First, one layer of 64 channels to a PNG file at 300 dpi: ours, YOLOv5's own `feature_visualization`
+from the installed wheel, the recipe that is pasted into models/yolo.py, and mmengine's `draw_featmap`
+and torchshow where they are installed. Then YOLOv5's detect.py over a folder, alone and through us.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import cv2
+import numpy as np
+import torch
+
+import yolov5_featviz as fv
+from yolov5_featviz.formats import deflated, filtered
+from yolov5_featviz.table import align
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = ROOT / "weights" / "best.pt"
+YOLOV5 = Path(str(metadata.distribution("yolov5").locate_file("yolov5")))
+IMAGES = [YOLOV5 / "data" / "images" / name for name in ("bus.jpg", "zidane.jpg")]
+LAYERS = (17, 20, 23)
+CHANNELS, DPI = 64, 300
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="the median of so many is reported")
+    parser.add_argument("--images", type=int, default=50, help="size of the folder; 0 leaves that part out")
+    parser.add_argument("--json", default="runs/benchmark.json", help="where the numbers go")
+    o = parser.parse_args()
+    found: Dict[str, Any] = {"machine": machine(), "channels": CHANNELS, "dpi": DPI}
+    print(found["machine"])
+    with tempfile.TemporaryDirectory() as folder:
+        found["layers"] = layers(Path(folder), o.repeats)
+        found["overlay"] = overlays(o.repeats)
+        if o.images:
+            found["folder"] = detection(Path(folder), o.images, max(1, o.repeats // 2) if o.images <= 100 else 1)
+    path = Path(o.json)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"\nsaved to {path}")
+
+
+def machine() -> str:
+    libraries = ("torch", "numpy", "matplotlib", "opencv-python")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in libraries)
+    return f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}, zlib {zlib.ZLIB_RUNTIME_VERSION}"
+
+
+def median_ms(work: Callable[[], Any], repeats: int) -> float:
+    """Median of ``repeats`` after one that does not count."""
+    work()
+    spent = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent) * 1000
+
+
+# One layer to a file
+
+
+def maps() -> Dict[int, fv.FeatureMap]:
+    """Three layers of the demo checkpoint on bus.jpg, at 640 x 480."""
+    image = cv2.resize(cv2.imread(str(IMAGES[0])), (480, 640))
+    tensor = torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))[None]).float() / 255
+    model = fv.load(WEIGHTS)
+    with fv.capture(model, list(LAYERS)) as features, torch.no_grad():
+        model(tensor)
+    return {i: features[i] for i in LAYERS}
+
+
+def ours(fm: fv.FeatureMap, path: Path) -> None:
+    fm.grid(CHANNELS, dpi=DPI).save(path)
+
+
+def pasted(fm: fv.FeatureMap, path: Path) -> None:
+    """The recipe of the blog posts: one matplotlib axes a channel."""
+    import matplotlib.pyplot as plt
+    from torchvision.transforms import ToPILImage
+
+    plt.figure()
+    side = int(np.ceil(np.sqrt(CHANNELS)))
+    for k in range(min(CHANNELS, fm.channels)):
+        plt.subplot(side, side, k + 1)
+        plt.imshow(ToPILImage()(fm.data[k]))
+        plt.xticks([])
+        plt.yticks([])
+    plt.savefig(path, dpi=DPI)
+    plt.close()
+
+
+def contestants() -> Dict[str, Callable[[fv.FeatureMap, Path], Any]]:
+    os.environ.update({"YOLOv5_AUTOINSTALL": "false"})
+    from yolov5.utils.plots import feature_visualization
+
+    logging.getLogger("yolov5").setLevel(logging.ERROR)
+    tools: Dict[str, Callable[[fv.FeatureMap, Path], Any]] = {
+        "yolov5-featviz": ours,
+        f"YOLOv5 {metadata.version('yolov5')} feature_visualization": lambda fm, path: feature_visualization(
+            fm.data[None], fm.layer.type, fm.layer.index, n=CHANNELS, save_dir=path.parent
+        ),
+        "pasted into models/yolo.py": pasted,
+    }
+    try:
+        from mmengine.visualization import Visualizer
+
+        def draw_featmap(fm: fv.FeatureMap, path: Path) -> None:
+            size = tuple(int(np.ceil(1400 / 8 / fm.data.shape[2])) * side for side in fm.data.shape[1:])
+            options = {"channel_reduction": None, "topk": CHANNELS, "arrangement": (8, 8), "resize_shape": size}
+            cv2.imwrite(str(path), Visualizer.draw_featmap(fm.data, **options)[..., ::-1])
+
+        tools[f"mmengine {metadata.version('mmengine')} draw_featmap"] = draw_featmap
+    except ImportError:
+        pass
+    try:
+        import torchshow
+
+        tools[f"torchshow {metadata.version('torchshow')}"] = lambda fm, path: torchshow.save(
+            fm.data[:CHANNELS], str(path), nrows=8, ncols=8, dpi=DPI
+        )
+    except ImportError:
+        pass
+    return tools
+
+
+def layers(folder: Path, repeats: int) -> List[Dict[str, Any]]:
+    """ms a layer of each tool, how often that is ours, and what it leaves on disk."""
+    features = maps()
+    rows: List[Dict[str, Any]] = []
+    for name, tool in contestants().items():
+        place = folder / name.replace("/", "_")
+        place.mkdir()
+        spent, pixels, size = [], [], []
+        for fm in features.values():
+            path = place / f"{fm.stem}_features.png"
+            spent.append(median_ms(lambda fm=fm, path=path, tool=tool: tool(fm, path), repeats))
+            height, width = cv2.imread(str(path)).shape[:2]
+            pixels.append(f"{width}×{height}")
+            size.append(path.stat().st_size)
+        rows.append({"tool": name, "ms": spent, "mean_ms": statistics.mean(spent), "pixels": pixels, "bytes": size})
+    lines = [filtered(fm.grid(CHANNELS, dpi=DPI).pixels) for fm in features.values()]
+    floor = [median_ms(lambda part=part: deflated(part), repeats * 3) for part in lines]
+    rows.append({"tool": "the floor: deflating our pixels", "ms": floor, "mean_ms": statistics.mean(floor)})
+    for row in rows:
+        row["ratio"] = row["mean_ms"] / rows[0]["mean_ms"]
+    head = [
+        "one layer to a PNG file",
+        *(f"{fm.layer.name}, ms" for fm in features.values()),
+        "mean, ms",
+        "ratio",
+        "pixels",
+        "kB",
+    ]
+    body = [
+        [
+            row["tool"],
+            *(f"{ms:.1f}" for ms in row["ms"]),
+            f"{row['mean_ms']:.1f}",
+            f"{row['ratio']:.2g}" if row["ratio"] < 10 else f"{row['ratio']:.0f}",
+            row.get("pixels", [""])[0],
+            f"{sum(row['bytes']) / len(row['bytes']) / 1000:.0f}" if "bytes" in row else "",
+        ]
+        for row in rows
+    ]
+    print("\n" + align([head, *body], right=range(1, 8)))
+    return rows
+
+
+def overlays(repeats: int) -> Dict[str, float]:
+    """The other pictures, ms each; and what OpenCV's resize, colour map and blend alone take for an overlay."""
+    fm = maps()[17]
+    image = np.ascontiguousarray(cv2.imread(str(IMAGES[0]))[..., ::-1])
+    small = (np.clip(fm.heatmap().values, 0, 1) * 255).astype(np.float32)
+
+    def opencv() -> Any:
+        heat = cv2.resize(small, image.shape[1::-1]).astype(np.uint8)
+        return cv2.addWeighted(cv2.applyColorMap(heat, cv2.COLORMAP_JET), 0.4, image, 0.6, 0)
+
+    picture = fm.grid(CHANNELS)
+    works: Dict[str, Callable[[], Any]] = {
+        "heat map over bus.jpg, pixels only": lambda: fm.heatmap().over(image, plain=True),
+        "OpenCV's resize, colour map and blend": opencv,
+        "heat map over bus.jpg to PNG": lambda: fm.heatmap().over(image).to_png(),
+        "PCA of 64 channels to PNG": lambda: fm.pca().to_png(),
+        **{f"grid to {kind.upper()}": lambda kind=kind: picture.encode(kind) for kind in ("pdf", "svg", "jpg", "tif")},
+    }
+    found = {name: median_ms(work, repeats) for name, work in works.items()}
+    print("\n" + align([["other pictures, layer 17", "ms"], *([k, f"{v:.1f}"] for k, v in found.items())], right={1}))
+    return found
+
+
+# Detection over a folder
+
+
+def detection(folder: Path, count: int, repeats: int) -> Dict[str, Any]:
+    """detect.py over ``count`` images with and without us: seconds, and memory on the way."""
+    one, many = folder / "one", folder / "many"
+    for place, n in ((one, 1), (many, count)):
+        place.mkdir()
+        for i in range(n):
+            image = IMAGES[i % len(IMAGES)]
+            (place / f"{i:05d}{image.suffix}").symlink_to(image)
+    ways = {"YOLOv5 alone": [], "with three layers drawn": ["--visualize-layers", ",".join(map(str, LAYERS))]}
+    found: Dict[str, Any] = {"images": count}
+    table = [["detect.py over a folder", "1 image, s", f"{count} images, s", "ms an image", "memory on the way, MB"]]
+    times: Dict[str, List[Tuple[float, float]]] = {name: [] for name in ways}
+    memory: Dict[str, List[int]] = {}
+    for _ in range(repeats):  # in turns, so that whatever else the machine does falls on both
+        for name, flags in ways.items():
+            short, _ = detect(one, folder / "out", flags, 1)
+            long, memory[name] = detect(many, folder / "out", flags, count)
+            times[name].append((short, long))
+    for name in ways:
+        short, long = (statistics.median(column) for column in zip(*times[name]))
+        each = (long - short) / (count - 1) * 1000 if count > 1 else float("nan")
+        found[name] = {"one_s": short, "all_s": long, "ms_an_image": each, "memory_mb": memory[name]}
+        table.append([name, f"{short:.1f}", f"{long:.1f}", f"{each:.0f}", ", ".join(map(str, memory[name]))])
+    alone, drawn = (found[name] for name in ways)
+    found["ratio"] = drawn["all_s"] / alone["all_s"]
+    found["ratio_an_image"] = drawn["ms_an_image"] / alone["ms_an_image"]
+    table.append(["ratio", "", f"{found['ratio']:.2f}", f"{found['ratio_an_image']:.2f}", ""])
+    print("\n" + align(table, right={1, 2, 3}))
+    return found
+
+
+def detect(images: Path, out: Path, flags: List[str], count: int) -> Tuple[float, List[int]]:
+    """Seconds that one run takes, and the memory it holds, in MB, at each fifth of the way."""
+    import shutil
+
+    shutil.rmtree(out, ignore_errors=True)
+    script = ROOT / "detect.py" if flags else YOLOV5 / "detect.py"
+    words = ["--weights", WEIGHTS, "--source", images, "--project", out, "--name", "exp", *flags]
+    env = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOv5_AUTOINSTALL": "false", **os.environ}
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen([sys.executable, str(script), *map(str, words)], stdout=log, stderr=log, env=env)
+        marks, memory = [count * k // 5 for k in range(1, 6)], []
+        while process.poll() is None:
+            time.sleep(0.05 if count < 500 else 0.5)
+            done = len(list((out / "exp").glob("*.jpg"))) if (out / "exp").exists() else 0
+            if marks and done >= marks[0]:
+                marks.pop(0)
+                memory.append(resident(process.pid) or (memory or [0])[-1])
+        spent = time.perf_counter() - start
+        if process.returncode:
+            log.seek(0)
+            raise SystemExit(log.read().decode()[-2000:])
+    return spent, memory
+
+
+def resident(pid: int) -> Optional[int]:
+    """Memory that a process holds, in MB; None where the system does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS")), None)
+
+
+if __name__ == "__main__":
+    main()
