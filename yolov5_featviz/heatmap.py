@@ -71,10 +71,21 @@ class HeatMap:
     title: str
     feature_map: FeatureMap = field(repr=False)
 
-    def picture(self, cmap: str = "viridis", dpi: int = 300, plain: bool = False, resample: str = "nearest") -> Picture:
-        """Draw it alone, each value as a square of whole pixels, at least 3.3 inches wide or 5 high."""
+    def picture(
+        self,
+        cmap: str = "viridis",
+        dpi: int = 300,
+        plain: bool = False,
+        resample: str = "nearest",
+        scale: Optional[int] = None,
+    ) -> Picture:
+        """Draw it alone, each value as ``scale`` by ``scale`` pixels.
+
+        ``scale`` None makes it at least 3.3 inches wide or 5 high. The other arguments are as for
+        :meth:`over`.
+        """
         check_look(cmap, dpi)
-        codes = _enlarged(self.values[None], dpi, resample, lambda y: quantise(y[0]))
+        codes = _enlarged(self.values[None], dpi, resample, lambda y: quantise(y[0]), scale)
         return _panel(codes, self.title, self.legend, cmap, dpi, dpi, plain)
 
     def over(
@@ -251,11 +262,16 @@ def _window(feature_map: FeatureMap, image: Tuple[int, int]) -> Tuple[float, flo
     return feature_map.window
 
 
-def _enlarged(values: np.ndarray, dpi: int, how: str, paint: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Maps ``[n, H, W]`` as pixels, by a whole factor larger, to a width or height fit for print."""
+def _enlarged(
+    values: np.ndarray, dpi: int, how: str, paint: Callable[[np.ndarray], np.ndarray], scale: Optional[int] = None
+) -> np.ndarray:
+    """Maps ``[n, H, W]`` as pixels, by a whole factor larger, if None is given to a size fit for print."""
     check_resample(how)
     _, height, width = values.shape
-    scale = max(1, math.ceil(min(PANEL_INCHES * dpi / width, 1.5 * PANEL_INCHES * dpi / height)))
+    if scale is None:
+        scale = max(1, math.ceil(min(PANEL_INCHES * dpi / width, 1.5 * PANEL_INCHES * dpi / height)))
+    elif not (isinstance(scale, int) and scale >= 1):
+        raise FeatvizError(f"scale {scale!r}: give how many pixels a value is wide, 1 or more")
     if how == "nearest":
         return paint(values).repeat(scale, axis=1).repeat(scale, axis=0)
     return paint(resample(values, (height * scale, width * scale), how).clip(0, 1))

@@ -248,7 +248,8 @@ def describe(feature_map: FeatureMap, shown: str) -> str:
     """One line: image, layer, type, what is shown of it, size and stride."""
     layer = feature_map.layer
     _, height, width = feature_map.data.shape
-    parts = [f"Layer {layer.name}", layer.type, shown, f"{height}×{width}"]
+    name = f"Layer {layer.name}" if layer.name[:1].isdigit() else layer.name
+    parts = [name, layer.type, shown, f"{height}×{width}"]
     if feature_map.level is not None:
         parts.insert(2, f"level {feature_map.level}")
     if feature_map.stride is not None:
