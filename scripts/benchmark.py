@@ -255,7 +255,7 @@ def detect(images: Path, out: Path, flags: List[str], count: int) -> Tuple[float
     start = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([sys.executable, str(script), *map(str, words)], stdout=log, stderr=log, env=env)
-        marks, memory = [count * k // 5 for k in range(1, 6)], []
+        marks, memory = sorted({max(1, count * k // 5) for k in range(1, 6)}), []
         while process.poll() is None:
             time.sleep(0.05 if count < 500 else 0.5)
             done = len(list((out / "exp").glob("*.jpg"))) if (out / "exp").exists() else 0
