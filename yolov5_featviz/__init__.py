@@ -1,5 +1,6 @@
 """Look inside a detector: pictures of what chosen layers of a PyTorch model see."""
 
+import yolov5_featviz.openmmlab as _openmmlab  # noqa: F401
 import yolov5_featviz.save as _files  # noqa: F401  (a module loaded later would take the name of the function)
 import yolov5_featviz.yolov5 as _yolov5  # noqa: F401
 from yolov5_featviz.boxes import Boxes

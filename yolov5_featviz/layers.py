@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import nn
 
+from yolov5_featviz.boxes import Region
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.layout import Input, patch_size, tensors_of, to_maps
 
 LayerSpec = Union[str, int, Sequence[Union[str, int]]]
 
@@ -50,18 +54,30 @@ class Layer:
         return f"{'stage' if self.name[:1].isdigit() else ''}{self.name}_{self.type}"
 
 
+class Context(NamedTuple):
+    """What is known of an image that a network is given: its name, and where in the input it lies."""
+
+    image: str = ""
+    region: Optional[Region] = None
+
+
 @dataclass(frozen=True)
 class LayerIndex:
     """The numbered layers of a model, and the groups into which they fall.
 
     ``root`` is the module whose forward pass runs the layers once; ``groups`` maps a name such as
     ``backbone`` to positions in ``layers``, and ``input_channels`` is what an image must have.
+    ``copies`` of the root are modules of the same make that may be run in its place. ``context``
+    tells about the images of a pass, from the root that is about to run, what is known of its
+    input, and all that it is called with.
     """
 
     root: nn.Module = field(repr=False)
     layers: List[Layer]
     groups: Dict[str, List[int]]
     input_channels: int = 3
+    copies: Tuple[nn.Module, ...] = field(default=(), repr=False)
+    context: Optional[Callable[[nn.Module, Input, Sequence[Any]], Sequence[Context]]] = field(default=None, repr=False)
 
 
 # Model families that number their layers in a way of their own; the first that answers is believed.
@@ -69,19 +85,34 @@ FAMILIES: List[Callable[[nn.Module], Optional[LayerIndex]]] = []
 
 
 def index_layers(model: nn.Module) -> LayerIndex:
-    """Number the layers of ``model``: as its family does, else its direct children in order."""
+    """Number the layers of ``model``: as its family does, else its direct children in order.
+
+    ``DataParallel``, ``DistributedDataParallel`` and what ``torch.compile`` returns are seen through.
+    """
+    if not isinstance(model, nn.Module):
+        raise FeatvizError(f"the layers of a {type(model).__name__} cannot be looked at: give a torch.nn.Module")
+    inner: Any = model
+    while isinstance(inner, nn.Module):
+        model = inner
+        parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if parallel else getattr(model, "_orig_mod", None)
     for family in FAMILIES:
         found = family(model)
         if found is not None:
             return found
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
+    return index_children(model)
+
+
+def index_children(
+    model: nn.Module, context: Optional[Callable[[nn.Module, Input, Sequence[Any]], Sequence[Context]]] = None
+) -> LayerIndex:
+    """Number the direct children of ``model`` in order."""
     layers = [
-        Layer(path=name, module=child, type=type(child).__name__, index=i, name=name if not name.isdigit() else str(i))
+        Layer(path=name, module=child, type=type(child).__name__, index=i, name=name)
         for i, (name, child) in enumerate(model.named_children())
     ]
     channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
-    return LayerIndex(model, layers, {"all": list(range(len(layers)))}, channels)
+    return LayerIndex(model, layers, {"all": list(range(len(layers)))}, channels, context=context)
 
 
 def select_layers(model: Union[nn.Module, LayerIndex], layers: LayerSpec) -> List[Layer]:
@@ -90,8 +121,10 @@ def select_layers(model: Union[nn.Module, LayerIndex], layers: LayerSpec) -> Lis
     Args:
         model: the model, or its index if that is at hand.
         layers: an index (``17``, ``-2``), a range (``0-9``), a type in any case (``spp``), a dotted
-            path (``17.m.0.cv2``, ``backbone.layer4``), a group (``all``, and whatever else the
-            model's family defines), a comma list of these, or a sequence of them.
+            path (``17.m.0.cv2``, ``backbone.layer4``), a pattern for such paths
+            (``backbone.layer*``; a ``*`` stands for anything but a dot, ``**`` for that too), a
+            group (``all``, and whatever else the model's family defines), a comma list of these, or
+            a sequence of them.
 
     Returns:
         The layers in the order they were asked for, each once.
@@ -129,7 +162,20 @@ def _find(index: LayerIndex, token: str) -> Iterable[Layer]:
     same_type = [layer for layer in index.layers if layer.type.lower() == token.lower()]
     if same_type:
         return same_type
-    return _find_inside(index, token)
+    return _find_by_pattern(index, token) or _find_inside(index, token)
+
+
+def _find_by_pattern(index: LayerIndex, token: str) -> List[Layer]:
+    if "*" not in token and "?" not in token:
+        return []
+    words = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
+    pattern = re.compile("".join(words.get(part) or re.escape(part) for part in re.split(r"(\*\*|\*|\?)", token)))
+    layers = [_submodule(index, path, module) for path, module in index.root.named_modules() if path]
+    return [
+        replace(layer, optional=True)
+        for layer in layers
+        if pattern.fullmatch(layer.path) or pattern.fullmatch(layer.name)
+    ]
 
 
 def _find_inside(index: LayerIndex, token: str) -> Iterable[Layer]:
@@ -153,9 +199,10 @@ def _find_inside(index: LayerIndex, token: str) -> Iterable[Layer]:
         inside = [name for name, _ in index.layers[int(head)].module.named_children()]
         raise FeatvizError(f"no layer {token!r}: layer {head} holds {', '.join(inside) or 'no further modules'}")
     types = list(dict.fromkeys(layer.type for layer in index.layers))
+    near = difflib.get_close_matches(token, modules, 1)
     raise FeatvizError(
-        f"no layer {token!r}: this model has layers 0 to {len(index.layers) - 1}, "
-        f"the types {', '.join(types)} and the groups {', '.join(index.groups)}"
+        f"no layer {token!r}{f' (did you mean {near[0]}?)' if near else ''}: this model has layers 0 to "
+        f"{len(index.layers) - 1}, the types {', '.join(types)} and the groups {', '.join(index.groups)}"
     )
 
 
@@ -163,18 +210,34 @@ def _submodule(index: LayerIndex, path: str, module: nn.Module) -> Layer:
     for layer in index.layers:
         if path == layer.path:
             return layer
-        if path.startswith(layer.path + "."):
+        if is_inside(path, layer.path):
             return Layer(
                 path=path, module=module, type=type(module).__name__, name=layer.name + path[len(layer.path) :]
             )
     return Layer(path=path, module=module, type=type(module).__name__, name=path)
 
 
+def is_inside(path: str, other: str) -> bool:
+    """Whether the module at ``path`` is the one at ``other``, or part of it; the root's path is empty."""
+    return not other or f"{path}.".startswith(f"{other}.")
+
+
+def unhookable(module: nn.Module, title: str = "") -> Optional[str]:
+    """Why no forward hook can be set on ``module``; None if one can."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{title} is TorchScript, which runs no hooks: capture the model from which it was made"
+    return None
+
+
 @dataclass(frozen=True)
 class LayerInfo:
-    """One row of the table of layers. ``gflops`` and ``stride`` are None where they are not defined."""
+    """One row of the table of layers.
 
-    index: int
+    ``index`` is None for a sub-module of a numbered layer; ``gflops`` and ``stride`` are None where
+    they are not defined.
+    """
+
+    index: Optional[int]
     name: str
     sources: Tuple[int, ...]
     type: str
@@ -185,12 +248,13 @@ class LayerInfo:
     stride: Optional[float]
 
 
-def list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]] = 640) -> List[LayerInfo]:
-    """Describe the numbered layers of ``model`` for an input of ``[1, C, imgsz, imgsz]``.
+def list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]] = 640, depth: int = 1) -> List[LayerInfo]:
+    """Describe the layers of ``model`` for an input of ``[1, C, imgsz, imgsz]``.
 
     Args:
         model: any ``nn.Module``; it is run once on zeros, in evaluation mode, and left as it was.
         imgsz: side of the input in pixels, or ``(height, width)``.
+        depth: 1 for the numbered layers only, 2 for the modules in them too, and so on.
 
     Returns:
         One :class:`LayerInfo` a layer. ``shape`` is the output's shape, or a list of shapes where it
@@ -198,18 +262,39 @@ def list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]] = 640) -> L
         do, over the module types that thop knows.
 
     Raises:
-        FeatvizError: the model cannot be run at that size.
+        FeatvizError: the model cannot be run at that size, or is TorchScript.
     """
     index = index_layers(model)
     height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     first = next(index.root.parameters(), torch.zeros(0))
     image = torch.zeros(1, index.input_channels, height, width, device=first.device, dtype=first.dtype)
     image = image if image.is_floating_point() else image.float()
+    given, patch = Input((height, width), 1), patch_size(index.root)
 
-    shapes: Dict[int, Any] = {}
+    layers = [
+        layer
+        for top in index.layers
+        for path, module in top.module.named_modules(prefix=top.path)
+        if path.count(".") - top.path.count(".") < depth
+        for layer in [_submodule(index, path, module)]
+    ]
+    for layer in layers:
+        reason = unhookable(layer.module, layer.title)
+        if reason:
+            raise FeatvizError(reason)
+    shapes: Dict[str, Any] = {}
+    strides: Dict[str, float] = {}
+
+    def look(layer: Layer, output: Any) -> None:
+        shapes[layer.path] = [tuple(tensor.shape) for _, tensor in tensors_of(output)]
+        if isinstance(output, torch.Tensor):
+            shapes[layer.path] = tuple(output.shape)
+            with suppress(FeatvizError):
+                strides[layer.path] = height / to_maps(output, layer.module, given, patch).shape[2]
+
     hooks = [
-        layer.module.register_forward_hook(lambda module, args, output, i=i: shapes.__setitem__(i, _shapes(output)))
-        for i, layer in enumerate(index.layers)
+        layer.module.register_forward_hook(lambda module, args, output, layer=layer: look(layer, output))
+        for layer in layers
     ]
     training = index.root.training
     try:
@@ -223,34 +308,20 @@ def list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]] = 640) -> L
         index.root.train(training)
 
     operations = _count_operations(index, image)
-    rows = []
-    for i, layer in enumerate(index.layers):
-        shape: Any = shapes.get(i)
-        rows.append(
-            LayerInfo(
-                index=i,
-                name=layer.name,
-                sources=layer.sources,
-                type=layer.type,
-                arguments=layer.arguments,
-                parameters=sum(p.numel() for p in layer.module.parameters()),
-                gflops=operations.get(layer.path),
-                shape=shape,
-                stride=height / shape[2] if isinstance(shape, tuple) and len(shape) == 4 else None,
-            )
+    return [
+        LayerInfo(
+            index=layer.index,
+            name=layer.name,
+            sources=layer.sources,
+            type=layer.type,
+            arguments=layer.arguments or " ".join(layer.module.extra_repr().split()),
+            parameters=sum(p.numel() for p in layer.module.parameters()),
+            gflops=operations.get(layer.path),
+            shape=shapes.get(layer.path),
+            stride=strides.get(layer.path),
         )
-    return rows
-
-
-def _shapes(output: Any) -> Any:
-    """``(1, 3, 8, 8)`` for a tensor, a list of such for anything that holds tensors."""
-    if isinstance(output, torch.Tensor):
-        return tuple(output.shape)
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        return [_shapes(part) for part in output]
-    return None
+        for layer in layers
+    ]
 
 
 def _count_operations(index: LayerIndex, image: torch.Tensor) -> Dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Container, List, Sequence
+from typing import Any, Container, Sequence
 
 from yolov5_featviz.layers import LayerInfo
 
@@ -12,7 +12,7 @@ def layer_table(rows: Sequence[LayerInfo]) -> str:
     head = ["index", "from", "type", "arguments", "parameters", "GFLOPs", "output shape", "stride"]
     body = [
         [
-            str(row.index) if row.name == str(row.index) else f"{row.index} {row.name}",
+            row.name if row.index is None or row.name == str(row.index) else f"{row.index} {row.name}",
             ",".join(map(str, row.sources)) or "-",
             row.type,
             row.arguments or "-",
@@ -23,18 +23,20 @@ def layer_table(rows: Sequence[LayerInfo]) -> str:
         ]
         for row in rows
     ]
-    counted = [row.gflops for row in rows if row.gflops is not None]
+    whole = [row for row in rows if row.index is not None]
+    counted = [row.gflops for row in whole if row.gflops is not None]
     total = [
         "",
         "",
         "total",
         "",
-        f"{sum(row.parameters for row in rows):,}",
+        f"{sum(row.parameters for row in whole):,}",
         f"{sum(counted):.3f}" if counted else "-",
         "",
         "",
     ]
-    return align([head, *body, total], right={0, 4, 5, 7})
+    numbered = all(row.name == str(row.index) for row in rows)
+    return align([head, *body, total], right={4, 5, 7} | ({0} if numbered else set()))
 
 
 def align(lines: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
@@ -49,14 +51,5 @@ def align(lines: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
 
 
 def _shape(shape: Any) -> str:
-    if isinstance(shape, tuple):
-        return "x".join(map(str, shape))
-    flat: List[str] = []
-    todo = list(shape or [])
-    while todo:
-        part = todo.pop(0)
-        if isinstance(part, list):
-            todo = part + todo
-        elif part is not None:
-            flat.append(_shape(part))
-    return ", ".join(flat) or "-"
+    shapes = [shape] if isinstance(shape, tuple) else shape or []
+    return ", ".join("x".join(map(str, one)) for one in shapes) or "-"

@@ -1,3 +1,5 @@
 """All that knows YOLOv5; nothing outside this folder does."""
 
-from yolov5_featviz.yolov5 import model as model  # makes its numbering of layers known
+# these make their ways of numbering layers known
+from yolov5_featviz.yolov5 import model as model
+from yolov5_featviz.yolov5 import ultralytics as ultralytics
