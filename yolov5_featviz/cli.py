@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.version import __version__
@@ -18,9 +18,12 @@ USAGE = """\
 usage: yolov5-featviz run SCRIPT [YOLOv5's own flags] [flags below]
        yolov5-featviz layers --weights W [--imgsz N] [--json]
        yolov5-featviz patch CHECKOUT [--reverse]
+       yolov5-featviz image --model M --layers LAYERS --source IMAGES [--weights W] [--imgsz N] [flags below]
+       yolov5-featviz layers --model M [--weights W] [--imgsz N] [--depth N] [--json]
        yolov5-featviz --version
 
-Run a YOLOv5 script, unedited, and take pictures of the layers you ask for.
+Run a YOLOv5 script, unedited, and take pictures of the layers you ask for; or put images through any
+other model: torchvision:resnet50, timm:resnet50, or module:function or file.py:function for yours.
 """
 
 
@@ -34,6 +37,21 @@ def flags() -> argparse.ArgumentParser:
         metavar="LAYERS",
         help="17,20,23 | -2 | 0-9 | SPP | 17.m.0.cv2 | all, backbone, neck, detect",
     )
+    _look_flags(group)
+    add("--visualize-dir", metavar="DIR", help="where the pictures go; default the run folder")
+    add(
+        "--visualize-every", metavar="N", type=int, help="each N epochs of a training (default 10) or frames of a video"
+    )
+    add("--visualize-limit", metavar="N", type=int, help="N images at most (default 8 in validation, else all)")
+    add("--visualize-summary", action="store_true", help="keep YOLOv5's model-summary pass, skipped otherwise")
+    add("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use; found by itself otherwise")
+    add("--trust-weights", action="store_true", help="unpickle the checkpoint without the allow-list")
+    return parser
+
+
+def _look_flags(parser: Any) -> None:
+    """The flags that say what to draw of a layer, and how."""
+    add = parser.add_argument
     add(
         "--visualize-mode", metavar="MODES", default="grid", help="comma list of grid (default), heatmap, channels, pca"
     )
@@ -46,7 +64,7 @@ def flags() -> argparse.ArgumentParser:
     add(
         "--visualize-norm",
         metavar="NORM",
-        help="how values become colours: channel (default), layer, robust, zero, sigmoid, none, byte",
+        help="how values become colours: channel (default), layer, robust, zero, signed, sigmoid, none, byte",
     )
     add(
         "--visualize-reduce",
@@ -71,15 +89,6 @@ def flags() -> argparse.ArgumentParser:
     add("--visualize-format", metavar="FORMATS", default="png", help="comma list of png, pdf, svg, jpg, tif, npy")
     add("--visualize-dpi", metavar="DPI", type=int, default=300, help="default 300")
     add("--visualize-plain", action="store_true", help="no captions, only pixels")
-    add("--visualize-dir", metavar="DIR", help="where the pictures go; default the run folder")
-    add(
-        "--visualize-every", metavar="N", type=int, help="each N epochs of a training (default 10) or frames of a video"
-    )
-    add("--visualize-limit", metavar="N", type=int, help="N images at most (default 8 in validation, else all)")
-    add("--visualize-summary", action="store_true", help="keep YOLOv5's model-summary pass, skipped otherwise")
-    add("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use; found by itself otherwise")
-    add("--trust-weights", action="store_true", help="unpickle the checkpoint without the allow-list")
-    return parser
 
 
 class _Words(argparse.ArgumentParser):
@@ -124,24 +133,9 @@ def options(ours: List[str]) -> Any:
     for flag, number in (("--visualize-every", o.visualize_every), ("--visualize-limit", o.visualize_limit)):
         if number is not None and number < 1:
             raise FeatvizError(f"{flag} {number}: take 1 or more")
-    strength = re.fullmatch(r"(add:)?(\d*\.?\d+)", o.visualize_alpha.strip())
-    if not strength:
-        raise FeatvizError(f"alpha {o.visualize_alpha!r} is not understood: take 0 to 1, such as 0.4, or add:0.4")
     return Options(
         layers=o.visualize_layers,
-        modes=_words(o.visualize_mode),
-        channels=o.visualize_channels,
-        norm=o.visualize_norm,
-        reduce=o.visualize_reduce,
-        resample=o.visualize_resample,
-        cmap=o.visualize_cmap,
-        alpha=float(strength.group(2)),
-        blend="add" if strength.group(1) else "mix",
-        overlay=o.visualize_overlay,
-        boxes=o.visualize_boxes,
-        formats=_words(o.visualize_format),
-        dpi=o.visualize_dpi,
-        plain=o.visualize_plain,
+        **_look(o),
         folder=o.visualize_dir,
         summary=o.visualize_summary,
         every=o.visualize_every,
@@ -149,6 +143,28 @@ def options(ours: List[str]) -> Any:
         yolov5=o.yolov5,
         trust=o.trust_weights,
     )
+
+
+def _look(o: argparse.Namespace) -> Dict[str, Any]:
+    """What :func:`_look_flags` were given, as :class:`yolov5_featviz.pictures.Look` takes it."""
+    strength = re.fullmatch(r"(add:)?(\d*\.?\d+)", o.visualize_alpha.strip())
+    if not strength:
+        raise FeatvizError(f"alpha {o.visualize_alpha!r} is not understood: take 0 to 1, such as 0.4, or add:0.4")
+    return {
+        "modes": _words(o.visualize_mode),
+        "channels": o.visualize_channels,
+        "norm": o.visualize_norm,
+        "reduce": o.visualize_reduce,
+        "resample": o.visualize_resample,
+        "cmap": o.visualize_cmap,
+        "alpha": float(strength.group(2)),
+        "blend": "add" if strength.group(1) else "mix",
+        "overlay": o.visualize_overlay,
+        "boxes": o.visualize_boxes,
+        "formats": _words(o.visualize_format),
+        "dpi": o.visualize_dpi,
+        "plain": o.visualize_plain,
+    }
 
 
 def _words(text: str) -> List[str]:
@@ -172,19 +188,31 @@ def layers(arguments: List[str]) -> int:
     from yolov5_featviz.yolov5.load import load
     from yolov5_featviz.yolov5.preflight import locate_weights
 
-    parser = _Words(prog="yolov5-featviz layers", description="List the layers of a checkpoint.", allow_abbrev=False)
-    parser.add_argument("--weights", required=True, help="a .pt checkpoint")
+    parser = _Words(prog="yolov5-featviz layers", description="List the layers of a model.", allow_abbrev=False)
+    parser.add_argument("--weights", help="a YOLOv5 .pt checkpoint, or a state dict for --model")
+    parser.add_argument("--model", help="torchvision:resnet50, timm:resnet50, module:function or file.py:function")
     parser.add_argument(
-        "--imgsz", "--img", "--img-size", type=int, nargs="+", default=[640], help="input size; default 640"
+        "--imgsz", "--img", "--img-size", type=int, nargs="+", help="input size; default 640, or what --model wants"
     )
+    parser.add_argument("--depth", type=int, help="how deep to go into modules; default 1, or 2 for --model")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use")
     parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
     o = parser.parse_args(arguments)
-    if len(o.imgsz) > 2 or min(o.imgsz) < 1:
+    if o.weights is None and o.model is None:
+        raise FeatvizError("give --weights, a YOLOv5 checkpoint, or --model, such as torchvision:resnet50")
+    if o.imgsz and (len(o.imgsz) > 2 or min(o.imgsz) < 1):
         raise FeatvizError(f"--imgsz {' '.join(map(str, o.imgsz))}: give one size, or height and width")
-    model = load(locate_weights(o.weights, [Path("weights")]), o.yolov5, o.trust_weights)
-    rows = list_layers(model, (o.imgsz[0], o.imgsz[-1]))
+    if o.depth is not None and o.depth < 1:
+        raise FeatvizError(f"--depth {o.depth}: take 1 or more")
+    if o.model is None:
+        model = load(locate_weights(o.weights, [Path("weights")]), o.yolov5, o.trust_weights)
+        size = (640, 640)
+    else:
+        zoo = _zoo_model(o)
+        model, size = zoo.model, zoo.input_size()
+    size = (o.imgsz[0], o.imgsz[-1]) if o.imgsz else size
+    rows = list_layers(model, size, o.depth or (1 if o.model is None else 2))
     print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) if o.json else layer_table(rows))
     return 0
 
@@ -201,6 +229,52 @@ def patch(arguments: List[str]) -> int:
     return 0
 
 
+def image(arguments: List[str]) -> int:
+    """``yolov5-featviz image``: see :func:`yolov5_featviz.run_images.run_images`."""
+    from yolov5_featviz.pictures import Look
+    from yolov5_featviz.run_images import run_images
+
+    parser = _Words(
+        prog="yolov5-featviz image", description="Put images through a model and draw its layers.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--model", required=True, help="torchvision:resnet50, timm:resnet50, module:function or file.py:function"
+    )
+    parser.add_argument(
+        "--layers", required=True, help="layer1 | layer* | features.5 | Bottleneck | -2 | 0-3 | all, or a comma list"
+    )
+    parser.add_argument("--source", required=True, help="an image, a folder of images, or a pattern such as 'a/*.jpg'")
+    parser.add_argument(
+        "--weights", help="a state dict, or 'default' to download the library's; else those at hand, or random ones"
+    )
+    parser.add_argument(
+        "--imgsz", type=int, help="bring images to a square; default: the model's own way, or 384 if it says none"
+    )
+    parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
+    parser.add_argument("--visualize-dir", metavar="DIR", help="where the pictures go; default runs/featviz/exp")
+    _look_flags(parser)
+    o = parser.parse_args(arguments)
+    look = Look(**_look(o))
+    return run_images(_zoo_model(o), o.layers, o.source, look, o.visualize_dir, say)
+
+
+def _zoo_model(o: argparse.Namespace) -> Any:
+    from yolov5_featviz.yolov5.checkpoint import load_checkpoint
+    from yolov5_featviz.zoo import load_model
+
+    sizes = o.imgsz if isinstance(o.imgsz, int) else None
+    if sizes is not None and sizes < 1:
+        raise FeatvizError(f"--imgsz {sizes}: take 1 or more")
+    zoo = load_model(o.model, o.weights, sizes, lambda path: load_checkpoint(path, trust=o.trust_weights))
+    say(f"{__version__}, {o.model}, weights: {zoo.weights}")
+    return zoo
+
+
+def say(message: str) -> None:
+    """Tell something beside the results."""
+    print(f"yolov5-featviz: {message}", file=sys.stderr, flush=True)
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
     """The console script. Returns the exit code: 0 done, 1 something failed while running, 2 the input is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -211,6 +285,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return layers(arguments[1:])
         if arguments[:1] == ["patch"]:
             return patch(arguments[1:])
+        if arguments[:1] == ["image"]:
+            return image(arguments[1:])
         if arguments == ["--version"]:
             print(__version__)
             return 0

@@ -101,6 +101,8 @@ class HeatMap:
     ) -> Picture:
         """Lay it over the image that it belongs to, from which any padding is cut off first.
 
+        What the network did not see of the image, because it was cropped, stays as it is.
+
         Args:
             image: the image as it was before it was padded for the network, a path, array, tensor or
                 PIL image as in :func:`yolov5_featviz.images.as_rgb`; or, of exactly the size of the
@@ -133,6 +135,10 @@ class HeatMap:
         size = pixels.shape[:2]
         heat = quantise(aligned(self.values, fm, (height, width), size, resample).clip(0, 1))
         mixed = blended(heat, palette_of(cmap), pixels, alpha, blend)
+        seen = _seen(fm, (height, width), size)
+        if mixed[seen].size < mixed.size:
+            all_over, mixed = mixed, pixels.copy()
+            mixed[seen] = all_over[seen]
         letter_dpi = max(float(dpi), size[1] / WIDE_INCHES)
         labels: List[Text] = []
         if boxes and fm.boxes is not None:
@@ -260,6 +266,15 @@ def _window(feature_map: FeatureMap, image: Tuple[int, int]) -> Tuple[float, flo
     if feature_map.input_size == image:
         return 0.0, 0.0, float(image[1]), float(image[0])
     return feature_map.window
+
+
+def _seen(feature_map: FeatureMap, image: Tuple[int, int], size: Tuple[int, int]) -> Tuple[slice, slice]:
+    """Rows and columns of the image, drawn at ``size``, that are in the network's input."""
+    left, top, right, bottom = _window(feature_map, image)
+    height, width = feature_map.input_size or (bottom, right)
+    down, across = size[0] / (bottom - top), size[1] / (right - left)
+    rows = slice(max(0, round(-top * down)), round((height - top) * down))
+    return rows, slice(max(0, round(-left * across)), round((width - left) * across))
 
 
 def _enlarged(
