@@ -8,6 +8,7 @@ from yolov5_featviz.capture import Capture, FeatureMap, capture
 from yolov5_featviz.channels import Ranking, rank
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.heatmap import HeatMap
+from yolov5_featviz.kernels import kernels
 from yolov5_featviz.layers import LayerInfo, list_layers, select_layers
 from yolov5_featviz.render import Picture
 from yolov5_featviz.tensors import picture, save, show
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "capture",
     "compatible",
+    "kernels",
     "list_layers",
     "load",
     "picture",

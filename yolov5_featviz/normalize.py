@@ -40,6 +40,8 @@ def normalize(
               channel whose two percentiles are equal is scaled as by ``channel``.
             - ``zero``: each channel from 0 to its own maximum; negative values become 0, and so does
               a channel without a positive value.
+            - ``signed``: each channel from minus to plus its largest absolute value, so that 0 is in
+              the middle; for colour maps that diverge from there, such as ``RdBu_r``.
             - ``sigmoid``: ``1 / (1 + exp(-x))``.
             - ``none``: values are [0, 1] already; what lies beyond becomes 0 or 1.
             - ``byte``: ``trunc(255 x)`` modulo 256, over 255: what torchvision's ``to_pil_image``
@@ -108,6 +110,14 @@ def _from_zero(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray
     return _scale(x, limits)
 
 
+def _signed(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    largest = np.abs(_extremes(x)).max(axis=1)
+    y, limits = _scale(x, np.stack([-largest, largest], axis=1))
+    if not largest.all():
+        y[(largest == 0)[:, None, None] & (x == 0)] = 0.5  # nothing but 0, which is the middle
+    return y, limits
+
+
 def _robust(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     limits = _extremes(x)
     for row, channel in zip(limits, x):
@@ -141,6 +151,7 @@ NORMS: Dict[str, Norm] = {
     "layer": Norm(_by_layer, "of the layer"),
     "robust": Norm(_robust, "of each channel on its own", ("1st", "99th percentile")),
     "zero": Norm(_from_zero, "of each channel on its own", ("0", "max")),
+    "signed": Norm(_signed, "of each channel on its own", ("-max", "max")),
     "sigmoid": Norm(_sigmoid, "sigmoid of the value", ("0", "1")),
     "none": Norm(_as_they_are, "values as they are"),
     "byte": Norm(_low_byte, "low byte of 255 × value", ("0", "255")),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -252,6 +252,8 @@ def describe(feature_map: FeatureMap, shown: str) -> str:
     parts = [name, layer.type, shown, f"{height}×{width}"]
     if feature_map.level is not None:
         parts.insert(2, f"level {feature_map.level}")
+    if feature_map.call is not None:
+        parts.insert(2, f"call {feature_map.call}")
     if feature_map.stride is not None:
         down, across = (f"{s:.3g}" for s in feature_map.stride)
         parts.append(f"stride {down}" if down == across else f"stride {down}×{across}")
