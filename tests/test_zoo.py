@@ -135,8 +135,8 @@ def test_your_own(tmp_path, monkeypatch):
         ("mynets:tin", "no function 'tin': did you mean tiny"),
         ("mynets:number", "no function 'number'"),
         ("mynets:nn(4)", "not understood: give key=value"),
-        ("nets:tiny", "no module nets"),
-        ("nets.py:tiny", "there is no such file"),
+        ("nonets:tiny", "no module nonets"),
+        ("nonets.py:tiny", "there is no such file"),
         ("mynets:tiny(depth=3)", "could not be built: .*'depth'"),
         ("builtins:dict", "returned a dict, not a torch.nn.Module"),
     ):

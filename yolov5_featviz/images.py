@@ -33,8 +33,9 @@ def as_rgb(image: Any) -> np.ndarray:
                 return as_rgb(file)
         except FileNotFoundError:
             raise FeatvizError(f"no image {image}") from None
-        except OSError as error:
-            raise FeatvizError(f"cannot read the image {image}: {error}") from None
+        except Exception as error:  # each format has errors of its own, and libraries put theirs around Pillow's
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise FeatvizError(f"cannot read the image {image}: {reason}") from None
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
         if image.mode[:1] not in "IF":  # those two hold more than 8 bits, which convert() would clip
