@@ -16,6 +16,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.layout import Input, patch_size, tensors_of, to_maps
 
 LayerSpec = Union[str, int, Sequence[Union[str, int]]]
+Target = Union[str, int, Sequence[float], None]  # what is to be explained: a class, one of its detections, a box
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class LayerIndex:
     ``backbone`` to positions in ``layers``, and ``input_channels`` is what an image must have.
     ``copies`` of the root are modules of the same make that may be run in its place. ``context``
     tells about the images of a pass, from the root that is about to run, what is known of its
-    input, and all that it is called with.
+    input, and all that it is called with. ``score`` takes from the root's output the score of a
+    target, and says what that is.
     """
 
     root: nn.Module = field(repr=False)
@@ -78,6 +80,7 @@ class LayerIndex:
     input_channels: int = 3
     copies: Tuple[nn.Module, ...] = field(default=(), repr=False)
     context: Optional[Callable[[nn.Module, Input, Sequence[Any]], Sequence[Context]]] = field(default=None, repr=False)
+    score: Optional[Callable[[Any, Target], Tuple[torch.Tensor, str]]] = field(default=None, repr=False)
 
 
 # Model families that number their layers in a way of their own; the first that answers is believed.

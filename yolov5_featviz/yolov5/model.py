@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
 from torch import nn
 
 from yolov5_featviz.layers import FAMILIES, Layer, LayerIndex
+from yolov5_featviz.yolov5.target import target_score
 
 ONE_PASS = ("_forward_once", "forward_once")  # the method that runs the layers; v6.0 gave it its underscore
 
@@ -56,7 +58,7 @@ def index_model(model: nn.Module) -> Optional[LayerIndex]:
     if len(inputs) > 1 and rows and len(rows[last]) > 2 and "Concat" not in str(rows[last][2]):
         groups["detect"] = inputs
     channels = yaml.get("ch", 3) if isinstance(yaml, dict) else 3
-    return LayerIndex(root, layers, groups, channels)
+    return LayerIndex(root, layers, groups, channels, score=partial(target_score, getattr(root, "names", ())))
 
 
 def _definition(root: nn.Module) -> List[Any]:
