@@ -92,6 +92,13 @@ def test_a_data_sets_own_words(checkout):
     assert [item.name(i) for i in (0, 1)] == ["x_0", "x_1"]
 
 
+def test_a_validations_guesses_are_not_shown():
+    found = torch.tensor([[0.0, 0, 9, 9, 0.9, 1], [0, 0, 5, 5, 0.24, 0]])
+    assert [len(Item(["x.jpg"], found=[found], limit=n).boxes(0, ["a", "b"])) for n in (None, 8)] == [2, 1]
+    assert Item(["x.jpg"], found=[found], limit=8).boxes(0, {0: "a", 1: "b"}).caption(0) == "b 0.90"
+    assert len(Item(["x.jpg"], found=[None]).boxes(0, [])) == 0 and Item(["x.jpg"]).boxes(0, []) is None
+
+
 def test_what_a_loader_of_images_yields():
     network, original = np.zeros((3, 320, 640), np.uint8), np.zeros((500, 900, 3), np.uint8)
     (found,) = find_originals(("x.jpg", network, original, None, ""))

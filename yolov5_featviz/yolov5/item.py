@@ -15,6 +15,8 @@ from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.capture import Capture, FeatureMap
 from yolov5_featviz.yolov5.letterbox import letterbox_region
 
+SHOWN = 0.25  # the score from which YOLOv5 itself detects and, when validating, draws a box
+
 
 @dataclass
 class Item:
@@ -91,6 +93,8 @@ class Item:
         found = self.found[i]
         if found is None:
             return Boxes(np.zeros((0, 4)))
+        if self.limit is not None:  # a validation counts every guess, down to a score of 0.001
+            found = found[found[:, 4] >= SHOWN]
         classes = [int(c) for c in found[:, 5]]
         known = names if isinstance(names, dict) else dict(enumerate(names if isinstance(names, (list, tuple)) else ()))
         labels = [str(known.get(c, c)) for c in classes]
