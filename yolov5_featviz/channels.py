@@ -103,7 +103,7 @@ def rank(feature_map: FeatureMap, by: str = "mean") -> Ranking:
     scores: Dict[str, np.ndarray] = {}
     note = ""
     if by == "contrast":
-        inside, outside = (side.ravel() for side in _sides(feature_map))
+        inside, outside = (side.ravel() for side in sides(feature_map))
         if min(inside.sum(), outside.sum()) < 2:
             found = feature_map.boxes is not None and len(feature_map.boxes) > 0
             reason = "the boxes leave too few cells to compare" if found else "nothing was detected"
@@ -135,7 +135,7 @@ def _contrast(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
         return np.where(difference == 0, 0.0, difference / s)
 
 
-def _sides(feature_map: FeatureMap) -> Tuple[np.ndarray, np.ndarray]:
+def sides(feature_map: FeatureMap) -> Tuple[np.ndarray, np.ndarray]:
     """Which cells lie inside a box and which outside all, bool ``[H, W]`` each; the padding is on neither side."""
     _, height, width = feature_map.data.shape
     boxes = feature_map.boxes

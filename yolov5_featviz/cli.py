@@ -43,6 +43,14 @@ def flags() -> argparse.ArgumentParser:
         "--visualize-every", metavar="N", type=int, help="each N epochs of a training (default 10) or frames of a video"
     )
     add("--visualize-limit", metavar="N", type=int, help="N images at most (default 8 in validation, else all)")
+    add(
+        "--visualize-report",
+        metavar="WHEN",
+        default="on",
+        help="index.html, one page about the run: on (default) or off",
+    )
+    add("--visualize-quiet", action="store_true", help="say nothing but what went wrong")
+    add("--visualize-verbose", action="store_true", help="say what is drawn of each image, with the whole rankings")
     add("--visualize-summary", action="store_true", help="keep YOLOv5's model-summary pass, skipped otherwise")
     add("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use; found by itself otherwise")
     add("--trust-weights", action="store_true", help="unpickle the checkpoint without the allow-list")
@@ -133,6 +141,10 @@ def options(ours: List[str]) -> Any:
     for flag, number in (("--visualize-every", o.visualize_every), ("--visualize-limit", o.visualize_limit)):
         if number is not None and number < 1:
             raise FeatvizError(f"{flag} {number}: take 1 or more")
+    if o.visualize_report not in ("on", "off"):
+        raise FeatvizError(f"--visualize-report {o.visualize_report}: take on or off")
+    if o.visualize_quiet and o.visualize_verbose:
+        raise FeatvizError("--visualize-quiet and --visualize-verbose: take one of them")
     return Options(
         layers=o.visualize_layers,
         **_look(o),
@@ -140,6 +152,8 @@ def options(ours: List[str]) -> Any:
         summary=o.visualize_summary,
         every=o.visualize_every,
         limit=o.visualize_limit,
+        report=o.visualize_report == "on",
+        say=int(o.visualize_verbose) - int(o.visualize_quiet),
         yolov5=o.yolov5,
         trust=o.trust_weights,
     )

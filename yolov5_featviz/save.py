@@ -6,8 +6,9 @@ import os
 import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, List, Optional, Union
+from typing import Callable, Iterable, Iterator, List, Optional, Union
 
 from yolov5_featviz.errors import FeatvizError
 
@@ -21,14 +22,36 @@ def write(path: Union[str, Path], content: bytes, mode: Optional[int] = None) ->
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _part(path, [content], mode) as part:
+        os.replace(part, path)
+
+
+def write_new(path: Path, content: Iterable[bytes]) -> Path:
+    """Write ``content`` as :func:`write` does, to ``path``, or ``name2``, ``name3``... if it is taken; return which."""
+    with _part(path, content) as part:
+        n = 1
+        while True:
+            candidate = path if n == 1 else path.with_name(f"{path.stem}{n}{path.suffix}")
+            try:
+                os.close(os.open(str(candidate), os.O_CREAT | os.O_EXCL))  # the name is nobody else's from now on
+            except FileExistsError:
+                n += 1
+            else:
+                os.replace(part, candidate)
+                return candidate
+
+
+@contextmanager
+def _part(path: Path, content: Iterable[bytes], mode: Optional[int] = None) -> Iterator[str]:
+    """A file with ``content`` beside ``path``, to be renamed; it does not outlive an error."""
     handle, part = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=str(path.parent))
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines(content)
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(part, 0o666 & ~mask if mode is None else mode & 0o7777)  # mkstemp's files are private
-        os.replace(part, path)
+        yield part
     except BaseException:
         if os.path.exists(part):
             os.unlink(part)

@@ -17,13 +17,14 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.pictures import Look, draw
+from yolov5_featviz.report import Report
 from yolov5_featviz.save import Saver, new_folder, write
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.compat import Surroundings
 from yolov5_featviz.yolov5.item import Item
 from yolov5_featviz.yolov5.load import safe_load
 from yolov5_featviz.yolov5.patch import Patches
-from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values
+from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values, values
 from yolov5_featviz.yolov5.source import Source, find_source
 from yolov5_featviz.yolov5.watch import Watcher
 
@@ -39,6 +40,7 @@ class Options(Look):
     limit: Optional[int] = None
     yolov5: Optional[str] = None
     trust: bool = False
+    report: bool = True
 
 
 def log(message: str) -> None:
@@ -92,9 +94,9 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
             patches.undo()
 
     check(arguments, source, options.layers, options.channels or 64, options.folder, options.trust)
-    artist = _Artist(str(path), source, options)
+    artist = _Artist(str(path), arguments, source, options)
     o = options
-    photos = "heatmap" in o.modes or o.overlay
+    photos = "heatmap" in o.modes or o.overlay or o.report
     watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit, photos)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches))
     watcher.attach(patches)
@@ -115,9 +117,10 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
 class _Artist:
     """Draws and saves what the watcher delivers."""
 
-    def __init__(self, script: str, source: Source, options: Options) -> None:
-        self.script, self.source, self.options = script, source, options
-        self.saver = Saver()
+    def __init__(self, script: str, arguments: List[str], source: Source, options: Options) -> None:
+        self.script, self.arguments, self.source, self.options = script, arguments, source, options
+        self.saver, self.reporter = Saver(), Saver(waiting=2)
+        self.report: Optional[Report] = None
         self.folders: List[Path] = []
         self._home: Optional[Path] = Path(options.folder) if options.folder else None
 
@@ -140,14 +143,33 @@ class _Artist:
         for part, maps in parts:
             for feature_map in maps:
                 self.saver.submit(partial(self._save, feature_map, folder / part, item.image(i)))
+        if self.options.report:
+            if self.report is None:
+                self.report = Report(self._home, self._about(), self.options)
+            group = "" if item.epoch is None else f"epoch {item.epoch}"
+            link = os.path.relpath(folder, self._home)
+            self.reporter.submit(partial(self.report.add, item.name(i), parts, item.image(i), group, link))
 
     def _save(self, feature_map: FeatureMap, folder: Path, image: Any = None) -> None:
         tell = log if folder == self.folders[0] else None  # the rankings of the others are in their files
         for name, content in draw(feature_map, self.options, image, tell):
             write(folder / name, content)
 
+    def _about(self) -> str:
+        """One line for the report; no folders, since the page may go to others."""
+        weights = [Path(name).name for name in values(self.arguments, "--weights") if name]
+        words = [Path(self.script).name, f"YOLOv5 {self.source.release}", *weights, f"layers {self.options.layers}"]
+        return " · ".join([*words, f"yolov5-featviz {__version__}"])
+
     def close(self) -> None:
         self.saver.close()
+        self.reporter.close()
+        page = None
+        try:
+            page = self.report.close() if self.report is not None else None
+        except OSError as error:
+            self.saver.errors.append(error)
+        self.saver.errors += self.reporter.errors
         for text in sorted({str(error) for error in self.saver.errors}):
             log(f"error: could not save: {text}")
         if self.saver.done:
@@ -155,6 +177,8 @@ class _Artist:
             names = ", ".join(f"{os.path.relpath(folder, self._home)}/" for folder in self.folders[:5])
             more = f" and {len(self.folders) - 5} more" if len(self.folders) > 5 else ""
             log(f"{layers} in {self._home}: {names}{more}")
+        if page is not None:
+            log(f"open {page}")
 
 
 def _run_folder(script: str, source: Source) -> Optional[Path]:

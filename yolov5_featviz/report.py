@@ -1,0 +1,529 @@
+"""One page about a run: what was found in each image, and which layers and channels respond to it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import pkgutil
+import re
+import tempfile
+import threading
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from urllib.parse import quote_from_bytes
+
+import numpy as np
+
+from yolov5_featviz.boxes import Boxes
+from yolov5_featviz.capture import FeatureMap
+from yolov5_featviz.channels import rank, sides
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.heatmap import BOX_COLOURS, aligned, blended, heatmap
+from yolov5_featviz.images import as_rgb
+from yolov5_featviz.normalize import normalize
+from yolov5_featviz.pictures import Look
+from yolov5_featviz.reduce import REDUCTIONS, reduce_channels
+from yolov5_featviz.render import COLOURS, NAN, palette_of, quantise
+from yolov5_featviz.resample import resample
+from yolov5_featviz.save import write_new
+from yolov5_featviz.version import __version__
+
+Part = Tuple[str, Sequence[FeatureMap]]
+
+
+class Level(NamedTuple):
+    """How much of an image goes into the page while it holds less than ``until`` bytes.
+
+    ``channels`` of each layer at most, ``cells`` of them all together, and the longer ``side`` of
+    the photograph in pixels.
+    """
+
+    until: int
+    channels: int
+    cells: int
+    side: int
+
+
+# A page of 100 MB is about what a browser still opens without a pause that worries its reader.
+LEVELS = (
+    Level(24_000_000, 64, 3 << 19, 960),
+    Level(60_000_000, 16, 3 << 17, 640),
+    Level(84_000_000, 4, 3 << 15, 480),
+    Level(96_000_000, 0, 0, 320),  # the heat map alone
+)
+LIST = 10  # channels in the ranked list
+PICKED = 50  # boxes that can be picked, those with the highest scores
+LARGEST = 1 << 18  # cells of a map that goes into the page as it is
+CODES, NO_NUMBER = 254, 255  # a map is stored as bytes from 0 (its minimum) to 254 (its maximum)
+FORMULAS = (
+    "Contrast: how many standard deviations the channel is stronger inside the boxes than outside; 0.8 is a lot. "
+    "A high rank does not prove that the detection depends on the channel.",
+    "Ranked by standard deviation over the image, since there are no detections to compare.",
+)
+CMAPS = ("turbo", "jet", "viridis", "magma", "gray")
+ALPHA = 0.55
+THUMBNAIL = 128
+
+
+def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
+    """How much stronger each channel is inside boxes than outside, for several sets of boxes at once.
+
+    Args:
+        feature_map: the map, ``[C, H, W]``.
+        groups: sets of boxes in pixels of the network's input; of each, its cells count as inside,
+            all other cells of the image as outside.
+
+    Returns:
+        float64 ``[len(groups), C]``: for each set what ``rank(feature_map, "contrast")`` scores where
+        the map has those boxes; NaN where they leave no two cells on either side.
+    """
+    x = feature_map.data.double().numpy().reshape(feature_map.channels, -1)
+    masks = [sides(replace(feature_map, boxes=boxes)) for boxes in groups]
+    if not masks:
+        return np.zeros((0, len(x)))
+    finite = np.isfinite(x)
+    whole = bool(finite.all())
+    with np.errstate(invalid="ignore"):
+        centre = np.where(finite, x, 0).sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
+        x = np.where(finite, x - centre[:, None], 0)  # centred, the sums of squares lose nothing
+    squares = np.square(x)
+    counts, means, spreads = [], [], []
+    for side in (0, 1):
+        mask = np.stack([pair[side].ravel() for pair in masks]).astype(np.float64)
+        n = mask.sum(axis=1)[:, None] if whole else mask @ finite.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = mask @ x.T / n
+        counts.append(n)
+        means.append(mean)
+        spreads.append(mask @ squares.T - n * mean**2)
+    cells = np.array([min(inside.sum(), outside.sum()) for inside, outside in masks])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        difference = means[0] - means[1]
+        s = np.sqrt((spreads[0] + spreads[1]).clip(min=0) / (counts[0] + counts[1] - 2))
+        d = np.where(difference == 0, 0.0, difference / s)
+    d[cells < 2] = np.nan
+    return d
+
+
+def entry(name: str, parts: Sequence[Part], image: Any, level: Level, look: Look) -> Dict[str, Any]:
+    """All that the page knows of one image, ready for JSON.
+
+    Args:
+        name: what the image is called.
+        parts: pairs of a name, empty if there is only one, and feature maps of this image: of several
+            models, or of the passes of an augmentation. Each must hold a map.
+        image: the image, as :func:`yolov5_featviz.images.as_rgb` takes it; None if there is none.
+        level: how much of it goes in.
+        look: ``reduce`` says how channels become the heat map.
+
+    Returns:
+        ``photo`` (a JPEG's data URI or None), ``size`` (height and width of the image, or of the
+        network's input), ``boxes`` (edges as shares of the image, best score first), ``captions``,
+        ``colours``, ``says`` (one sentence), ``best`` (position of the layer that responds most) and
+        ``parts``, each with ``name`` and ``layers``; see ``_layer`` for those.
+    """
+    first = parts[0][1][0]
+    pixels = _photo(image)
+    height, width = pixels.shape[:2] if pixels is not None else _window_size(first)
+    boxes = _picked(first.boxes)
+    budget = level.cells // sum(len(maps) for _, maps in parts)
+    known: List[Dict[str, Any]] = [
+        {"name": part, "layers": [_layer(fm, level.channels, budget, look.reduce) for fm in maps]}
+        for part, maps in parts
+    ]
+    shares = boxes.mapped(first.window, (1, 1)).xyxy if boxes is not None else np.zeros((0, 4))
+    found = {
+        "name": name,
+        "photo": None if pixels is None else _jpeg(pixels, level.side, 82),
+        "size": [height, width],
+        "detected": None if first.boxes is None else len(first.boxes),
+        "boxes": [[_number(edge, 4) for edge in box] for box in shares],
+        "captions": [] if boxes is None else [boxes.caption(i) or f"box {i + 1}" for i in range(len(boxes))],
+        "colours": _colours(boxes),
+        "parts": known,
+    }
+    top = ranked(known[0]["layers"])
+    found["best"] = top[0][0] if top else 0
+    found["says"] = _sentence(name, first.boxes, known[0]["layers"], top)
+    return found
+
+
+def _layer(fm: FeatureMap, channels: int, cells: int, reduce: str) -> Dict[str, Any]:
+    """What the page knows of one feature map.
+
+    ``scores`` and ``top`` have one row for all detections and one for each that can be picked:
+    contrasts, or one row of standard deviations, as ``by`` says. ``scores`` are those of
+    ``channels``, the ones that are in the page; ``top`` are the best of all, pairs of channel and
+    score. ``data`` are the maps: ``[1 + len(channels), *grid]`` bytes in base64, first the heat map,
+    with their minima and maxima in ``ends``; ``window`` is where the image lies in them, in cells.
+    """
+    boxes = _picked(fm.boxes)
+    scores = np.zeros((0, fm.channels))
+    by, note = "contrast", ""
+    if boxes is not None and fm.boxes is not None:
+        scores = contrasts(fm, [fm.boxes, *(_one(boxes, i) for i in range(len(boxes)))])
+    if not len(scores) or np.isnan(scores[0]).all():
+        ranking = rank(fm, "std")
+        by, scores = "std", ranking.scores["std"][None]
+        note = "nothing was detected" if fm.boxes is not None and not len(fm.boxes) else "no detections are known"
+        note = "the boxes leave too few cells to compare" if boxes is not None and len(boxes) else note
+    orders = [_order(row) for row in scores]
+    _, height, width = fm.data.shape
+    step = int(np.ceil(np.sqrt(height * width / LARGEST)))
+    grid = height // step, width // step
+    chosen = _chosen(orders, min(channels, max(1, cells // (grid[0] * grid[1]))) if channels else 0)
+    data = fm.data.float().numpy()
+    maps = np.concatenate([reduce_channels(data, reduce)[None], data[chosen]])
+    maps = resample(maps, grid, "nearest") if step > 1 else maps
+    codes, ends = encode(maps)
+    down, across = fm.stride or (1.0, 1.0)
+    left, top, right, bottom = fm.window
+    per_x, per_y = grid[1] / width / across, grid[0] / height / down
+    finite = data[np.isfinite(data)]
+    return {
+        "title": fm.layer.title + (f", level {fm.level}" if fm.level is not None else ""),
+        "name": fm.layer.name + (f" {fm.level}" if fm.level is not None else ""),
+        "type": fm.layer.type,
+        "shape": list(fm.data.shape),
+        "grid": list(grid),
+        "stride": None if fm.stride is None else [_number(down), _number(across)],
+        "window": [_number(edge, 6) for edge in (left * per_x, top * per_y, right * per_x, bottom * per_y)],
+        "limits": [_number(finite.min(initial=np.inf), 6), _number(finite.max(initial=-np.inf), 6)]
+        if finite.size
+        else [0, 0],
+        "heat": [reduce, REDUCTIONS[reduce].norm],
+        "by": by,
+        "note": note,
+        "channels": chosen,
+        "ends": [[_number(low, 6), _number(high, 6)] for low, high in ends],
+        "scores": [[_number(row[c]) for c in chosen] for row in scores],
+        "top": [[[c, _number(row[c])] for c in order[:LIST]] for order, row in zip(orders, scores)],
+        "data": base64.b64encode(codes.tobytes()).decode(),
+    }
+
+
+def encode(maps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Maps ``[n, H, W]`` to uint8 codes and float32 ``[n, 2]``, the values of code 0 and code 254.
+
+    A code is off by at most a 508th of a map's span. Infinities take the ends, NaN the code 255.
+    """
+    y, ends = normalize(maps, "channel")
+    y *= CODES
+    y += 0.5
+    y[np.isnan(y)] = NO_NUMBER
+    return y.astype(np.uint8), ends
+
+
+def ranked(layers: Sequence[Dict[str, Any]], group: int = 0) -> List[Tuple[int, int, float]]:
+    """The channels of all layers that respond most: ``(position of the layer, channel, score)``, best first.
+
+    Only layers ranked by contrast take part, unless there is none.
+    """
+    by = "contrast" if any(layer["by"] == "contrast" for layer in layers) else "std"
+    rows = [
+        (i, channel, float(score))
+        for i, layer in enumerate(layers)
+        if layer["by"] == by and group < len(layer["top"])
+        for channel, score in layer["top"][group]
+        if score is not None
+    ]
+    return sorted(rows, key=lambda row: -row[2])[:LIST]
+
+
+def _sentence(
+    name: str, boxes: Optional[Boxes], layers: Sequence[Dict[str, Any]], top: Sequence[Tuple[int, int, float]]
+) -> str:
+    """What the first screen says of an image."""
+    if boxes is None:
+        found = f"What was detected in “{name}” is not known."
+    elif not len(boxes):
+        found = f"Nothing was detected in “{name}”."
+    else:
+        counts = Counter(boxes.labels or ["object"] * len(boxes)).most_common()
+        *before, last = [f"{n} × {label}" for label, n in counts]
+        listed = f"{', '.join(before)} and {last}" if before else last
+        found = f"In “{name}” the model found {listed}."
+    if not top:
+        return found
+    i, channel, score = top[0]
+    where = f"Channel {channel} of {layers[i]['title']}"
+    if layers[i]["by"] == "std":
+        return f"{found} {where} varies most over the image: its standard deviation is {score:.3g}."
+    if score <= 0:
+        return f"{found} No channel of the layers shown is stronger inside the boxes than outside."
+    times = f"{score:.1f} standard deviations" if np.isfinite(score) else "everywhere"
+    return f"{found} {where} responds to that most: inside the boxes it is {times} stronger than outside."
+
+
+def _chosen(orders: Sequence[Sequence[int]], n: int) -> List[int]:
+    """``n`` channels to show: half of them the best overall, the others each box's best in turn, then the next best."""
+    whole, *single = orders
+    chosen = dict.fromkeys(whole[: -(-n // 2)] if single else whole[:n])
+    for places in zip(*single):
+        chosen.update(dict.fromkeys(places[: max(0, n - len(chosen))]))
+        if len(chosen) >= n:
+            break
+    for channel in whole:
+        if len(chosen) >= n:
+            break
+        chosen.setdefault(channel)
+    return [channel for channel in whole if channel in chosen]
+
+
+def _order(row: np.ndarray) -> List[int]:
+    order: List[int] = np.lexsort((np.arange(len(row)), -np.nan_to_num(row), np.isnan(row))).tolist()
+    return order
+
+
+def _picked(boxes: Optional[Boxes]) -> Optional[Boxes]:
+    if boxes is None or boxes.scores is None:
+        return boxes if boxes is None else _take(boxes, range(min(PICKED, len(boxes))))
+    return _take(boxes, np.argsort(-boxes.scores, kind="stable")[:PICKED].tolist())
+
+
+def _take(boxes: Boxes, rows: Sequence[int]) -> Boxes:
+    chosen = list(rows)
+    scores = None if boxes.scores is None else boxes.scores[chosen]
+    return Boxes(boxes.xyxy[chosen], scores, [boxes.labels[i] for i in chosen] if boxes.labels else ())
+
+
+def _one(boxes: Boxes, i: int) -> Boxes:
+    return Boxes(boxes.xyxy[i : i + 1])
+
+
+def _colours(boxes: Optional[Boxes]) -> List[str]:
+    if boxes is None:
+        return []
+    names = sorted(set(boxes.labels))
+    indices = [names.index(label) for label in boxes.labels] or [0] * len(boxes)
+    return [f"#{bytes(BOX_COLOURS[i % len(BOX_COLOURS)]).hex()}" for i in indices]
+
+
+def _number(value: Any, digits: int = 4) -> Union[float, str, None]:
+    """A number as JSON has it: rounded, None for NaN; infinities, which it has not, as words."""
+    value = float(value)
+    if np.isnan(value):
+        return None
+    return float(f"{value:.{digits}g}") if np.isfinite(value) else str(value)
+
+
+def _photo(image: Any) -> Optional[np.ndarray]:
+    if image is None:
+        return None
+    try:
+        return as_rgb(image)
+    except FeatvizError:  # a format that only the script can read: the maps are shown alone
+        return None
+
+
+def _window_size(fm: FeatureMap) -> Tuple[int, int]:
+    left, top, right, bottom = fm.window
+    return round(bottom - top), round(right - left)
+
+
+def _jpeg(pixels: np.ndarray, side: int, quality: int) -> str:
+    import cv2
+
+    height, width = pixels.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    _, content = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
+
+
+def as_json(value: Any) -> str:
+    """JSON that can stand in a page: nothing in it ends a script or begins a comment, and all of it is ASCII."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+class Report:
+    """Collects images and writes the page at the end; see ``docs/report.md`` for what is on it.
+
+    The images wait in a file without a name in ``folder``, so memory stays flat, and a run that is
+    killed leaves nothing behind. The first images are shown at full detail, later ones at less, so
+    that the page stays below about 100 MB (``LEVELS``); what no longer fits is counted.
+
+    Args:
+        folder: where the page goes, which exists.
+        about: a line about the run, under the heading.
+        look: ``reduce`` and ``cmap`` are used.
+    """
+
+    def __init__(self, folder: Path, about: str = "", look: Optional[Look] = None) -> None:
+        self.folder, self.about, self.look = folder, about, look or Look()
+        self.images = self.left_out = 0
+        self._body: Optional[IO[bytes]] = None
+        self._used = 0
+        self._strongest: Counter[str] = Counter()
+        self._first: Optional[Dict[str, Any]] = None
+        self._group = ""
+        self._lock = threading.Lock()
+
+    def add(self, name: str, parts: Sequence[Part], image: Any = None, group: str = "", folder: str = "") -> None:
+        """Add an image.
+
+        Args:
+            name, parts, image: as for :func:`entry`; parts without a map are passed over.
+            group: what it belongs to, such as ``epoch 10``: images of one name in several groups are
+                variants of each other.
+            folder: where its pictures lie, from the page.
+
+        Raises:
+            OSError: the disk says no. The images added before are safe.
+        """
+        parts = [(part, maps) for part, maps in parts if len(maps)]
+        with self._lock:
+            level = next((level for level in LEVELS if self._used < level.until), None)
+            if level is None or not parts:
+                self.left_out += bool(parts)
+                return
+            pixels = _photo(image)
+            found = entry(name, parts, pixels, level, self.look)
+            item = _item(found, pixels, self.images, group, _link(folder), self._group).encode("utf-8", "replace")
+            if self._body is None:
+                self._body = tempfile.TemporaryFile(dir=str(self.folder))  # noqa: SIM115
+            try:
+                self._body.write(item)
+                self._body.flush()
+            except OSError:
+                self._body.seek(self._used)
+                self._body.truncate()
+                raise
+            self._used += len(item)
+            self._group = group
+            best = found["parts"][0]["layers"][found["best"]]
+            if best["by"] == "contrast":
+                self._strongest[best["title"]] += 1
+            if self._first is None or (found["detected"] and not self._first["detected"]):
+                overlay = _overlay(parts[0][1][found["best"]], pixels, found["size"], self.look)
+                self._first = {**found, "index": self.images, "overlay": overlay}
+            self.images += 1
+
+    def close(self) -> Optional[Path]:
+        """Write the page, whole or not at all, beside any that is there; None if there is nothing to write."""
+        if self._body is None or self._first is None:
+            return None
+        with self._body as body:
+            body.seek(0)
+            head, tail = self._page()
+            chunks = iter(lambda: body.read(1 << 20), b"")
+            return write_new(self.folder / "index.html", (part for parts in ([head], chunks, [tail]) for part in parts))
+
+    def _page(self) -> Tuple[bytes, bytes]:
+        """What stands before the images and what after."""
+        first = self._first or {}
+        layers = first["parts"][0]["layers"]
+        best = layers[first["best"]]
+        by = best["by"]
+        script = _web("report.js")
+        cmaps = list(dict.fromkeys([*([self.look.cmap] if self.look.cmap else []), *CMAPS]))
+        settings = {
+            "palettes": [[cmap, _palette(cmap)] for cmap in cmaps],
+            "first": first["index"],
+            "alpha": round(100 * ALPHA),
+            "list": LIST,
+            "side": LEVELS[0].side,
+            "formulas": FORMULAS,
+        }
+        rows = [
+            f'<tr><td class="number">{n}</td><td>{html.escape(layers[i]["name"] + " " + layers[i]["type"])}</td>'
+            f"<td>{channel}</td><td>{score:{'.2f' if by == 'contrast' else '.3g'}}</td></tr>"
+            for n, (i, channel, score) in enumerate(ranked(layers), 1)
+        ]
+        values = {
+            "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            "version": html.escape(__version__),
+            "style": _web("report.css"),
+            "about": html.escape(self.about),
+            "overall": self._overall(),
+            "says": html.escape(first["says"]),
+            "alt": html.escape(f"{first['name']} under the heat map of {best['title']}"),
+            "aspect": f"{first['size'][1] / first['size'][0]:.6g}",
+            "overlay": first["overlay"],
+            "boxes": "".join(map(_box, first["boxes"], first["captions"], first["colours"])),
+            "caption": html.escape(f"{best['title']}, {best['heat'][0]} of all {best['shape'][0]} channels"),
+            "alpha": str(round(100 * ALPHA)),
+            "by": "standard deviation" if by == "std" else "contrast",
+            "rows": "\n".join(rows),
+            "formula": html.escape(FORMULAS[by == "std"]),
+            "settings": as_json(settings),
+            "script": script,
+        }
+        head, tail = (
+            re.sub(r"\{\{(\w+)\}\}", lambda found: values[found.group(1)], half).encode("utf-8", "replace")
+            for half in _web("report.html").split("{{entries}}")
+        )
+        return head, tail
+
+    def _overall(self) -> str:
+        """What can be said of all images together."""
+        words = [f"{self.images} images."] if self.images > 1 else []
+        ranked = sum(self._strongest.values())
+        if self.images > 1 and ranked:
+            where = ", ".join(f"in {title} on {n}" for title, n in self._strongest.most_common(5))
+            words.append(f"The strongest channel lies {where} of the {ranked} whose detections can be compared.")
+        if self.left_out:
+            words.append(f"{self.left_out} more did not fit into this page; their pictures are in their folders.")
+        return f'<p class="overall">{html.escape(" ".join(words))}</p>' if words else ""
+
+
+def _item(found: Dict[str, Any], pixels: Optional[np.ndarray], index: int, group: str, link: str, before: str) -> str:
+    """The image's place in the list, and all that is known of it."""
+    name, n = found["name"], found["detected"]
+    photo = (
+        f'<img alt="" loading="lazy" decoding="async" src="{_jpeg(pixels, THUMBNAIL, 75)}">'
+        if pixels is not None
+        else ""
+    )
+    count = "" if n is None else "nothing found" if n == 0 else f"{n} detection{'s' * (n > 1)}"
+    head = f'<li class="group">{html.escape(group)}</li>\n' if group and group != before else ""
+    data = as_json({**found, "group": group, "link": link})
+    return (
+        f'{head}<li data-index="{index}" data-name="{html.escape(name)}" data-group="{html.escape(group)}">'
+        f'<button type="button">{photo}{html.escape(name)}<small>{count}</small></button>'
+        f'<script type="application/json">{data}</script></li>\n'
+    )
+
+
+def _box(edges: Sequence[float], caption: str, colour: str) -> str:
+    x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) * 100 for edge in edges)
+    place = f"left:{x0:.4g}%;top:{y0:.4g}%;width:{x1 - x0:.4g}%;height:{y1 - y0:.4g}%;--box:{colour}"
+    return f'<div class="box" style="{place}"><span>{html.escape(caption)}</span></div>'
+
+
+def _overlay(fm: FeatureMap, pixels: Optional[np.ndarray], size: Sequence[int], look: Look) -> str:
+    """What is seen before anything is clicked: the heat map over the image, as a JPEG's data URI."""
+    height, width = size
+    scale = min(1.0, LEVELS[0].side / max(height, width))
+    to = max(1, round(height * scale)), max(1, round(width * scale))
+    heat = quantise(aligned(heatmap(fm, look.reduce).values, fm, (height, width), to).clip(0, 1))
+    palette = palette_of(look.cmap or CMAPS[0])
+    if pixels is None:
+        return _jpeg(palette[heat], max(to), 88)
+    import cv2
+
+    small = cv2.resize(np.ascontiguousarray(pixels), to[::-1], interpolation=cv2.INTER_AREA)
+    return _jpeg(blended(heat, palette, small, ALPHA), max(to), 88)
+
+
+def _palette(cmap: str) -> str:
+    """The colours of a map and the grey of what holds no number, RGB, in base64."""
+    palette = palette_of(cmap)
+    return base64.b64encode(palette[:COLOURS].tobytes() + palette[NAN].tobytes()).decode()
+
+
+def _link(folder: str) -> str:
+    return quote_from_bytes(os.fsencode(folder.replace(os.sep, "/"))) + "/" if folder else ""
+
+
+def _web(name: str) -> str:
+    content = pkgutil.get_data("yolov5_featviz", f"web/{name}")
+    assert content is not None
+    return content.decode("utf-8")

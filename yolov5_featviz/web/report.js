@@ -1,0 +1,430 @@
+(() => {
+  'use strict';
+  const COLOURS = 248, CODES = 254, NO_NUMBER = 255;
+  const $ = (id) => document.getElementById(id);
+  const make = (tag, properties = {}, ...children) => {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  };
+  const option = (value, text) => make('option', { value, textContent: text });
+  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const number = (x) => (x === null ? NaN : x === 'inf' ? Infinity : x === '-inf' ? -Infinity : x);
+  const words = (x) => (Number.isNaN(x) ? 'no number' : Number.isFinite(x) ? String(Number(x.toPrecision(3))).replace('-', '−') : x > 0 ? '∞' : '−∞');
+  const scored = (x, by) => (by === 'contrast' && Number.isFinite(x) ? x.toFixed(2).replace('-', '−') : words(x));
+  const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
+
+  const settings = JSON.parse($('settings').textContent);
+  const items = [...document.querySelectorAll('#images > li[data-index]')];
+  const palettes = Object.fromEntries(settings.palettes.map(([name, text]) => [name, bytes(text)]));
+  // what is shown; `box` 0 stands for all detections, `map` 0 for the heat map
+  const state = { index: -1, part: 0, layer: 0, map: 0, box: 0, cmap: settings.palettes[0][0], alpha: settings.alpha, scale: 'own', smooth: true, boxes: true, hidden: false, zoom: 1 };
+  let image = null;
+  let probe = null;
+
+  const part = () => image.parts[state.part];
+  const layer = () => part().layers[state.layer];
+
+  function codes(of) {
+    if (!of.codes) {
+      of.codes = bytes(of.data);
+      of.data = null;
+    }
+    return of.codes;
+  }
+
+  /** The values of a map in [0, 1] of the colour scale, NaN where there is none, and the scale's two ends. */
+  function scaled(of, map) {
+    const size = of.grid[0] * of.grid[1];
+    const [low, high] = of.ends[map];
+    let [a, b] = state.scale === 'layer' ? of.limits : map === 0 && of.heat[1] === 'zero' ? [0, Math.max(0, high)] : [low, high];
+    [a, b] = [Number(a), Number(b)];
+    const found = new Float32Array(size);
+    const all = codes(of);
+    for (let i = 0, at = map * size; i < size; i++, at++) {
+      const value = low + (all[at] / CODES) * (high - low);
+      found[i] = all[at] === NO_NUMBER ? NaN : b > a ? clamp((value - a) / (b - a), 0, 1) : 0;
+    }
+    return { values: found, ends: [a, b] };
+  }
+
+  const value = (of, map, cell) => {
+    const code = codes(of)[map * of.grid[0] * of.grid[1] + cell];
+    const [low, high] = of.ends[map];
+    return code === NO_NUMBER ? NaN : low + (code / CODES) * (high - low);
+  };
+
+  /** For each of `out` pixels along `start` to `stop`, in cells, the two cells that it lies between and the weight of the second. */
+  function along(n, out, start, stop, smooth) {
+    const below = new Int32Array(out), above = new Int32Array(out), weight = new Float32Array(out);
+    for (let i = 0; i < out; i++) {
+      const at = clamp(start + (i + 0.5) * ((stop - start) / out) - 0.5, 0, n - 1);
+      below[i] = smooth ? Math.floor(at) : Math.floor(at + 0.5);
+      above[i] = smooth ? Math.min(below[i] + 1, n - 1) : below[i];
+      weight[i] = smooth ? at - below[i] : 0;
+    }
+    return { below, above, weight };
+  }
+
+  /** Draw values [0, 1] of a part of a map over all of a canvas. */
+  function paint(canvas, values, [rows, columns], [left, top, right, bottom], smooth) {
+    const { width, height } = canvas;
+    const x = along(columns, width, left, right, smooth), y = along(rows, height, top, bottom, smooth);
+    const context = canvas.getContext('2d');
+    const picture = context.createImageData(width, height);
+    const pixels = new Uint32Array(picture.data.buffer);
+    const palette = palettes[state.cmap];
+    const colours = new Uint32Array(COLOURS + 1);
+    for (let i = 0; i <= COLOURS; i++) colours[i] = (0xff000000 | (palette[3 * i + 2] << 16) | (palette[3 * i + 1] << 8) | palette[3 * i]) >>> 0;
+    for (let j = 0, at = 0; j < height; j++) {
+      const upper = y.below[j] * columns, lower = y.above[j] * columns, v = y.weight[j];
+      for (let i = 0; i < width; i++, at++) {
+        const l = x.below[i], r = x.above[i], u = x.weight[i];
+        const above = values[upper + l] * (1 - u) + values[upper + r] * u;
+        const t = above * (1 - v) + (values[lower + l] * (1 - u) + values[lower + r] * u) * v;
+        pixels[at] = colours[Number.isNaN(t) ? COLOURS : Math.floor(t * (COLOURS - 1) + 0.5)];
+      }
+    }
+    context.putImageData(picture, 0, 0);
+  }
+
+  const scoreRow = (of) => (state.box < of.scores.length ? state.box : of.by === 'std' && state.box === 0 ? 0 : -1);
+  const best = (of, row) => (row < 0 || !of.top[row].length ? NaN : number(of.top[row][0][1]));
+  const mapName = (of, map) => (map === 0 ? `${of.heat[0]} of all ${of.shape[0]} channels` : `channel ${of.channels[map - 1]}`);
+
+  /** The best channels of all layers for the box picked: [position of the layer, channel, score]. */
+  function ranked() {
+    const layers = part().layers;
+    const by = layers.some((of) => of.by === 'contrast') ? 'contrast' : 'std';
+    const rows = [];
+    layers.forEach((of, i) => {
+      const row = of.by === by ? scoreRow(of) : -1;
+      if (row >= 0) for (const [channel, score] of of.top[row]) if (score !== null) rows.push([i, channel, number(score)]);
+    });
+    return { by, rows: rows.sort((a, b) => b[2] - a[2]).slice(0, settings.list) };
+  }
+
+  function drawMap() {
+    const of = layer();
+    const { values, ends } = scaled(of, state.map);
+    paint($('heat'), values, of.grid, of.window, state.smooth);
+    $('heat').style.opacity = state.hidden ? 0 : image.photo ? state.alpha / 100 : 1;
+    $('low').textContent = words(ends[0]);
+    $('high').textContent = words(ends[1]);
+    const ramp = $('ramp');
+    paint(ramp, Float32Array.from({ length: COLOURS }, (_, i) => i / (COLOURS - 1)), [1, COLOURS], [0, 0, COLOURS, 1], false);
+    const [channels, height, width] = of.shape;
+    const thinned = height !== of.grid[0] ? `, shown as ${of.grid[0]}×${of.grid[1]}` : '';
+    const stride = of.stride ? ` · stride ${[...new Set(of.stride)].join('×')}` : '';
+    $('caption').textContent = `Layer ${of.name} · ${of.type} · ${mapName(of, state.map)} · ${height}×${width}${thinned}${stride}`;
+    $('photo').alt = `${image.name}, under ${mapName(of, state.map)} of ${of.title}`;
+    for (const button of document.querySelectorAll('#tiles button')) button.setAttribute('aria-pressed', String(Number(button.dataset.map) === state.map));
+    for (const button of document.querySelectorAll('#rows button')) {
+      button.setAttribute('aria-pressed', String(Number(button.dataset.layer) === state.layer && Number(button.dataset.channel) === of.channels[state.map - 1]));
+    }
+    $('mean').disabled = state.map === 0;
+    if (probe) read(probe.x, probe.y, false);
+  }
+
+  function drawTiles() {
+    const of = layer();
+    const row = scoreRow(of);
+    const order = of.channels.map((channel, i) => ({ channel, map: i + 1, score: row < 0 ? NaN : number(of.scores[row][i]) }));
+    order.sort((a, b) => (Number.isNaN(b.score) ? -Infinity : b.score) - (Number.isNaN(a.score) ? -Infinity : a.score) || a.channel - b.channel);
+    const [left, top, right, bottom] = of.window;
+    const seen = [Math.max(0, Math.floor(left)), Math.max(0, Math.floor(top)), Math.min(of.grid[1], Math.ceil(right)), Math.min(of.grid[0], Math.ceil(bottom))];
+    const tile = (map, label, described) => {
+      const canvas = make('canvas', { width: seen[2] - seen[0], height: seen[3] - seen[1] });
+      paint(canvas, scaled(of, map).values, of.grid, seen, false);
+      canvas.setAttribute('aria-hidden', 'true');
+      const button = make('button', { type: 'button', className: 'tile' }, canvas, label);
+      button.dataset.map = map;
+      button.setAttribute('aria-label', described);
+      button.addEventListener('click', () => show({ map }));
+      return button;
+    };
+    const held = document.activeElement && document.activeElement.closest('#tiles button');
+    const keep = held ? held.dataset.map : null;
+    $('tiles').replaceChildren(
+      tile(0, `heat map`, `heat map, ${mapName(of, 0)}`),
+      ...order.map(({ channel, map, score }) => tile(map, Number.isNaN(score) ? `ch ${channel}` : `ch ${channel} · ${scored(score, of.by)}`, `channel ${channel}, ${Number.isNaN(score) ? 'no score' : `${of.by} ${scored(score, of.by)}`}`)),
+    );
+    if (keep !== null) $('tiles').querySelector(`[data-map="${keep}"]`)?.focus();
+    const n = of.channels.length, all = of.shape[0];
+    const by = of.by === 'std' ? `standard deviation, since ${of.note}` : `contrast ${state.box ? `of ${image.captions[state.box - 1]}` : 'of the detections'}`;
+    $('tiles-title').textContent = n ? `${of.title[0].toUpperCase()}${of.title.slice(1)}: ${n === all ? `all ${n}` : `${n} of ${all}`} channels by ${by}` : '';
+    $('more').textContent = n === 0 ? 'For this image the page has no room for single channels. Its pictures are in its folder.'
+      : n < all ? `The other ${all - n} are left out to keep the page small.` : '';
+  }
+
+  function drawRanking() {
+    const { by, rows } = ranked();
+    $('by').textContent = by === 'std' ? 'standard deviation' : 'contrast';
+    $('formula').textContent = by === 'std' ? settings.formulas[1] : settings.formulas[0];
+    const most = Math.max(...rows.map((row) => row[2]).filter(Number.isFinite), 0);
+    $('rows').replaceChildren(...rows.map(([i, channel, score], n) => {
+      const of = part().layers[i];
+      const there = of.channels.includes(channel);
+      const button = make('button', { type: 'button', textContent: String(channel), title: there ? 'show it over the image' : 'left out to keep the page small', disabled: !there });
+      button.dataset.layer = i;
+      button.dataset.channel = channel;
+      button.setAttribute('aria-label', `show channel ${channel} of ${of.title}`);
+      button.addEventListener('click', () => show({ layer: i, map: of.channels.indexOf(channel) + 1 }));
+      const bar = make('td', { className: 'bar', textContent: scored(score, by) });
+      bar.style.setProperty('--share', most > 0 ? clamp(score / most, 0, 1) : 0);
+      return make('tr', {}, make('td', { className: 'number', textContent: n + 1 }), make('td', { textContent: `${of.name} ${of.type}` }), make('td', {}, button), bar);
+    }));
+    let said = '';
+    if (state.box) {
+      const name = image.captions[state.box - 1];
+      const [i, channel, score] = rows[0] || [];
+      said = !rows.length ? `${name} covers too few cells of these layers to compare.`
+        : score > 0 ? `${name}: channel ${channel} of ${part().layers[i].title} responds most, ${scored(score, by)} standard deviations stronger inside this box than in the rest of the image.`
+        : `${name}: no channel is stronger inside this box than in the rest of the image.`;
+    }
+    $('picked').textContent = said;
+    for (const label of document.querySelectorAll('#layers label')) {
+      const of = part().layers[Number(label.firstChild.value)];
+      const top = best(of, scoreRow(of));
+      label.querySelector('small').textContent = of.by === by && !Number.isNaN(top) ? scored(top, by) : '';
+    }
+    for (const button of document.querySelectorAll('.box')) button.setAttribute('aria-pressed', String(Number(button.dataset.box) === state.box));
+    $('boxes').classList.toggle('picking', state.box > 0);
+    $('group').value = String(state.box);
+  }
+
+  function drawBoxes() {
+    const area = ([x0, y0, x1, y1]) => (x1 - x0) * (y1 - y0);
+    const order = image.boxes.map((box, i) => i).sort((a, b) => area(image.boxes[b]) - area(image.boxes[a])); // small ones on top
+    const aspect = image.size[1] / image.size[0];
+    $('boxes').replaceChildren(...order.map((i) => {
+      const [x0, y0, x1, y1] = image.boxes[i].map((edge) => clamp(edge, 0, 1));
+      const button = make('button', { type: 'button', className: 'box' }, make('span', { textContent: image.captions[i] }));
+      const [r, g, b] = [1, 3, 5].map((at) => parseInt(image.colours[i].slice(at, at + 2), 16));
+      button.classList.toggle('dark', 0.299 * r + 0.587 * g + 0.114 * b < 110);
+      button.classList.toggle('low', y0 * 640 / aspect < 20);
+      button.classList.toggle('right', x0 > 0.75);
+      for (const [name, share] of [['left', x0], ['top', y0], ['width', x1 - x0], ['height', y1 - y0]]) button.style[name] = `${100 * share}%`;
+      button.style.setProperty('--box', image.colours[i]);
+      button.dataset.box = i + 1;
+      button.setAttribute('aria-label', `detection ${image.captions[i]}`);
+      button.addEventListener('click', () => show({ box: state.box === i + 1 ? 0 : i + 1 }));
+      return button;
+    }));
+    const names = {};
+    $('group').replaceChildren(
+      option(0, image.detected === null ? 'the image' : image.detected ? `all ${image.detected} detections` : 'nothing detected'),
+      ...image.captions.map((caption, i) => {
+        names[caption] = (names[caption] || 0) + 1;
+        return option(i + 1, names[caption] > 1 ? `${caption} (${names[caption]})` : caption);
+      }),
+    );
+    $('boxes').hidden = !state.boxes;
+  }
+
+  function drawLayers() {
+    $('layers').replaceChildren(...part().layers.map((of, i) => {
+      const radio = make('input', { type: 'radio', name: 'layer', value: i, checked: i === state.layer });
+      radio.addEventListener('change', () => show({ layer: i, map: 0 }));
+      return make('label', { title: of.title }, radio, make('span', { textContent: `${of.name} ${of.type}` }), make('small'));
+    }));
+  }
+
+  /** Change what is shown, and redraw what depends on it. */
+  function show(change) {
+    Object.assign(state, change);
+    const has = (...names) => names.some((name) => name in change);
+    if (has('index', 'part')) drawLayers();
+    else if (has('layer')) for (const radio of document.querySelectorAll('#layers input')) radio.checked = Number(radio.value) === state.layer;
+    if (has('index')) drawBoxes();
+    if (has('index', 'part', 'box')) drawRanking();
+    if (has('index', 'part', 'layer', 'box', 'cmap', 'scale')) drawTiles();
+    if (has('boxes')) $('boxes').hidden = !state.boxes;
+    drawMap();
+  }
+
+  function open(index) {
+    if (index < 0 || index >= items.length) return;
+    const item = items[index];
+    const before = image ? { layer: layer().name, channel: layer().channels[state.map - 1] } : null;
+    image = JSON.parse(item.querySelector('script').textContent);
+    const aspect = image.size[1] / image.size[0];
+    $('stage').style.setProperty('--aspect', aspect);
+    const photo = $('photo');
+    photo.hidden = !image.photo;
+    if (image.photo) photo.src = image.photo;
+    const canvas = $('heat');
+    const side = Math.min(settings.side, Math.max(...image.size));
+    canvas.width = Math.max(1, Math.round(aspect >= 1 ? side : side * aspect));
+    canvas.height = Math.max(1, Math.round(aspect >= 1 ? side / aspect : side));
+    $('says').textContent = image.says;
+    $('folder').href = image.link;
+    $('folder').hidden = !image.link;
+    $('parts').replaceChildren(...image.parts.map((of, i) => option(i, of.name)));
+    $('parts-label').hidden = image.parts.length < 2;
+    const variants = items.filter((other) => other.dataset.name === item.dataset.name);
+    $('groups').replaceChildren(...variants.map((other) => option(other.dataset.index, other.dataset.group)));
+    $('groups').value = String(index);
+    $('groups-label').hidden = variants.length < 2 || !item.dataset.group;
+    for (const other of items) other.firstElementChild.toggleAttribute('aria-current', false);
+    item.firstElementChild.setAttribute('aria-current', 'true');
+    // the layer and channel that were looked at, if this image has them too
+    const layers = image.parts[0].layers;
+    let at = before ? layers.findIndex((of) => of.name === before.layer) : -1;
+    at = at < 0 ? image.best : at;
+    probe = null;
+    $('cell').hidden = true;
+    zoomTo(1);
+    show({ index, part: 0, layer: at, map: before && before.channel !== undefined ? layers[at].channels.indexOf(before.channel) + 1 : 0, box: 0 });
+  }
+
+  /** Show the value at a point of the image, both in [0, 1]. */
+  function read(x, y, aloud) {
+    probe = { x, y };
+    const of = layer();
+    const [left, top, right, bottom] = of.window;
+    const column = clamp(Math.floor(left + x * (right - left)), 0, of.grid[1] - 1);
+    const row = clamp(Math.floor(top + y * (bottom - top)), 0, of.grid[0] - 1);
+    const cell = $('cell');
+    cell.hidden = false;
+    const share = { left: (column - left) / (right - left), top: (row - top) / (bottom - top), width: 1 / (right - left), height: 1 / (bottom - top) };
+    for (const [name, part] of Object.entries(share)) cell.style[name] = `${100 * part}%`;
+    $('readout').setAttribute('aria-live', aloud ? 'polite' : 'off');
+    const pixel = `pixel ${Math.min(Math.floor(x * image.size[1]), image.size[1] - 1)}, ${Math.min(Math.floor(y * image.size[0]), image.size[0] - 1)}`;
+    $('readout').textContent = `${words(value(of, state.map, row * of.grid[1] + column))} · ${mapName(of, state.map)} of ${of.title} · row ${row}, column ${column} · ${pixel}`;
+  }
+
+  function zoomTo(zoom, x = 0.5, y = 0.5) {
+    const stage = $('stage');
+    zoom = clamp(zoom, 1, 8);
+    const [over, down] = [stage.scrollLeft + x * stage.clientWidth, stage.scrollTop + y * stage.clientHeight];
+    const factor = zoom / state.zoom;
+    state.zoom = zoom;
+    if (!stage.classList.contains('zoomed')) stage.style.setProperty('--height', `${stage.clientHeight}px`);
+    stage.classList.toggle('zoomed', zoom > 1);
+    $('sheet').style.setProperty('--zoom', zoom);
+    stage.scrollLeft = over * factor - x * stage.clientWidth;
+    stage.scrollTop = down * factor - y * stage.clientHeight;
+    $('zoom').textContent = `${Math.round(100 * zoom)}%`;
+    $('out').disabled = zoom <= 1;
+    $('in').disabled = zoom >= 8;
+  }
+
+  const step = (now, by, n) => (now + by + n) % n;
+  const shown = () => items.filter((item) => !item.hidden);
+  function move(by) {
+    const list = shown(), at = list.indexOf(items[state.index]);
+    if (!list.length) return;
+    const next = list[clamp(at + by, 0, list.length - 1)];
+    open(Number(next.dataset.index));
+    next.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+  }
+  const nextMap = (by) => {
+    const tiles = [...document.querySelectorAll('#tiles button')];
+    const at = tiles.findIndex((tile) => Number(tile.dataset.map) === state.map);
+    show({ map: Number(tiles[step(at, by, tiles.length)].dataset.map) });
+  };
+  const nextCmap = () => {
+    const names = Object.keys(palettes);
+    show({ cmap: names[step(names.indexOf(state.cmap), 1, names.length)] });
+    $('cmap').value = state.cmap;
+  };
+  const keys = {
+    '[': () => move(-1),
+    ']': () => move(1),
+    l: () => show({ layer: step(state.layer, 1, part().layers.length), map: 0 }),
+    L: () => show({ layer: step(state.layer, -1, part().layers.length), map: 0 }),
+    c: () => nextMap(1),
+    C: () => nextMap(-1),
+    m: () => show({ map: 0 }),
+    b: () => show({ box: step(state.box, 1, image.boxes.length + 1) }),
+    B: () => show({ box: step(state.box, -1, image.boxes.length + 1) }),
+    Escape: () => show({ box: 0 }),
+    p: nextCmap,
+    h: () => show({ hidden: !state.hidden }),
+    '+': () => zoomTo(state.zoom * 1.5),
+    '=': () => zoomTo(state.zoom * 1.5),
+    '-': () => zoomTo(state.zoom / 1.5),
+  };
+
+  document.addEventListener('keydown', (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('select, input:not([type="radio"]):not([type="checkbox"])')) return;
+    const act = keys[event.key];
+    if (act) {
+      act();
+      event.preventDefault();
+    }
+  });
+
+  $('stage').addEventListener('keydown', (event) => {
+    const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const arrow = arrows[event.key];
+    if (!arrow || event.target !== $('stage')) return;
+    const [left, top, right, bottom] = layer().window;
+    const at = probe || { x: 0.5, y: 0.5 };
+    const [dx, dy] = probe ? arrow : [0, 0];
+    read(clamp(at.x + dx / (right - left), 0, 0.9999), clamp(at.y + dy / (bottom - top), 0, 0.9999), true);
+    event.preventDefault();
+  });
+
+  const place = (event) => {
+    const area = $('sheet').getBoundingClientRect();
+    return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
+  };
+  let dragged = null;
+  $('sheet').addEventListener('pointermove', (event) => {
+    const stage = $('stage');
+    if (dragged && event.buttons === 1 && state.zoom > 1) {
+      dragged.moved = dragged.moved || Math.hypot(event.clientX - dragged.x, event.clientY - dragged.y) > 4;
+      stage.scrollLeft = dragged.left - (event.clientX - dragged.x);
+      stage.scrollTop = dragged.top - (event.clientY - dragged.y);
+      return;
+    }
+    const [x, y] = place(event);
+    if (x >= 0 && x < 1 && y >= 0 && y < 1) read(x, y, false);
+  });
+  $('sheet').addEventListener('pointerdown', (event) => {
+    dragged = event.pointerType === 'mouse' ? { x: event.clientX, y: event.clientY, left: $('stage').scrollLeft, top: $('stage').scrollTop } : null;
+    const [x, y] = place(event);
+    read(clamp(x, 0, 0.9999), clamp(y, 0, 0.9999), false);
+  });
+  $('sheet').addEventListener('click', (event) => {
+    if (dragged && dragged.moved) event.stopPropagation(); // the end of a drag picks nothing
+    dragged = null;
+  }, true);
+  $('sheet').addEventListener('dragstart', (event) => event.preventDefault());
+  $('stage').addEventListener('wheel', (event) => {
+    if (!event.ctrlKey) return;
+    event.preventDefault();
+    const area = $('stage').getBoundingClientRect();
+    zoomTo(state.zoom * Math.exp(-event.deltaY / 200), (event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height);
+  }, { passive: false });
+
+  for (const item of items) item.firstElementChild.addEventListener('click', () => open(Number(item.dataset.index)));
+  $('cmap').replaceChildren(...Object.keys(palettes).map((name) => option(name, name)));
+  $('cmap').addEventListener('change', () => show({ cmap: $('cmap').value }));
+  $('scale').addEventListener('change', () => show({ scale: $('scale').value }));
+  $('alpha').addEventListener('input', () => show({ alpha: Number($('alpha').value) }));
+  $('smooth').addEventListener('change', () => show({ smooth: $('smooth').checked }));
+  $('outlines').addEventListener('change', () => show({ boxes: $('outlines').checked }));
+  $('group').addEventListener('change', () => show({ box: Number($('group').value) }));
+  $('parts').addEventListener('change', () => {
+    const name = layer().name;
+    const chosen = Number($('parts').value);
+    show({ part: chosen, layer: Math.max(0, image.parts[chosen].layers.findIndex((of) => of.name === name)), map: 0 });
+  });
+  $('groups').addEventListener('change', () => open(Number($('groups').value)));
+  $('mean').addEventListener('click', () => show({ map: 0 }));
+  $('in').addEventListener('click', () => zoomTo(state.zoom * 1.5));
+  $('out').addEventListener('click', () => zoomTo(state.zoom / 1.5));
+  $('filter-row').hidden = items.length < 12;
+  $('filter').addEventListener('input', () => {
+    const wanted = $('filter').value.trim().toLowerCase();
+    for (const item of items) item.hidden = !`${item.dataset.group} ${item.dataset.name}`.toLowerCase().includes(wanted);
+  });
+
+  document.querySelector('main').before($('nav')); // it comes last in the file, so that the first screen is there at once
+  document.body.classList.toggle('lone', items.length < 2);
+  document.documentElement.classList.remove('still');
+  open(settings.first);
+})();
