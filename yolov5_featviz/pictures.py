@@ -78,7 +78,7 @@ class Look:
 
 
 def draw(
-    feature_map: FeatureMap, look: Look, image: Any = None, tell: Optional[Callable[[str], None]] = None
+    feature_map: FeatureMap, look: Look, image: Any = None, tell: Optional[Callable[[FeatureMap, Choice], None]] = None
 ) -> Iterator[Tuple[str, bytes]]:
     """All that ``look`` asks for.
 
@@ -86,7 +86,7 @@ def draw(
         feature_map: what to draw.
         look: how.
         image: the image it belongs to, for overlays; see :meth:`yolov5_featviz.heatmap.HeatMap.over`.
-        tell: is told the ranking, if channels are chosen by one.
+        tell: is told what was chosen, if channels are chosen by a ranking.
 
     Yields:
         ``(name, content)`` of each file, such as ``stage17_C3_features.png``, ``..._features_page2.png``,
@@ -103,7 +103,7 @@ def draw(
     if shown.ranking is not None:
         yield f"{stem}_ranking.csv", shown.ranking.to_csv().encode()
         if tell is not None:
-            tell(f"{feature_map.title}\n{shown.ranking.table(len(shown.channels))}")
+            tell(feature_map, shown)
     if "npy" in look.formats:
         stream = io.BytesIO()
         np.save(stream, feature_map.data.float().numpy())

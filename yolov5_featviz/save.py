@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, List, Optional, Union
+from typing import Callable, Iterable, Iterator, List, Optional, Set, Union
 
 from yolov5_featviz.errors import FeatvizError
 
@@ -87,22 +87,27 @@ def check_writable(folder: Path) -> None:
 class Saver:
     """Does the drawing and writing in the background, a bounded number of pictures behind.
 
-    A job that fails is kept in ``errors`` and does not stop the others. ``close`` waits for all.
+    A job that fails is kept in ``errors`` and does not stop the others. ``pending`` are those that are
+    not done yet, ``done`` is how many are, and ``close`` waits for all.
     """
 
     def __init__(self, workers: int = 1, waiting: int = 8) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="featviz")
         self._places = threading.BoundedSemaphore(waiting)
+        self.pending: Set[Future[None]] = set()
         self.errors: List[BaseException] = []
         self.done = 0
 
     def submit(self, job: Callable[[], None]) -> None:
         """Queue ``job``; waits while too many are queued, so that memory stays bounded."""
         self._places.acquire()
-        self._pool.submit(job).add_done_callback(self._finished)
+        future = self._pool.submit(job)
+        self.pending.add(future)
+        future.add_done_callback(self._finished)
 
     def _finished(self, future: Future[None]) -> None:
         self._places.release()
+        self.pending.discard(future)
         if future.cancelled():
             return
         error = future.exception()

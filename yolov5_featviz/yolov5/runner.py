@@ -9,14 +9,17 @@ import re
 import sys
 import traceback
 import types
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from yolov5_featviz.capture import FeatureMap
+from yolov5_featviz.channels import Choice
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.pictures import Look, draw
+from yolov5_featviz.progress import progress
 from yolov5_featviz.report import Report
 from yolov5_featviz.save import Saver, new_folder, write
 from yolov5_featviz.version import __version__
@@ -27,6 +30,8 @@ from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values, values
 from yolov5_featviz.yolov5.source import Source, find_source
 from yolov5_featviz.yolov5.watch import Watcher
+
+BEST = 5  # channels of a ranking that are named beside YOLOv5's own lines
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Options(Look):
     yolov5: Optional[str] = None
     trust: bool = False
     report: bool = True
+    say: int = 0  # 1: all there is to say; -1: only what went wrong
 
 
 def log(message: str) -> None:
@@ -75,7 +81,8 @@ def run(
         path = source.root / script
     if not path.is_file():
         raise FeatvizError(f"no script {script}: neither here nor in {source.root}")
-    log(f"{__version__}, {source}")
+    if options.say >= 0:
+        log(f"{__version__}, {source}")
 
     folders = [Path("weights"), *([weights_folder] if weights_folder else [])]
     arguments = replace_values(arguments, "--weights", lambda name: locate_weights(name, folders))
@@ -122,6 +129,7 @@ class _Artist:
         self.saver, self.reporter = Saver(), Saver(waiting=2)
         self.report: Optional[Report] = None
         self.folders: List[Path] = []
+        self._page: Optional[Path] = None
         self._home: Optional[Path] = Path(options.folder) if options.folder else None
 
     def begin(self) -> None:
@@ -151,9 +159,22 @@ class _Artist:
             self.reporter.submit(partial(self.report.add, item.name(i), parts, item.image(i), group, link))
 
     def _save(self, feature_map: FeatureMap, folder: Path, image: Any = None) -> None:
-        tell = log if folder == self.folders[0] else None  # the rankings of the others are in their files
+        # in full they are in files; two lines beside YOLOv5's are no harm
+        tell = self._tell if self.options.say > 0 or (self.options.say == 0 and folder == self.folders[0]) else None
         for name, content in draw(feature_map, self.options, image, tell):
             write(folder / name, content)
+            if self.options.say > 0:
+                log(f"wrote {folder / name}")
+
+    def _tell(self, feature_map: FeatureMap, choice: Choice) -> None:
+        """Say which channels were chosen by a ranking."""
+        ranking = choice.ranking
+        assert ranking is not None
+        if self.options.say > 0:
+            log(f"{feature_map.title}\n{ranking.table(len(choice.channels))}")
+            return
+        best = ", ".join(f"{k} ({ranking.scores[ranking.by][k]:.3g})" for k in choice.channels[:BEST])
+        log(f"{feature_map.title}: best channels {ranking.note or f'by {ranking.by}'}: {best}")
 
     def _about(self) -> str:
         """One line for the report; no folders, since the page may go to others."""
@@ -162,23 +183,29 @@ class _Artist:
         return " · ".join([*words, f"yolov5-featviz {__version__}"])
 
     def close(self) -> None:
+        """Wait until all is written, and say what and where."""
+        self.reporter.submit(self._finish)
+        pending = [*self.saver.pending, *self.reporter.pending]
+        for _ in progress(as_completed(pending), "drawing", len(pending)) if self.options.say == 0 else ():
+            pass
         self.saver.close()
         self.reporter.close()
-        page = None
-        try:
-            page = self.report.close() if self.report is not None else None
-        except OSError as error:
-            self.saver.errors.append(error)
         self.saver.errors += self.reporter.errors
         for text in sorted({str(error) for error in self.saver.errors}):
             log(f"error: could not save: {text}")
-        if self.saver.done:
+        if self.options.say > 0:
+            for error in self.saver.errors:
+                traceback.print_exception(type(error), error, error.__traceback__)
+        if self.saver.done and self.options.say >= 0:
             layers = f"{self.saver.done} feature map{'s' * (self.saver.done != 1)}"
             names = ", ".join(f"{os.path.relpath(folder, self._home)}/" for folder in self.folders[:5])
             more = f" and {len(self.folders) - 5} more" if len(self.folders) > 5 else ""
             log(f"{layers} in {self._home}: {names}{more}")
-        if page is not None:
-            log(f"open {page}")
+            if self._page is not None:
+                log(f"open {self._page}")
+
+    def _finish(self) -> None:
+        self._page = self.report.close() if self.report is not None else None
 
 
 def _run_folder(script: str, source: Source) -> Optional[Path]:

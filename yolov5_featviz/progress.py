@@ -1,0 +1,59 @@
+"""How far long work is, for whoever sits in front of a terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from typing import Any, Iterable, Iterator, Optional, Sequence, TypeVar, Union
+
+T = TypeVar("T")
+
+PATIENCE = 0.5  # seconds that pass without a word
+PACE = 0.1  # seconds between two looks of the line
+
+
+def progress(
+    items: Union[Sequence[T], Iterable[T]], what: str, total: Optional[int] = None, stream: Any = None
+) -> Iterator[T]:
+    """Yield ``items``; meanwhile one line of ``stream`` says ``what`` is being done and how far it is.
+
+    The line is redrawn in place and is gone at the end, also after an error. There is none where
+    ``stream`` is no terminal, so nothing of it gets into a file or a pipe, and none for work of less
+    than half a second.
+
+    Args:
+        items: what is worked on.
+        what: what is done with it, such as ``comparing``.
+        total: how many there are; the length of ``items`` if None.
+        stream: where to; ``sys.stderr`` if None.
+    """
+    stream = sys.stderr if stream is None else stream
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        yield from items
+        return
+    total = len(items) if total is None else total  # type: ignore[arg-type]
+    start = last = time.monotonic()
+    width = 0
+    try:
+        for done, item in enumerate(items):
+            now = time.monotonic()
+            if now - start > PATIENCE and now - last > PACE:
+                last = now
+                line = _line(what, done, total, (now - start) * (total - done) / max(done, 1))
+                stream.write("\r" + line.ljust(width))
+                stream.flush()
+                width = len(line)
+            yield item
+    finally:
+        if width:
+            stream.write("\r" + " " * width + "\r")
+            stream.flush()
+
+
+def _line(what: str, done: int, total: int, left: float) -> str:
+    filled = round(20 * done / max(total, 1))
+    time_left = f", {left:.0f} s left" if done and left < 90 else f", {left / 60:.0f} min left" if done else ""
+    line = f"{what} [{'#' * filled}{'.' * (20 - filled)}] {done} of {total}{time_left}"
+    return line[: shutil.get_terminal_size().columns - 1]
