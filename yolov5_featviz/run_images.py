@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from yolov5_featviz.capture import Capture, FeatureMap
+from yolov5_featviz.channels import Choice
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.images import as_rgb
 from yolov5_featviz.layers import LayerSpec, index_layers, select_layers
@@ -119,5 +120,9 @@ def _run(model: torch.nn.Module, x: Any) -> None:
 def _save(
     feature_map: FeatureMap, look: Look, image: np.ndarray, folder: Path, tell: Optional[Callable[[str], None]]
 ) -> None:
-    for name, content in draw(feature_map, look, image, tell):
+    def rank(feature_map: FeatureMap, choice: Choice) -> None:
+        if tell is not None and choice.ranking is not None:
+            tell(f"{feature_map.title}\n{choice.ranking.table(len(choice.channels))}")
+
+    for name, content in draw(feature_map, look, image, rank):
         write(folder / name, content)
