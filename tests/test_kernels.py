@@ -103,3 +103,14 @@ def test_signed_norm():
     y, limits = normalize(x, "signed")
     np.testing.assert_allclose(y, [[[0.625, 0]], [[0.5, 0.5]], [[1, np.nan]], [[1, 0]]])
     np.testing.assert_allclose(limits, [[-4, 4], [0, 0], [-2, 2], [-1, 1]])
+
+
+def test_signed_robust_norm():
+    x = np.linspace(-50, 100, 151)[None, None].repeat(3, 1)
+    y, limits = normalize(x, "signed-robust")
+    most = np.percentile(np.abs(x), 99)
+    np.testing.assert_allclose(limits, [[-most, most]], rtol=1e-6)
+    np.testing.assert_allclose(y, (x / most).clip(-1, 1) / 2 + 0.5, atol=1e-6)
+    sparse = np.zeros((1, 20, 20))
+    sparse[0, 3, 4] = -2
+    np.testing.assert_allclose(normalize(sparse, "signed-robust")[1], [[-2, 2]])

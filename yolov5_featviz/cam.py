@@ -88,13 +88,12 @@ def cam(
         FeatvizError: an argument is not understood, grad-cam is not installed, nothing of that kind
             was detected, or a layer asked for by name yields no feature map or does not feed the score.
     """
+    check_method(method, target)
     weigh = _method(method)
     if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
         raise FeatvizError(f"a class activation map needs one image [1, C, H, W], not {describe(image)}")
-    if method == "eigen-cam" and target is not None:
-        raise FeatvizError("eigen-cam shows what most of the activation has in common, not a target: leave that out")
-    with _gradients_on():
-        index = index_layers(_differentiable(model))
+    with gradients_on(), plain_errors():
+        index = index_layers(differentiable(model))
         found, score, words = _run(index, select_layers(index, layers), image, target, method != "eigen-cam", reshape)
         tensors = [one.tensor for one in found if one.tensor.requires_grad]
         if score is not None and not tensors:
@@ -129,9 +128,11 @@ class _Kept:
     maps: Callable[[torch.Tensor], np.ndarray]
 
 
-def check_method(method: str) -> None:
-    """Raise FeatvizError if there is no such method, or if it needs grad-cam, which is not there."""
+def check_method(method: str, target: Any = None) -> None:
+    """Raise FeatvizError if there is no such method, it takes no target, or it needs grad-cam, which is not there."""
     _method(method)
+    if method == "eigen-cam" and target is not None:
+        raise FeatvizError(f"eigen-cam shows what activations have in common, whatever the target: leave {target} out")
 
 
 def _method(method: str) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]:
@@ -254,7 +255,8 @@ def _merged(maps: List[FeatureMap], title: str) -> HeatMap:
 
 
 @contextmanager
-def _gradients_on() -> Iterator[None]:
+def gradients_on() -> Iterator[None]:
+    """Gradients are taken within, whatever is switched off without."""
     with ExitStack() as stack:
         if hasattr(torch, "inference_mode"):  # torch 1.9
             stack.enter_context(torch.inference_mode(False))
@@ -262,7 +264,17 @@ def _gradients_on() -> Iterator[None]:
         yield
 
 
-def _differentiable(model: nn.Module) -> nn.Module:
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What torch cannot do is told in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FeatvizError(f"the model cannot be run with gradients: {reason}") from error
+
+
+def differentiable(model: nn.Module) -> nn.Module:
     """The model; a copy, if parts of it were made in inference mode and hence can have no part in gradients."""
 
     def tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -61,8 +61,24 @@ def _look_flags(parser: Any) -> None:
     """The flags that say what to draw of a layer, and how."""
     add = parser.add_argument
     add(
-        "--visualize-mode", metavar="MODES", default="grid", help="comma list of grid (default), heatmap, channels, pca"
+        "--visualize-mode",
+        metavar="MODES",
+        default="grid",
+        help="comma list of grid (default), heatmap, channels, pca, cam",
     )
+    add(
+        "--visualize-method",
+        metavar="NAME",
+        default="layer-cam",
+        help="for cam: layer-cam (default), grad-cam, grad-cam++, eigen-cam",
+    )
+    add(
+        "--visualize-target",
+        metavar="TARGET",
+        help="for cam: a class, by name or number; person:0 for the most certain detection of one; "
+        "default all detections, or a classifier's best class",
+    )
+    add("--visualize-merge", action="store_true", help="for cam: one map for all layers")
     add(
         "--visualize-channels",
         metavar="CHANNELS",
@@ -72,7 +88,8 @@ def _look_flags(parser: Any) -> None:
     add(
         "--visualize-norm",
         metavar="NORM",
-        help="how values become colours: channel (default), layer, robust, zero, signed, sigmoid, none, byte",
+        help="how values become colours: channel (default), layer, robust, zero, signed, signed-robust, sigmoid, none, "
+        "byte",
     )
     add(
         "--visualize-reduce",
@@ -174,6 +191,9 @@ def _look(o: argparse.Namespace) -> Dict[str, Any]:
         "alpha": float(strength.group(2)),
         "blend": "add" if strength.group(1) else "mix",
         "overlay": o.visualize_overlay,
+        "method": o.visualize_method,
+        "target": o.visualize_target,
+        "merge": o.visualize_merge,
         "boxes": o.visualize_boxes,
         "formats": _words(o.visualize_format),
         "dpi": o.visualize_dpi,

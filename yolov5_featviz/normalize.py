@@ -42,6 +42,8 @@ def normalize(
               a channel without a positive value.
             - ``signed``: each channel from minus to plus its largest absolute value, so that 0 is in
               the middle; for colour maps that diverge from there, such as ``RdBu_r``.
+            - ``signed-robust``: the same with the 99th percentile of absolute values, or where that is
+              0 the largest; what lies beyond becomes 0 or 1.
             - ``sigmoid``: ``1 / (1 + exp(-x))``.
             - ``none``: values are [0, 1] already; what lies beyond becomes 0 or 1.
             - ``byte``: ``trunc(255 x)`` modulo 256, over 255: what torchvision's ``to_pil_image``
@@ -111,7 +113,15 @@ def _from_zero(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray
 
 
 def _signed(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    largest = np.abs(_extremes(x)).max(axis=1)
+    return _around_zero(x, np.abs(_extremes(x)).max(axis=1))
+
+
+def _signed_robust(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    _, high = _robust(np.abs(x), whole)[1].T
+    return _around_zero(x, high)
+
+
+def _around_zero(x: np.ndarray, largest: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     y, limits = _scale(x, np.stack([-largest, largest], axis=1))
     if not largest.all():
         y[(largest == 0)[:, None, None] & (x == 0)] = 0.5  # nothing but 0, which is the middle
@@ -152,6 +162,7 @@ NORMS: Dict[str, Norm] = {
     "robust": Norm(_robust, "of each channel on its own", ("1st", "99th percentile")),
     "zero": Norm(_from_zero, "of each channel on its own", ("0", "max")),
     "signed": Norm(_signed, "of each channel on its own", ("-max", "max")),
+    "signed-robust": Norm(_signed_robust, "of each channel on its own", ("-99th", "99th percentile")),
     "sigmoid": Norm(_sigmoid, "sigmoid of the value", ("0", "1")),
     "none": Norm(_as_they_are, "values as they are"),
     "byte": Norm(_low_byte, "low byte of 255 × value", ("0", "255")),

@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
+import torch
 
+from yolov5_featviz.cam import check_method
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.channels import ChannelSpec, Choice, choose, parse_top
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.formats import FORMATS as PICTURE_FORMATS
 from yolov5_featviz.heatmap import HeatMap, channel, check_alpha, heatmap, pca_picture
+from yolov5_featviz.layers import Target
 from yolov5_featviz.normalize import check_norm
 from yolov5_featviz.reduce import check_reduce
 from yolov5_featviz.render import Picture, check_look, grids
 from yolov5_featviz.resample import check_resample
 
-MODES = ("grid", "heatmap", "channels", "pca")
+MODES = ("grid", "heatmap", "channels", "pca", "cam")
 FORMATS = (*PICTURE_FORMATS, "npy")
 
 
@@ -27,7 +30,8 @@ class Look:
     """What to draw of a feature map, and how. Where a field is None, each mode has a default of its own.
 
     Attributes:
-        modes: any of ``grid``, ``heatmap``, ``channels`` (one file each) and ``pca``.
+        modes: any of ``grid``, ``heatmap``, ``channels`` (one file each), ``pca``, and ``cam``, class
+            activation maps, which are not made from feature maps alone; see :func:`draw_cam`.
         channels: which; see :func:`yolov5_featviz.channels.choose`. None: 64 where channels are
             shown one by one, all where they are put together.
         norm: see :func:`yolov5_featviz.normalize.normalize`. None: ``channel``, and for heat maps
@@ -42,6 +46,7 @@ class Look:
         formats: any of ``png``, ``pdf``, ``svg``, ``jpg``, ``tif``; and ``npy``, the whole layer's
             values, float32 ``[C, H, W]``.
         dpi, plain: see :func:`yolov5_featviz.render.grid`.
+        method, target, merge: for class activation maps; see :func:`yolov5_featviz.cam.cam`.
 
     Raises:
         FeatvizError: one of them is not understood.
@@ -60,6 +65,14 @@ class Look:
     formats: Sequence[str] = ("png",)
     dpi: int = 300
     plain: bool = False
+    method: str = "layer-cam"
+    target: Target = None
+    merge: bool = False
+
+    @property
+    def shows_maps(self) -> bool:
+        """Whether anything is to be made of feature maps themselves."""
+        return "npy" in self.formats or any(mode != "cam" for mode in self.modes)
 
     def __post_init__(self) -> None:
         for what, chosen, known in (("mode", self.modes, MODES), ("format", self.formats, FORMATS)):
@@ -73,6 +86,8 @@ class Look:
         check_reduce(self.reduce)
         if self.resample is not None:
             check_resample(self.resample)
+        if "cam" in self.modes:
+            check_method(self.method, self.target)
         check_look(self.cmap or "viridis", self.dpi)
         check_alpha(self.alpha, self.blend)
 
@@ -105,9 +120,7 @@ def draw(
         if tell is not None:
             tell(feature_map, shown)
     if "npy" in look.formats:
-        stream = io.BytesIO()
-        np.save(stream, feature_map.data.float().numpy())
-        yield f"{stem}_features.npy", stream.getvalue()
+        yield f"{stem}_features.npy", _npy(feature_map.data)
     if any(format in PICTURE_FORMATS for format in look.formats):
         for mode in look.modes:
             for name, picture in _pictures(mode, feature_map, look, image, shown, together):
@@ -116,27 +129,51 @@ def draw(
                         yield f"{stem}_{name}.{format}", picture.encode(format)
 
 
+def draw_cam(heat: HeatMap, look: Look, image: Any = None) -> Iterator[Tuple[str, bytes]]:
+    """A class activation map over its image, or alone if ``image`` is None.
+
+    Yields:
+        ``(name, content)`` of each file: ``stage17_C3_cam.png``, and ``..._cam.npy``, its values before
+        they were scaled, float32 ``[H, W]``.
+    """
+    name = f"{heat.feature_map.stem}_cam"
+    if "npy" in look.formats:
+        yield f"{name}.npy", _npy(heat.feature_map.data[0])
+    for format in look.formats:
+        if format in PICTURE_FORMATS:
+            yield f"{name}.{format}", _drawn(heat, look, image).encode(format)
+
+
+def _npy(data: torch.Tensor) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, data.float().numpy())
+    return stream.getvalue()
+
+
+def _drawn(heat: HeatMap, look: Look, image: Any) -> Picture:
+    page: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain}
+    if image is None:
+        return heat.picture(look.cmap or "viridis", resample=look.resample or "nearest", **page)
+    boxes = look.boxes and heat.feature_map.boxes is not None
+    return heat.over(image, look.alpha, look.cmap or "jet", look.blend, boxes, look.resample or "bilinear", **page)
+
+
 def _pictures(
     mode: str, feature_map: FeatureMap, look: Look, image: Any, shown: Choice, together: Choice
 ) -> Iterator[Tuple[str, Picture]]:
-    page: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain}
-    alone: Dict[str, Any] = {**page, "resample": look.resample or "nearest"}
-
-    def drawn(heat: HeatMap, over: bool) -> Picture:
-        if not over or image is None:
-            return heat.picture(look.cmap or "viridis", **alone)
-        boxes = look.boxes and feature_map.boxes is not None
-        resample = look.resample or "bilinear"
-        return heat.over(image, look.alpha, look.cmap or "jet", look.blend, boxes, resample, **page)
+    alone: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain, "resample": look.resample or "nearest"}
 
     if mode == "grid":
         pages = grids(feature_map, shown, norm=look.norm or "channel", cmap=look.cmap or "viridis", **alone)
         for i, picture in enumerate(pages, 1):
             yield "features" if i == 1 else f"features_page{i}", picture
     elif mode == "heatmap":
-        yield "heatmap", drawn(heatmap(feature_map, look.reduce, together, look.norm), True)
+        yield "heatmap", _drawn(heatmap(feature_map, look.reduce, together, look.norm), look, image)
     elif mode == "channels":
         for k in shown.channels:
-            yield f"channel{k:03d}", drawn(channel(feature_map, k, look.norm or "channel"), look.overlay)
-    else:
+            yield (
+                f"channel{k:03d}",
+                _drawn(channel(feature_map, k, look.norm or "channel"), look, image if look.overlay else None),
+            )
+    elif mode == "pca":
         yield "pca", pca_picture(feature_map, together, **alone)

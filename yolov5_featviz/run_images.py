@@ -6,17 +6,17 @@ import glob
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Iterable, List, Optional, Tuple
 
-import numpy as np
 import torch
 
-from yolov5_featviz.capture import Capture, FeatureMap
-from yolov5_featviz.channels import Choice
+from yolov5_featviz.cam import cam
+from yolov5_featviz.capture import Capture
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.images import as_rgb
 from yolov5_featviz.layers import LayerSpec, index_layers, select_layers
-from yolov5_featviz.pictures import Look, draw
+from yolov5_featviz.pictures import Look, draw, draw_cam
 from yolov5_featviz.save import Saver, check_writable, new_folder, write
 from yolov5_featviz.zoo import ZooModel
 
@@ -89,11 +89,17 @@ def run_images(
             maps = features.of_image(0, path.stem)
             if not maps:
                 raise FeatvizError(next(iter(features.skipped.values()), f"no feature map of {layers}"))
+            heats: List[HeatMap] = []
+            if "cam" in look.modes:
+                heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, path.stem)
             home = home or new_folder(Path("runs") / "featviz" / "exp")
             folders.append(new_folder(home / path.stem))
-            for feature_map in maps:
-                job = partial(_save, replace(feature_map, region=region), look, image, folders[-1])
-                saver.submit(partial(job, tell if len(folders) == 1 else None))
+            say = ranked if len(folders) == 1 else None  # the rankings of the others are in their files
+            for feature_map in maps if look.shows_maps else ():
+                files = draw(replace(feature_map, region=region), look, image, say)
+                saver.submit(partial(_save, files, folders[-1]))
+            for heat in heats:
+                saver.submit(partial(_save, draw_cam(heat, look, image), folders[-1]))
     finally:
         saver.close()
     if not folders:
@@ -117,12 +123,6 @@ def _run(model: torch.nn.Module, x: Any) -> None:
         raise FeatvizError(f"the model cannot be run on an input of shape {shape}: {reason}") from error
 
 
-def _save(
-    feature_map: FeatureMap, look: Look, image: np.ndarray, folder: Path, tell: Optional[Callable[[str], None]]
-) -> None:
-    def rank(feature_map: FeatureMap, choice: Choice) -> None:
-        if tell is not None and choice.ranking is not None:
-            tell(f"{feature_map.title}\n{choice.ranking.table(len(choice.channels))}")
-
-    for name, content in draw(feature_map, look, image, rank):
+def _save(files: Iterable[Tuple[str, bytes]], folder: Path) -> None:
+    for name, content in files:
         write(folder / name, content)

@@ -15,10 +15,11 @@ import torch
 from yolov5_featviz.capture import Capture
 from yolov5_featviz.channels import ChannelSpec, choose
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.layers import index_layers, select_layers
+from yolov5_featviz.layers import Target, index_layers, select_layers
 from yolov5_featviz.save import check_writable
 from yolov5_featviz.yolov5.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.source import Source
+from yolov5_featviz.yolov5.target import parse_target
 
 IMAGES = {"bmp", "dng", "heic", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp"}
 VIDEOS = {"asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv"}
@@ -61,7 +62,13 @@ def locate_weights(name: str, folders: Sequence[Path]) -> str:
 
 
 def check(
-    arguments: List[str], source: Source, layers: str, channels: ChannelSpec, folder: Optional[str], trust: bool
+    arguments: List[str],
+    source: Source,
+    layers: str,
+    channels: ChannelSpec,
+    folder: Optional[str],
+    trust: bool,
+    target: Target = None,
 ) -> None:
     """Raise FeatvizError for whatever is wrong with the input.
 
@@ -70,6 +77,7 @@ def check(
         layers, channels: the selections, to be found in each of the checkpoints.
         folder: where pictures are to go; None for YOLOv5's run folder.
         trust: unpickle the checkpoints without the allow-list.
+        target: a class that is to be explained, to be known to each of the checkpoints.
     """
     check_writable(Path(folder or (values(arguments, "--project") or ["runs/detect"])[0]))
     for given in values(arguments, "--source"):
@@ -79,7 +87,9 @@ def check(
             continue
         loaded = load_checkpoint(name, source, trust=trust)
         if not any(values(arguments, "--cfg")):  # which says that another model is built, and takes weights from this
-            _check_layers(model_of(loaded, name), layers, channels)
+            model = model_of(loaded, name)
+            _check_layers(model, layers, channels)
+            parse_target(getattr(model, "names", ()), target)
 
 
 def _check_layers(model: torch.nn.Module, layers: str, channels: ChannelSpec) -> None:

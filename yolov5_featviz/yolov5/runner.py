@@ -10,15 +10,17 @@ import sys
 import traceback
 import types
 from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
+from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.channels import Choice
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.pictures import Look, draw
+from yolov5_featviz.heatmap import HeatMap
+from yolov5_featviz.pictures import Look, draw, draw_cam
 from yolov5_featviz.progress import progress
 from yolov5_featviz.report import Report
 from yolov5_featviz.save import Saver, new_folder, write
@@ -100,10 +102,10 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
         finally:
             patches.undo()
 
-    check(arguments, source, options.layers, options.channels or 64, options.folder, options.trust)
-    artist = _Artist(str(path), arguments, source, options)
     o = options
-    photos = "heatmap" in o.modes or o.overlay or o.report
+    check(arguments, source, options.layers, o.channels or 64, o.folder, o.trust, o.target)
+    artist = _Artist(str(path), arguments, source, options)
+    photos = bool({"heatmap", "cam"} & {*o.modes}) or o.overlay or o.report
     watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit, photos)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches))
     watcher.attach(patches)
@@ -139,7 +141,14 @@ class _Artist:
 
     def draw(self, item: Item, i: int, parts: List[Tuple[str, List[FeatureMap]]]) -> None:
         """Queue the pictures of image ``i``, in a folder of its own, each part in a folder below."""
-        if self._home is None or not any(maps for _, maps in parts):
+        o, image = self.options, item.image(i)
+        # in full they are in files; two lines beside YOLOv5's are no harm
+        tell = self._tell if o.say > 0 or (o.say == 0 and not self.folders) else None
+        maps = [(part, fm) for part, maps in parts for fm in maps] if o.shows_maps else []
+        files = [(part, draw(feature_map, o, image, tell)) for part, feature_map in maps]
+        if "cam" in o.modes:
+            files += [(part, draw_cam(heat, o, image)) for part, heat in self._explain(item, i, [p for p, _ in parts])]
+        if self._home is None or not files:
             return
         home = self._home if item.epoch is None else self._home / f"epoch{item.epoch:03d}"
         try:
@@ -148,9 +157,8 @@ class _Artist:
             self.saver.errors.append(error)
             return
         self.folders.append(folder)
-        for part, maps in parts:
-            for feature_map in maps:
-                self.saver.submit(partial(self._save, feature_map, folder / part, item.image(i)))
+        for part, contents in files:
+            self.saver.submit(partial(self._save, contents, folder / part))
         if self.options.report:
             if self.report is None:
                 self.report = Report(self._home, self._about(), self.options)
@@ -158,10 +166,24 @@ class _Artist:
             link = os.path.relpath(folder, self._home)
             self.reporter.submit(partial(self.report.add, item.name(i), parts, item.image(i), group, link))
 
-    def _save(self, feature_map: FeatureMap, folder: Path, image: Any = None) -> None:
-        # in full they are in files; two lines beside YOLOv5's are no harm
-        tell = self._tell if self.options.say > 0 or (self.options.say == 0 and folder == self.folders[0]) else None
-        for name, content in draw(feature_map, self.options, image, tell):
+    def _explain(self, item: Item, i: int, parts: List[str]) -> Iterator[Tuple[str, HeatMap]]:
+        """Class activation maps of image ``i``, each with the folder where it belongs; of several passes, the first."""
+        o = self.options
+        for visit in item.visits:
+            part, parts = parts[0], parts[len(visit.passes) :]
+            part = part if len(visit.passes) == 1 else os.path.dirname(part)
+            images, place = visit.images[i : i + 1], item.region(i, visit.images)
+            try:
+                heats = cam(visit.model, images, o.layers or "", o.target, o.method, o.merge, place, item.name(i))
+            except FeatvizError as error:
+                log(f"{item.name(i)}: {error}; no class activation map")
+                continue
+            boxes = item.boxes(i, getattr(visit.model, "names", ()))
+            for heat in heats:
+                yield part, replace(heat, feature_map=replace(heat.feature_map, boxes=boxes))
+
+    def _save(self, files: Iterable[Tuple[str, bytes]], folder: Path) -> None:
+        for name, content in files:
             write(folder / name, content)
             if self.options.say > 0:
                 log(f"wrote {folder / name}")

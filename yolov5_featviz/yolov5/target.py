@@ -66,10 +66,12 @@ def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor,
     logits = torch.cat([t.reshape(-1, t.shape[-1]) for t in raw])
     classes = len(known) or decoded.shape[2] - 5
     rows, boxes, scores, kinds = _detections(decoded[0].detach().float(), classes)
-    found = f"found: {_count(kinds, known)}" if len(rows) else f"nothing was, at a confidence of {CONFIDENCE}"
+    if not len(rows):
+        raise FeatvizError(f"nothing was detected at a confidence of {CONFIDENCE}")
+    found = f"found: {_count(kinds, known)}"
     if target is not None and not isinstance(target, (str, int)):
         overlap = _overlaps(torch.as_tensor(target, dtype=torch.float32), boxes)
-        if not len(rows) or overlap.max() < 0.5:
+        if overlap.max() < 0.5:
             raise FeatvizError(f"no detection at {', '.join(f'{edge:g}' for edge in target)}: {found}")
         chosen = overlap.argmax()[None]
     else:

@@ -175,6 +175,8 @@ class Watcher:
         **kwargs: Any,
     ) -> Any:
         """Run a model's outermost method on ``images``, with hooks if this counts."""
+        if images.requires_grad:  # not the script's pass, but one that is to explain it
+            return original(model, *args, **kwargs)
         if model.training:
             self._check(model)  # a training should not learn after its first epoch that there is no such layer
             return original(model, *args, **kwargs)
