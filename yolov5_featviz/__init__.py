@@ -3,6 +3,7 @@
 import yolov5_featviz.openmmlab as _openmmlab  # noqa: F401
 import yolov5_featviz.save as _files  # noqa: F401  (a module loaded later would take the name of the function)
 import yolov5_featviz.yolov5 as _yolov5  # noqa: F401
+from yolov5_featviz.backproject import backproject
 from yolov5_featviz.boxes import Boxes
 from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import Capture, FeatureMap, capture
@@ -26,6 +27,7 @@ __all__ = [
     "Picture",
     "Ranking",
     "__version__",
+    "backproject",
     "cam",
     "capture",
     "compatible",

@@ -134,6 +134,12 @@ class FeatureMap:
 
         return pca_picture(self, channels, **options)
 
+    def rgb(self, norm: str = "signed-robust", **options: Any) -> Picture:
+        """Three channels as red, green and blue; see :func:`yolov5_featviz.heatmap.rgb_picture`."""
+        from yolov5_featviz.heatmap import rgb_picture
+
+        return rgb_picture(self, norm, **options)
+
     def _repr_png_(self) -> bytes:
         return self.grid().to_png()
 

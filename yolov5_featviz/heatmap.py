@@ -219,16 +219,41 @@ def pca_picture(
     check_map(feature_map)
     choice = choose(feature_map, channels)
     rgb, explained = pca(feature_map.data.float().numpy()[choice.channels])
-    grey = palette_of("viridis")[NAN]
-
-    def paint(y: np.ndarray) -> np.ndarray:
-        colours = np.moveaxis(y, 0, 2) * 255
-        return np.where(np.isnan(colours), grey, np.rint(colours)).astype(np.uint8)
-
-    pixels = _enlarged(np.moveaxis(rgb, 2, 0), dpi, resample, paint)
+    pixels = _enlarged(np.moveaxis(rgb, 2, 0), dpi, resample, _as_rgb)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(("red", "green", "blue"), explained))
     title = describe(feature_map, f"PCA of {channel_words(feature_map.channels, choice)}")
     return _panel(pixels, f"{title} · explained variance: {shares}", None, "viridis", dpi, dpi, plain)
+
+
+def _as_rgb(y: np.ndarray) -> np.ndarray:
+    """``[3, H, W]`` in [0, 1] to pixels; NaN to its grey."""
+    colours = np.moveaxis(y, 0, 2) * 255
+    return np.where(np.isnan(colours), palette_of("viridis")[NAN], np.rint(colours)).astype(np.uint8)
+
+
+def rgb_picture(
+    feature_map: FeatureMap, norm: str = "signed-robust", dpi: int = 300, plain: bool = False, resample: str = "nearest"
+) -> Picture:
+    """A map of three channels as red, green and blue, scaled together.
+
+    Args:
+        feature_map: ``[3, H, W]``.
+        norm: how values become colours; see :func:`yolov5_featviz.normalize.normalize`. By ``signed``
+            and ``signed-robust`` mid-grey is 0.
+        dpi, plain, resample: as for :meth:`HeatMap.picture`.
+
+    Raises:
+        FeatvizError: an argument is not understood, or there are not three channels.
+    """
+    check_look("gray", dpi)
+    check_map(feature_map)
+    data = feature_map.data.float().numpy()
+    if len(data) != 3:
+        raise FeatvizError(f"{feature_map.title} has {len(data)} channels, not the three of a colour picture")
+    scaled, limits = normalize(data.reshape(1, 3, -1), norm)
+    pixels = _enlarged(scaled.reshape(data.shape), dpi, resample, _as_rgb)
+    low, high = (f"{limit:.3g}" for limit in limits[0])
+    return _panel(pixels, describe(feature_map, "as RGB"), Legend(low, high), "gray", dpi, dpi, plain)
 
 
 def check_alpha(alpha: float, blend: str) -> None:
