@@ -11,7 +11,8 @@ from typing import Any, Callable, Iterable, List, Optional, Tuple
 import torch
 
 from yolov5_featviz.cam import cam
-from yolov5_featviz.capture import Capture
+from yolov5_featviz.capture import Capture, FeatureMap
+from yolov5_featviz.channels import Choice
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.images import as_rgb
@@ -65,6 +66,11 @@ def run_images(
     Raises:
         FeatvizError: there is nothing to draw, or no image could be read. Nothing was written.
     """
+
+    def ranked(feature_map: FeatureMap, choice: Choice) -> None:
+        if choice.ranking is not None:
+            tell(f"{feature_map.title}\n{choice.ranking.table(len(choice.channels))}")
+
     paths = find_images(source)
     index = index_layers(zoo.model)
     selected = select_layers(index, layers)
