@@ -6,7 +6,7 @@ YOLOV5 := 7.0.0
 RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-checkouts bench lint train-demo clean
+.PHONY: help demo test test-checkouts test-stacks test-releases bench lint train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,12 @@ test: lint $(VENV)/.wheels ## set up, lint, check types, run the whole test suit
 
 test-checkouts: $(VENV)/.wheels ## the tests of releases and patches on each YOLOv5 checkout in a folder: make test-checkouts CHECKOUTS=dir
 	CHECKOUTS=$(CHECKOUTS) $(BIN)/python -m pytest tests/test_releases.py tests/test_patches.py -k "checkout or one_diff"
+
+test-stacks: ## the package on old and new Pythons and torches, each in an environment of its own below .stacks
+	$(PYTHON) scripts/compatibility.py stacks
+
+test-releases: $(VENV)/.wheels ## release by release what works, as a table: make test-releases CHECKOUTS=dir
+	CHECKOUTS=$(CHECKOUTS) $(BIN)/python scripts/compatibility.py releases
 
 bench: $(VENV)/.run ## what the pictures cost, against YOLOv5's own and other tools (five minutes, on a quiet machine)
 	$(BIN)/python scripts/benchmark.py

@@ -40,13 +40,18 @@ def test_the_main_job(demo):
             assert image.width >= 1400
     first = done.stderr.splitlines()[0]
     assert re.match(r"yolov5-featviz: \S+, YOLOv5 7\.0\.0 \(installed package: .*/yolov5\)", first)
-    assert done.stderr.splitlines()[-1] == "yolov5-featviz: 6 feature maps in runs/detect/exp: bus/, zidane/"
+    assert done.stderr.splitlines()[-2:] == [
+        "yolov5-featviz: 6 feature maps in runs/detect/exp: bus/, zidane/",
+        "yolov5-featviz: open runs/detect/exp/index.html",
+    ]
 
 
 def test_nothing_else_is_written(demo, images):
     cwd, _ = demo
     rest = [f for f in files_below(cwd) if "features" not in f]
-    assert rest == [f"{RUN}/{f}" for f in ("bus.jpg", "labels/bus.txt", "labels/zidane.txt", "zidane.jpg")]
+    assert rest == [
+        f"{RUN}/{f}" for f in ("bus.jpg", "index.html", "labels/bus.txt", "labels/zidane.txt", "zidane.jpg")
+    ]
     assert not (images.parent.parent / "runs").exists()
 
 
@@ -260,6 +265,7 @@ def test_flags_reach_yolov5_untouched(tmp_path, images):
         "--visualize-layers=17",
         "--visualize-channels=last:4",
         "--visualize-plain",
+        "--visualize-report=off",
         cwd=tmp_path,
     )
     assert files_below(tmp_path) == ["runs/detect/my run/bus/stage17_C3_features.png"]
@@ -287,6 +293,8 @@ def test_other_folders_and_same_names(tmp_path, images):
         "--visualize-dir",
         "my figures",
         "--exist-ok",
+        "--visualize-report",
+        "off",
     )
     run("--weights", WEIGHTS, *flags, cwd=tmp_path)
     first = {f: (tmp_path / "my figures" / f).read_bytes() for f in files_below(tmp_path / "my figures")}

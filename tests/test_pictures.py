@@ -110,24 +110,26 @@ def test_without_an_image_a_heat_map_stands_alone(fm):
 
 def test_ranking(fm):
     told = []
-    found = files(fm, tell=told.append, modes=("grid", "channels"), channels="top:2:contrast")
+    found = files(
+        fm, tell=lambda fm, choice: told.append(choice.ranking), modes=("grid", "channels"), channels="top:2:contrast"
+    )
     ranking = fv.rank(fm, "contrast")
     first, second = ranking.channels[:2]
     names = ["ranking.csv", "features.png", f"channel{first:03d}.png", f"channel{second:03d}.png"]
     assert list(found) == [f"stage17_C3_{name}" for name in names]
     rows = list(csv.DictReader(io.StringIO(found["stage17_C3_ranking.csv"].decode())))
     assert [int(row["channel"]) for row in rows] == ranking.channels
-    lines = told[0].splitlines()
-    assert lines[0] == "street, layer 17 (C3)" and lines[1].split()[:3] == ["rank", "channel", "contrast"]
-    assert [line.split()[1] for line in lines[2:]] == [str(first), str(second)]
+    lines = told[0].table(2).splitlines()
+    assert lines[0].split()[:3] == ["rank", "channel", "contrast"]
+    assert [line.split()[1] for line in lines[1:]] == [str(first), str(second)]
     words = [text.text for text in fm.grid("top:2:contrast").texts]
     assert f"#1  ch {first}  {ranking.scores['contrast'][first]:#.3g}".rstrip(".") in words
 
 
 def test_ranking_that_fell_back_says_so_everywhere():
     fm, told = feature_map(RNG.normal(size=(5, 6, 8)), input_size=(48, 64)), []
-    found = files(fm, tell=told.append, channels="top:2:contrast")
-    assert "by std instead of contrast: nothing was detected" in told[0]
+    found = files(fm, tell=lambda fm, choice: told.append(choice.ranking), channels="top:2:contrast")
+    assert "by std instead of contrast: nothing was detected" in told[0].note
     assert "by std instead of contrast: nothing was detected" in fm.grid("top:2:contrast").title
     assert found["stage17_C3_ranking.csv"].startswith(b"rank,channel,std,")
 

@@ -2,11 +2,12 @@
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import files_below, run
+from conftest import WEIGHTS, files_below, run
 
 WHEELS = Path(sys.prefix) / "wheels"  # laid there by make test
 RELEASES = ["4.0.14", "5.0.10", "6.0.7", "6.1.9", "6.2.3", "7.0.0", "7.0.14"]
@@ -25,7 +26,8 @@ with torch.no_grad():  # releases before v4.0 write into their parameters while 
 for module in model.modules():
     if type(module) is torch.nn.BatchNorm2d:
         module.running_mean.normal_(0, 0.1); module.running_var.uniform_(0.5, 2)
-for head in model.model[-1].m:
+detect = model.model[-1]  # v1.0 keeps its heads among the layers
+for head in getattr(detect, "m", None) or [model.model[i % detect.i] for i in detect.f]:
     head.weight.data *= 20
     head.bias.data.view(3, -1)[:, 4:] = 0
 model.names = [f"class{i}" for i in range(80)]  # as train.py does
@@ -44,7 +46,8 @@ wanted, passes = {LAYERS}, {{}}
 def hook(module, args, output):
     i = vars(module).get("i")
     if i in wanted and "f" in vars(module):
-        passes[i] = (passes.get(i, []) + [output[0].detach().numpy().copy()])[-2:]
+        stem = f"stage{{i}}_{{type(module).__name__}}"
+        passes[stem] = (passes.get(stem, []) + [output[0].detach().numpy().copy()])[-2:]
 torch.nn.modules.module.register_module_forward_hook(hook)
 words = sys.argv[1:]
 if "__main__" in (root / "detect.py").read_text():
@@ -53,14 +56,18 @@ if "__main__" in (root / "detect.py").read_text():
 else:
     from yolov5.detect import detect
     detect(words[1], words[3], img_size=320, conf_thres=float(words[7]), save_txt=True, save_conf=True)
-for i, maps in passes.items():
+for stem, maps in passes.items():
     for name, data in zip(("bus", "zidane"), maps):
-        np.save(f"{{name}}_{{i}}.npy", data)
+        os.makedirs(name, exist_ok=True)
+        np.save(f"{{name}}/{{stem}}_features.npy", data)
 """
 
-# The surroundings that the release expects, and no network: whoever asks for it dies of it.
+# No network: whoever asks for it dies of it. And no pkg_resources, which setuptools has taken away.
 SITE = """
 import socket
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *args: None if name.startswith("pkg_resources") else find(name, *args)
 def refuse(*args, **kwargs):
     open("NETWORK", "a").write(repr(args)); raise SystemExit("network: %r" % (args,))
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
@@ -68,17 +75,32 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_wheel(release, images, tmp_path):
-    check(WHEELS / release / "yolov5", WHEELS / release, images, tmp_path)
+def test_wheel(release, images, tmp_path, record_property):
+    check(WHEELS / release / "yolov5", WHEELS / release, images, tmp_path, record_property)
 
 
 @pytest.mark.parametrize("checkout", CHECKOUTS, ids=[path.name for path in CHECKOUTS])
-def test_checkout(checkout, images, tmp_path):
-    """The plain checkouts that make test-checkouts was given."""
-    check(checkout, None, images, tmp_path)
+def test_checkout(checkout, images, tmp_path, record_property):
+    """The plain checkouts that make test-releases was given."""
+    check(checkout, None, images, tmp_path, record_property)
 
 
-def check(root, wheel, images, tmp_path):
+@contextmanager
+def column(record, name):
+    """What is asserted inside is a column of the table of scripts/compatibility.py."""
+    try:
+        yield
+    except Exception:
+        record(name, "no")
+        raise
+    record(name, "yes")
+
+
+def paths(*first):
+    return os.pathsep.join([*map(str, first), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def check(root, wheel, images, tmp_path, record):
     before = {f: (root / f).stat().st_mtime_ns for f in files_below(root) if "__pycache__" not in f}
     site, ours, alone = tmp_path / "site", tmp_path / "ours", tmp_path / "alone"
     for folder in (site / "settings", site / "hub" / "huggingface_hub" / "utils", ours, alone):
@@ -86,7 +108,7 @@ def check(root, wheel, images, tmp_path):
     (site / "sitecustomize.py").write_text(SITE)
     on_path = [str(wheel)] if wheel else []
     environment = {
-        "PYTHONPATH": os.pathsep.join([str(site), *on_path]),
+        "PYTHONPATH": paths(site, *on_path),
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
@@ -130,26 +152,41 @@ def check(root, wheel, images, tmp_path):
     run(root, *words, cwd=alone, script=tmp_path / "alone.py", env=old)
     layers = ("--visualize-layers", ",".join(map(str, LAYERS)), "--visualize-format", "png,npy")
     script = "detect.py" if wheel else root / "detect.py"
-    done = run("-m", "yolov5_featviz", "run", script, *words, *layers, cwd=ours, script=None, env=environment)
+    with column(record, "loads"):
+        done = run("-m", "yolov5_featviz", "run", script, *words, *layers, cwd=ours, script=None, env=environment)
+        how = f"YOLOv5 {wheel.name} (installed package: {root})" if wheel else f"(the script's folder: {root})"
+        assert how in done.stderr.splitlines()[0]
 
-    how = f"YOLOv5 {wheel.name} (installed package: {root})" if wheel else f"(the script's folder: {root})"
-    assert how in done.stderr.splitlines()[0]
-    assert not list(tmp_path.rglob("NETWORK"))
     exp = Path("runs/detect/exp")
-    yaml = (root / "models" / "yolov5s.yaml").read_text()
-    for image in ("bus", "zidane"):
-        (labels,) = (alone / exp).rglob(f"{image}.txt")
-        assert labels.read_bytes()
-        assert (ours / labels.relative_to(alone)).read_bytes() == labels.read_bytes()
-        c3 = "C3" if "C3," in yaml else "BottleneckCSP"
-        types = {0: "Focus" if "Focus," in yaml else "Conv", 9: "SPPF" if "SPPF" in yaml else c3}
-        stems = [f"stage{i}_{types.get(i, c3)}_features" for i in LAYERS]
-        assert files_below(ours / exp / image) == sorted(f"{stem}.{end}" for stem in stems for end in ("npy", "png"))
-        for i, stem in zip(LAYERS, stems):
-            dumped = np.load(ours / exp / image / f"{stem}.npy")
-            np.testing.assert_array_equal(dumped, np.load(alone / f"{image}_{i}.npy"))
-    after = {f: (root / f).stat().st_mtime_ns for f in files_below(root) if "__pycache__" not in f}
-    assert after == before
+    expected = [f for f in files_below(alone) if f.endswith("_features.npy")]
+    assert len(expected) == 2 * len(LAYERS)
+    with column(record, "draws once"):
+        pictures = [f.replace(".npy", ".png") for f in expected]
+        assert [f for f in files_below(ours / exp) if "stage" in f] == sorted([*expected, *pictures])
+    with column(record, "maps exact"):
+        for file in expected:
+            np.testing.assert_array_equal(np.load(ours / exp / file), np.load(alone / file))
+    with column(record, "detections identical"):
+        for image in ("bus", "zidane"):
+            (labels,) = (alone / exp).rglob(f"{image}.txt")
+            assert labels.read_bytes()
+            assert (ours / labels.relative_to(alone)).read_bytes() == labels.read_bytes()
+    with column(record, "nothing left, no network"):
+        assert not list(tmp_path.rglob("NETWORK"))
+        after = {f: (root / f).stat().st_mtime_ns for f in files_below(root) if "__pycache__" not in f}
+        assert after == before
+
+
+def test_in_python_too(tmp_path):
+    """Whoever reads a checkpoint without running a script gets the same help."""
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    words = "import sys, importlib.util, yolov5_featviz as fv; fv.load(sys.argv[1]); "
+    words += (
+        "import socket; print(importlib.util.find_spec('pkg_resources')); socket.create_connection(('localhost', 9))"
+    )
+    done = run("-c", words, WEIGHTS, cwd=tmp_path, script=None, check=1, env={"PYTHONPATH": paths(tmp_path)})
+    assert done.stdout == "None\n"
+    assert done.stderr.splitlines()[-1] == "network: (('localhost', 9),)"
 
 
 BUILD_OTHER = """
