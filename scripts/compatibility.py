@@ -26,8 +26,9 @@ PACKAGE = ("pyproject.toml", "README.md", "LICENSE", "yolov5_featviz", "patches"
 TESTS = ("pyproject.toml", "README.md", "LICENSE", "detect.py", "weights", "tests")
 FILES = (
     *("layers", "capture", "numbers", "channels", "resample", "render", "heatmap", "formats", "tensors", "kernels"),
-    *("item", "save", "checkpoint", "detect"),
+    *("item", "save", "checkpoint"),
 )
+JOBS = ("the_main_job", "nothing_else_is_written", "detections_are_the_same_to_the_byte", "undo_leaves_no_trace")
 VERSIONS = """
 import json, platform
 from importlib import metadata
@@ -119,8 +120,10 @@ def run_stack(stack: Stack, interpreter: str) -> List[str]:
         install(python, "--no-build-isolation", "--force-reinstall", package)
     with tempfile.TemporaryDirectory() as folder:
         copy(TESTS, folder)
+        files = [f"tests/test_{name}.py" for name in FILES]
+        jobs = [f"tests/test_detect.py::test_{name}" for name in JOBS]
         wheels = [f"tests/test_releases.py::test_wheel[{release}]" for release in stack.releases]
-        report = pytest(python, folder, *(f"tests/test_{name}.py" for name in FILES), *wheels)
+        report = pytest(python, folder, *files, *jobs, *wheels)
     *versions, yolov5 = json.loads(subprocess.check_output([str(python), "-c", VERSIONS]).decode())
     outcomes = [outcome(case) for case in report.iter("testcase")]
     counts = [str(outcomes.count(kind)) for kind in ("passed", "skipped", "failed")]
