@@ -51,7 +51,7 @@ class Level(NamedTuple):
 
 # A page of 100 MB is about what a browser still opens without a pause that worries its reader.
 LEVELS = (
-    Level(24_000_000, 64, 3 << 19, 960),
+    Level(24_000_000, 64, 3 << 19, 800),
     Level(60_000_000, 16, 3 << 17, 640),
     Level(84_000_000, 4, 3 << 15, 480),
     Level(96_000_000, 0, 0, 320),  # the heat map alone
@@ -83,30 +83,33 @@ def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
         the map has those boxes; NaN where they leave no two cells on either side.
     """
     x = feature_map.data.double().numpy().reshape(feature_map.channels, -1)
-    masks = [sides(replace(feature_map, boxes=boxes)) for boxes in groups]
+    masks = [np.stack(sides(replace(feature_map, boxes=boxes))).reshape(2, -1) for boxes in groups]
     if not masks:
         return np.zeros((0, len(x)))
+    image = masks[0].any(axis=0)  # what is not inside is outside, so the sums over both give those of the other
+    inside = np.stack([image, *(mask[0] for mask in masks)]).astype(np.float64)
     finite = np.isfinite(x)
-    whole = bool(finite.all())
-    with np.errstate(invalid="ignore"):
-        centre = np.where(finite, x, 0).sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
-        x = np.where(finite, x - centre[:, None], 0)  # centred, the sums of squares lose nothing
-    squares = np.square(x)
-    counts, means, spreads = [], [], []
-    for side in (0, 1):
-        mask = np.stack([pair[side].ravel() for pair in masks]).astype(np.float64)
-        n = mask.sum(axis=1)[:, None] if whole else mask @ finite.T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            mean = mask @ x.T / n
-        counts.append(n)
-        means.append(mean)
-        spreads.append(mask @ squares.T - n * mean**2)
-    cells = np.array([min(inside.sum(), outside.sum()) for inside, outside in masks])
+    if finite.all():
+        x = x - x.mean(axis=1, keepdims=True)  # centred, the sums of squares lose nothing
+        n = inside.sum(axis=1, keepdims=True)
+    else:
+        centre = np.where(finite, x, 0).sum(axis=1) / finite.sum(axis=1).clip(min=1)
+        x = np.where(finite, x, centre[:, None]) - centre[:, None]
+        n = inside @ finite.T
+    sums, squares = inside @ x.T, inside @ np.square(x).T
     with np.errstate(divide="ignore", invalid="ignore"):
-        difference = means[0] - means[1]
-        s = np.sqrt((spreads[0] + spreads[1]).clip(min=0) / (counts[0] + counts[1] - 2))
-        d = np.where(difference == 0, 0.0, difference / s)
-    d[cells < 2] = np.nan
+
+        def side(n: np.ndarray, sums: np.ndarray, squares: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+            mean = sums / n
+            return mean, (squares - n * mean**2).clip(min=0)
+
+        mean_in, spread_in = side(n[1:], sums[1:], squares[1:])
+        mean_out, spread_out = side(n[0] - n[1:], sums[0] - sums[1:], squares[0] - squares[1:])
+        difference = mean_in - mean_out
+        spread = spread_in + spread_out
+        spread[spread < 1e-12 * squares[0]] = 0  # below what the subtractions leave of a constant
+        d = np.where(difference == 0, 0.0, difference / np.sqrt(spread / (n[0] - 2)))
+    d[[min(mask.sum(axis=1)) < 2 for mask in masks]] = np.nan
     return d
 
 
@@ -139,7 +142,7 @@ def entry(name: str, parts: Sequence[Part], image: Any, level: Level, look: Look
     shares = boxes.mapped(first.window, (1, 1)).xyxy if boxes is not None else np.zeros((0, 4))
     found = {
         "name": name,
-        "photo": None if pixels is None else _jpeg(pixels, level.side, 82),
+        "photo": None if pixels is None else _jpeg(pixels, level.side, 78),
         "size": [height, width],
         "detected": None if first.boxes is None else len(first.boxes),
         "boxes": [[_number(edge, 4) for edge in box] for box in shares],
@@ -478,7 +481,7 @@ def _item(found: Dict[str, Any], pixels: Optional[np.ndarray], index: int, group
     """The image's place in the list, and all that is known of it."""
     name, n = found["name"], found["detected"]
     photo = (
-        f'<img alt="" loading="lazy" decoding="async" src="{_jpeg(pixels, THUMBNAIL, 75)}">'
+        f'<img alt="" loading="lazy" decoding="async" src="{_jpeg(pixels, THUMBNAIL, 70)}">'
         if pixels is not None
         else ""
     )
