@@ -411,7 +411,7 @@ def test_not_a_checkpoint(content, says, tmp_path):
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_truncated(legacy, tmp_path):
     buffer = io.BytesIO()
-    torch.save(torch_load(WEIGHTS), buffer, _use_new_zipfile_serialization=not legacy)
+    torch.save(load_checkpoint(WEIGHTS), buffer, _use_new_zipfile_serialization=not legacy)
     whole = buffer.getvalue()
     for part in (0.1, 0.5, 0.99):
         (tmp_path / "best.pt").write_bytes(whole[: int(len(whole) * part)])
