@@ -243,7 +243,7 @@ def _sentence(
 ) -> str:
     """What the first screen says of an image."""
     if boxes is None:
-        found = f"What was detected in “{name}” is not known."
+        found = f"No detections of “{name}” are known."
     elif not len(boxes):
         found = f"Nothing was detected in “{name}”."
     else:

@@ -140,7 +140,7 @@
       const button = make('button', { type: 'button', className: 'tile' }, canvas, label);
       button.dataset.map = map;
       button.setAttribute('aria-label', described);
-      button.addEventListener('click', () => show({ map }));
+      button.addEventListener('click', () => show({ map }, true));
       return button;
     };
     const held = document.activeElement && document.activeElement.closest('#tiles button');
@@ -169,7 +169,7 @@
       button.dataset.layer = i;
       button.dataset.channel = channel;
       button.setAttribute('aria-label', `show channel ${channel} of ${of.title}`);
-      button.addEventListener('click', () => show({ layer: i, map: of.channels.indexOf(channel) + 1 }));
+      button.addEventListener('click', () => show({ layer: i, map: of.channels.indexOf(channel) + 1 }, true));
       const bar = make('td', { className: 'bar', textContent: scored(score, by) });
       bar.style.setProperty('--share', most > 0 ? clamp(score / most, 0, 1) : 0);
       return make('tr', {}, make('td', { className: 'number', textContent: n + 1 }), make('td', { textContent: `${of.name} ${of.type}` }), make('td', {}, button), bar);
@@ -230,8 +230,8 @@
     }));
   }
 
-  /** Change what is shown, and redraw what depends on it. */
-  function show(change) {
+  /** Change what is shown, and redraw what depends on it. `reveal`: bring the image into view. */
+  function show(change, reveal) {
     Object.assign(state, change);
     const has = (...names) => names.some((name) => name in change);
     if (has('index', 'part')) drawLayers();
@@ -241,6 +241,7 @@
     if (has('index', 'part', 'layer', 'box', 'cmap', 'scale')) drawTiles();
     if (has('boxes')) $('boxes').hidden = !state.boxes;
     drawMap();
+    if (reveal) $('stage').scrollIntoView({ block: 'nearest' });
   }
 
   function open(index) {
@@ -322,7 +323,7 @@
   const nextMap = (by) => {
     const tiles = [...document.querySelectorAll('#tiles button')];
     const at = tiles.findIndex((tile) => Number(tile.dataset.map) === state.map);
-    show({ map: Number(tiles[step(at, by, tiles.length)].dataset.map) });
+    show({ map: Number(tiles[step(at, by, tiles.length)].dataset.map) }, true);
   };
   const nextCmap = () => {
     const names = Object.keys(palettes);
