@@ -43,14 +43,7 @@ def flags() -> argparse.ArgumentParser:
         "--visualize-every", metavar="N", type=int, help="each N epochs of a training (default 10) or frames of a video"
     )
     add("--visualize-limit", metavar="N", type=int, help="N images at most (default 8 in validation, else all)")
-    add(
-        "--visualize-report",
-        metavar="WHEN",
-        default="on",
-        help="index.html, one page about the run: on (default) or off",
-    )
-    add("--visualize-quiet", action="store_true", help="say nothing but what went wrong")
-    add("--visualize-verbose", action="store_true", help="say what is drawn of each image, with the whole rankings")
+    _report_flags(group)
     add("--visualize-summary", action="store_true", help="keep YOLOv5's model-summary pass, skipped otherwise")
     add("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use; found by itself otherwise")
     add("--trust-weights", action="store_true", help="unpickle the checkpoint without the allow-list")
@@ -116,6 +109,19 @@ def _look_flags(parser: Any) -> None:
     add("--visualize-plain", action="store_true", help="no captions, only pixels")
 
 
+def _report_flags(parser: Any) -> None:
+    """The flags that say what is told of a run, and where."""
+    add = parser.add_argument
+    add(
+        "--visualize-report",
+        metavar="WHEN",
+        default="on",
+        help="index.html, one page about the run: on (default) or off",
+    )
+    add("--visualize-quiet", action="store_true", help="say nothing but what went wrong")
+    add("--visualize-verbose", action="store_true", help="name every file, and give rankings in full")
+
+
 class _Words(argparse.ArgumentParser):
     """Tells a user's mistake in one line."""
 
@@ -158,10 +164,6 @@ def options(ours: List[str]) -> Any:
     for flag, number in (("--visualize-every", o.visualize_every), ("--visualize-limit", o.visualize_limit)):
         if number is not None and number < 1:
             raise FeatvizError(f"{flag} {number}: take 1 or more")
-    if o.visualize_report not in ("on", "off"):
-        raise FeatvizError(f"--visualize-report {o.visualize_report}: take on or off")
-    if o.visualize_quiet and o.visualize_verbose:
-        raise FeatvizError("--visualize-quiet and --visualize-verbose: take one of them")
     return Options(
         layers=o.visualize_layers,
         **_look(o),
@@ -169,8 +171,7 @@ def options(ours: List[str]) -> Any:
         summary=o.visualize_summary,
         every=o.visualize_every,
         limit=o.visualize_limit,
-        report=o.visualize_report == "on",
-        say=int(o.visualize_verbose) - int(o.visualize_quiet),
+        **_report(o),
         yolov5=o.yolov5,
         trust=o.trust_weights,
     )
@@ -199,6 +200,15 @@ def _look(o: argparse.Namespace) -> Dict[str, Any]:
         "dpi": o.visualize_dpi,
         "plain": o.visualize_plain,
     }
+
+
+def _report(o: argparse.Namespace) -> Dict[str, Any]:
+    """What :func:`_report_flags` were given: whether there is a page, and how much to say, from -1 to 1."""
+    if o.visualize_report not in ("on", "off"):
+        raise FeatvizError(f"--visualize-report {o.visualize_report}: take on or off")
+    if o.visualize_quiet and o.visualize_verbose:
+        raise FeatvizError("--visualize-quiet and --visualize-verbose: take one of them")
+    return {"report": o.visualize_report == "on", "say": int(o.visualize_verbose) - int(o.visualize_quiet)}
 
 
 def _words(text: str) -> List[str]:
