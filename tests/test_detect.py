@@ -446,3 +446,6 @@ def test_interrupt(tmp_path, images):
     assert len(pictures) >= 3 and all(f.endswith("_features.png") for f in pictures)
     for picture in pictures:
         Image.open(tmp_path / RUN / picture).load()
+    page = (tmp_path / RUN / "index.html").read_text(encoding="utf-8")
+    assert page.endswith("</html>\n") and 3 <= page.count('<li data-index="') <= len(pictures)
+    assert not [f for f in files_below(tmp_path / RUN) if f.endswith(".part")]
