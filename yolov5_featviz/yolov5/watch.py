@@ -76,6 +76,7 @@ class Watcher:
         self._active: List[Visit] = []
         self._selected: Any = weakref.WeakKeyDictionary()
         self._weights: Any = weakref.WeakKeyDictionary()
+        self._trained: Any = weakref.WeakSet()
         self._patched: Set[Any] = set()
         self._told: Set[str] = set()
         self._drawn: Dict[Optional[int], int] = {}
@@ -178,7 +179,9 @@ class Watcher:
         if images.requires_grad:  # not the script's pass, but one that is to explain it
             return original(model, *args, **kwargs)
         if model.training:
-            self._check(model)  # a training should not learn after its first epoch that there is no such layer
+            if model not in self._trained:  # a training should not learn after its first epoch of a wrong layer
+                self._trained.add(model)
+                self._check(model)
             return original(model, *args, **kwargs)
         tracing = torch._C._get_tracing_state() is not None  # torch.jit.is_tracing came with 1.9
         if not self._loader_seen and not tracing:
