@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
+import io
+import pickle
 import tarfile
 import zipfile
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Dict, Iterator, List, Optional, Union
 
 import torch
@@ -15,6 +19,7 @@ from torch import nn
 
 from yolov5_featviz.errors import FeatvizError, UnsafeCheckpoint
 from yolov5_featviz.yolov5.modules import is_module_class
+from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.source import Source, find_source
 from yolov5_featviz.yolov5.unpickle import pickle_module
 
@@ -62,9 +67,13 @@ def load_checkpoint(
     try:
         _check_container(path, name)
         source = source or _any_source()
-        if not trust:
-            options["pickle_module"] = pickle_module(source)
         with ExitStack() as stack:
+            if not trust:
+                options["pickle_module"] = reader = pickle_module(source)
+                if not _takes_reader(patched=False):
+                    patches = Patches()
+                    patches.set(torch.serialization, "pickle", reader)
+                    stack.callback(patches.undo)
             if source is not None:
                 stack.enter_context(Surroundings(source, script=False))
                 stack.enter_context(source.importable())
@@ -118,6 +127,42 @@ def model_of(loaded: Any, name: str) -> nn.Module:
 
 
 _torch_load = torch.load  # the real one, whatever is put in its place while a script runs
+
+
+@functools.lru_cache(maxsize=None)
+def _takes_reader(patched: bool) -> bool:
+    """Whether this torch reads with the pickle module that it is given: 1.13 takes Python's own all the same.
+
+    Tried out on a harmless file, since the other way to find out is to run a harmful one. Where the
+    module has to be put in the place of torch's own name for it (``patched``), that is tried as well.
+
+    Raises:
+        UnsafeCheckpoint: neither helps.
+    """
+    used: List[bool] = []
+
+    class Unpickler(pickle.Unpickler):
+        def load(self) -> Any:
+            used.append(True)
+            return super().load()
+
+    reader: Any = ModuleType("yolov5_featviz_probe")
+    reader.Unpickler, reader.load = Unpickler, lambda file, **options: Unpickler(file, **options).load()
+    stream = io.BytesIO()
+    torch.save({}, stream)
+    stream.seek(0)
+    known = "weights_only" in inspect.signature(_torch_load).parameters
+    options: Dict[str, Any] = {"weights_only": False} if known else {}
+    patches = Patches()
+    if patched:
+        patches.set(torch.serialization, "pickle", reader)
+    try:
+        _torch_load(stream, pickle_module=reader, **options)
+    finally:
+        patches.undo()
+    if not used and patched:
+        raise UnsafeCheckpoint(f"torch {torch.__version__} cannot be made to read a file without running it")
+    return bool(used) or not _takes_reader(patched=True)
 
 
 def _any_source() -> Optional[Source]:
