@@ -275,7 +275,7 @@ def two_copies(root, weights, tmp_path):
     for folder in folders:
         shutil.copytree(root, folder, ignore=shutil.ignore_patterns("__pycache__", "runs", ".git", "*.pt"))
         shutil.copy(weights, folder / "best.pt")
-        (folder / ".gitignore").write_text("runs/\ninference/output/\n")
+        (folder / ".gitignore").write_text("runs/\ninference/output/\n__pycache__/\n")  # as YOLOv5's own
         for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "x")):
             git(*words, cwd=folder)
     run("-m", "yolov5_featviz", "patch", ".", cwd=folders[1], script=None)
