@@ -6,7 +6,7 @@ YOLOV5 := 7.0.0
 RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-checkouts test-stacks test-releases bench lint train-demo clean
+.PHONY: help demo test test-checkouts test-stacks test-releases test-report bench lint train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test-stacks: ## the package on old and new Pythons and torches, each in an envir
 
 test-releases: $(VENV)/.wheels ## release by release what works, as a table: make test-releases CHECKOUTS=dir
 	CHECKOUTS=$(CHECKOUTS) $(BIN)/python scripts/compatibility.py releases
+
+test-report: $(VENV)/.dev ## the page about a run, in a Chromium of yours: make test-report CHROMIUM=path
+	$(PIP) install --quiet playwright==1.65.2
+	CHROMIUM=$(or $(CHROMIUM),$(shell command -v chromium)) $(BIN)/python -m pytest tests/test_browser.py
 
 bench: $(VENV)/.run ## what the pictures cost, against YOLOv5's own and other tools (five minutes, on a quiet machine)
 	$(BIN)/python scripts/benchmark.py
