@@ -157,7 +157,8 @@ def test_notebooks_get_png():
         (np.zeros((9, 4, 4)), {"norm": "max"}, "no normalisation 'max'"),
     ],
 )
-def test_refused(x, options, says):
+def test_refused(tmp_path, x, options, says):
     with pytest.raises(fv.FeatvizError, match=says) as error:
-        fv.save(x, "never.png", **options)
+        fv.save(x, tmp_path / "never.png", **options)
     assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
