@@ -90,8 +90,8 @@ def maps() -> Dict[int, fv.FeatureMap]:
     return {i: features[i] for i in LAYERS}
 
 
-def ours(fm: fv.FeatureMap, path: Path) -> None:
-    fm.grid(CHANNELS, dpi=DPI).save(path)
+def ours(fm: fv.FeatureMap, path: Path, dpi: int = DPI) -> None:
+    fm.grid(CHANNELS, dpi=dpi).save(path)
 
 
 def pasted(fm: fv.FeatureMap, path: Path) -> None:
@@ -147,44 +147,56 @@ def contestants() -> Dict[str, Callable[[fv.FeatureMap, Path], Any]]:
 def layers(folder: Path, repeats: int) -> List[Dict[str, Any]]:
     """ms a layer of each tool, how often that is ours, and what it leaves on disk."""
     features = maps()
+    tools = contestants()
+    theirs = next(tool for name, tool in tools.items() if name.startswith("YOLOv5"))
+    dpis = {i: resolution(fm, theirs, folder) for i, fm in features.items()}
+    tools["yolov5-featviz"] = lambda fm, path: ours(fm, path, dpis[fm.layer.index])
     rows: List[Dict[str, Any]] = []
-    for name, tool in contestants().items():
+    for name, tool in tools.items():
         place = folder / name.replace("/", "_")
         place.mkdir()
         spent, pixels, size = [], [], []
         for fm in features.values():
             path = place / f"{fm.stem}_features.png"
             spent.append(median_ms(lambda fm=fm, path=path, tool=tool: tool(fm, path), repeats))
-            height, width = cv2.imread(str(path)).shape[:2]
-            pixels.append(f"{width}×{height}")
+            pixels.append(area(path))
             size.append(path.stat().st_size)
         rows.append({"tool": name, "ms": spent, "mean_ms": statistics.mean(spent), "pixels": pixels, "bytes": size})
-    lines = [filtered(fm.grid(CHANNELS, dpi=DPI).pixels) for fm in features.values()]
+    rows[0]["dpi"] = list(dpis.values())
+    lines = [filtered(fm.grid(CHANNELS, dpi=dpis[i]).pixels) for i, fm in features.items()]
     floor = [median_ms(lambda part=part: deflated(part), repeats * 3) for part in lines]
     rows.append({"tool": "the floor: deflating our pixels", "ms": floor, "mean_ms": statistics.mean(floor)})
     for row in rows:
         row["ratio"] = row["mean_ms"] / rows[0]["mean_ms"]
-    head = [
-        "one layer to a PNG file",
-        *(f"{fm.layer.name}, ms" for fm in features.values()),
-        "mean, ms",
-        "ratio",
-        "pixels",
-        "kB",
-    ]
+    columns = [f"{fm.layer.name}, ms" for fm in features.values()]
+    head = ["one layer to a PNG file", *columns, "mean, ms", "ratio", "Mpixels", "kB"]
     body = [
         [
             row["tool"],
             *(f"{ms:.1f}" for ms in row["ms"]),
             f"{row['mean_ms']:.1f}",
             f"{row['ratio']:.2g}" if row["ratio"] < 10 else f"{row['ratio']:.0f}",
-            row.get("pixels", [""])[0],
-            f"{sum(row['bytes']) / len(row['bytes']) / 1000:.0f}" if "bytes" in row else "",
+            f"{statistics.mean(row['pixels']) / 1e6:.2f}" if "pixels" in row else "",
+            f"{statistics.mean(row['bytes']) / 1e3:.0f}" if "bytes" in row else "",
         ]
         for row in rows
     ]
     print("\n" + align([head, *body], right=range(1, 8)))
     return rows
+
+
+def area(path: Path) -> int:
+    """Pixels of a picture."""
+    height, width = cv2.imread(str(path)).shape[:2]
+    return height * width
+
+
+def resolution(fm: fv.FeatureMap, theirs: Callable[[fv.FeatureMap, Path], Any], folder: Path) -> int:
+    """The dpi at which our picture has no fewer pixels than YOLOv5's; 300, or where that leaves fewer, more."""
+    path = folder / f"{fm.stem}_features.png"
+    theirs(fm, path)
+    least = area(path)
+    return next(dpi for dpi in range(DPI, 2400, 10) if fm.grid(CHANNELS, dpi=dpi).pixels.size >= least)
 
 
 def overlays(repeats: int) -> Dict[str, float]:
