@@ -38,9 +38,10 @@ def region_of(meta: Dict[str, Any]) -> Optional[Region]:
             ``pad_param`` (top, bottom, left, right) where the pipeline pads on all sides, as mmyolo's.
 
     Returns:
-        Left, top, right and bottom edge in pixels, None if ``meta`` does not tell.
+        Left, top, right and bottom edge in pixels; None if ``meta`` does not tell, or says that the
+        image was flipped, so that nothing can be laid over it as it was.
     """
-    if "ori_shape" not in meta or "scale_factor" not in meta:
+    if "ori_shape" not in meta or "scale_factor" not in meta or meta.get("flip"):
         return None
     across, down = (float(factor) for factor in meta["scale_factor"][:2])
     height, width = (round(side * factor) for side, factor in zip(meta["ori_shape"][:2], (down, across)))
