@@ -217,10 +217,9 @@ class Capture:
         self.skipped[layer.path] = reason
 
     def _hook(self, register: str, module: nn.Module, hook: Callable[..., None]) -> None:
-        method = getattr(module, register)
-        # torch 2.0 brought the keyword; only what a network is given is looked for among keyword arguments
-        pre = register == "register_forward_pre_hook" and "with_kwargs" in inspect.signature(method).parameters
-        method(hook, **({"with_kwargs": True} if pre else {}))
+        # only what a network is given is looked for among keyword arguments
+        keywords = {"with_kwargs": True} if register == "register_forward_pre_hook" and _WITH_KWARGS else {}
+        getattr(module, register)(hook, **keywords)
         self._hooks.add(hook)
         self._hooked.add(module)
 
@@ -401,6 +400,7 @@ def capture(
 
 
 _Levels = List[Tuple[Optional[str], torch.Tensor]]
+_WITH_KWARGS = "with_kwargs" in inspect.signature(nn.Module.register_forward_pre_hook).parameters  # torch 2.0
 _SET_STANCE: Any = getattr(getattr(torch, "compiler", None), "set_stance", None)  # torch 2.6
 
 
