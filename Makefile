@@ -3,10 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 YOLOV5 := 7.0.0
+MMDET := .stacks/mmdet
 RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-checkouts test-stacks test-releases test-report bench lint train-demo clean
+.PHONY: help demo test test-checkouts test-stacks test-releases test-report test-mmdet bench lint train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,9 @@ test-releases: $(VENV)/.wheels ## release by release what works, as a table: mak
 test-report: $(VENV)/.dev ## the page about a run, in a Chromium of yours: make test-report CHROMIUM=path
 	$(PIP) install --quiet playwright==1.65.2
 	CHROMIUM=$(or $(CHROMIUM),$(shell command -v chromium)) $(BIN)/python -m pytest tests/test_browser.py
+
+test-mmdet: $(MMDET)/.ready ## mmdetection's detectors and timm's models, in an environment of their own (a quarter of an hour to build)
+	$(MMDET)/bin/python -m pytest tests/test_mmdet.py tests/test_timm.py
 
 bench: $(VENV)/.run ## what the pictures cost, against YOLOv5's own and other tools (five minutes, on a quiet machine)
 	$(BIN)/python scripts/benchmark.py
@@ -62,4 +66,13 @@ $(VENV)/.wheels: $(VENV)/.dev Makefile
 		test -d $(VENV)/wheels/$$release/yolov5 || \
 		$(PIP) install --quiet --no-deps --target $(VENV)/wheels/$$release yolov5==$$release || exit 1; \
 	done
+	touch $@
+
+# mmcv offers no wheel for this torch. pip keeps the one that is built here; nothing of it needs a GPU.
+$(MMDET)/.ready: requirements-mmdet.txt
+	test -x $(MMDET)/bin/python || $(PYTHON) -m venv $(MMDET)
+	$(MMDET)/bin/python -m pip install --quiet "setuptools<81" wheel
+	$(MMDET)/bin/python -m pip install --quiet -r requirements-mmdet.txt
+	MMCV_WITH_OPS=1 $(MMDET)/bin/python -m pip install --quiet --no-build-isolation mmcv==2.1.0
+	$(MMDET)/bin/python -m pip install --quiet --no-deps mmdet==3.3.0
 	touch $@
