@@ -5,6 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 YOLOV5 := 7.0.0
 MMDET := .stacks/mmdet
 RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-checkouts test-stacks test-releases test-report test-mmdet bench lint train-demo clean
@@ -27,9 +28,10 @@ test-stacks: ## the package on old and new Pythons and torches, each in an envir
 test-releases: $(VENV)/.wheels ## release by release what works, as a table: make test-releases CHECKOUTS=dir
 	CHECKOUTS=$(CHECKOUTS) $(BIN)/python scripts/compatibility.py releases
 
-test-report: $(VENV)/.dev ## the page about a run, in a Chromium of yours: make test-report CHROMIUM=path
-	$(PIP) install --quiet playwright==1.65.2
-	CHROMIUM=$(or $(CHROMIUM),$(shell command -v chromium)) $(BIN)/python -m pytest tests/test_browser.py
+test-report: $(VENV)/.browser ## the report in a real browser: Chromium, which must be installed; screenshots go to runs/report
+	@test -n "$(CHROMIUM)" || { echo "no Chromium: apt-get install chromium, or make test-report CHROMIUM=/path/to/it"; exit 1; }
+	mkdir -p runs/report
+	CHROMIUM="$(CHROMIUM)" SCREENSHOTS=runs/report $(BIN)/python -m pytest tests/test_browser.py
 
 test-mmdet: $(MMDET)/.ready ## mmdetection's detectors and timm's models, in an environment of their own (a quarter of an hour to build)
 	$(MMDET)/bin/python -m pytest tests/test_mmdet.py tests/test_timm.py
@@ -58,6 +60,10 @@ $(VENV)/.run: requirements.txt pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	$(PIP) install --quiet -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.browser: $(VENV)/.dev requirements-browser.txt
+	$(PIP) install --quiet -r requirements-browser.txt
 	touch $@
 
 # The other releases' wheels, each in a folder of its own, for tests/test_releases.py.

@@ -46,12 +46,15 @@ def image(*words):
 def test_pictures_of_a_folder(there, capsys):
     assert image("--model", "nets:spot", "--layers", "all", "--source", "photos", "--imgsz", 64) == 0
     expected = [f"{name}/stage{i}_{type}_features.png" for name in "ab" for i, type in enumerate(("Conv2d", "ReLU"))]
-    assert files_below(there / "runs" / "featviz" / "exp") == expected
+    assert files_below(there / "runs" / "featviz" / "exp") == [*expected, "index.html"]
     assert "weights: those it was made with" in (told := capsys.readouterr().err)
     assert "4 feature maps in runs/featviz/exp: a/, b/" in told
-    image("--model", "nets.py:spot", "--layers", "1", "--source", "photos/*.png", "--visualize-format", "npy")
+    assert told.splitlines()[-1] == "yolov5-featviz: open runs/featviz/exp/index.html"
+    words = ["--visualize-format", "npy", "--visualize-report", "off", "--visualize-quiet"]
+    assert image("--model", "nets.py:spot", "--layers", "1", "--source", "photos/*.png", *words) == 0
     assert files_below(there / "runs" / "featviz" / "exp2") == ["a/stage1_ReLU_features.npy"]
-    assert files_below(there / "runs" / "featviz" / "exp") == expected
+    assert files_below(there / "runs" / "featviz" / "exp") == [*expected, "index.html"]
+    assert capsys.readouterr().err == ""
 
 
 def test_values_and_preprocessing(there):
@@ -71,7 +74,7 @@ def test_values_and_preprocessing(there):
     with torch.no_grad():
         model(x)
     assert np.array_equal(np.load("out/b/layer1_Sequential_features.npy"), found[0])
-    assert len(files_below("out")) == 5
+    assert len(files_below("out")) == 6
 
 
 @pytest.mark.parametrize("size", [(90, 60), (60, 90)])
@@ -117,7 +120,7 @@ def test_a_bad_image_among_good_ones(there, capsys):
     (there / "photos" / "a.png").write_bytes(b"no picture")
     assert image("--model", "nets:spot", "--layers", "1", "--source", "photos") == 1
     assert "cannot read the image photos/a.png" in (told := capsys.readouterr().err) and "passed over" in told
-    assert files_below(there / "runs" / "featviz" / "exp") == ["b/stage1_ReLU_features.png"]
+    assert files_below(there / "runs" / "featviz" / "exp") == ["b/stage1_ReLU_features.png", "index.html"]
     assert image("--model", "nets:spot", "--layers", "1", "--source", "photos/a.png") == 2
     assert not (there / "runs" / "featviz" / "exp2").exists()
 
@@ -176,4 +179,4 @@ def test_as_a_user_would(there):
     words = ["image", "--model", "nets:spot", "--layers", "1", "--source", "photos", "--visualize-mode", "heatmap,grid"]
     done = run("-m", "yolov5_featviz", *words, cwd=there, script=None)
     assert "2 feature maps in runs/featviz/exp" in done.stderr
-    assert len(files_below(there / "runs")) == 4
+    assert len(files_below(there / "runs")) == 5

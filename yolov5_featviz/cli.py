@@ -297,9 +297,10 @@ def image(arguments: List[str]) -> int:
     parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
     parser.add_argument("--visualize-dir", metavar="DIR", help="where the pictures go; default runs/featviz/exp")
     _look_flags(parser)
+    _report_flags(parser)
     o = parser.parse_args(arguments)
     look = Look(**_look(o))
-    return run_images(_zoo_model(o), o.layers, o.source, look, o.visualize_dir, say)
+    return run_images(_zoo_model(o), o.layers, o.source, look, o.visualize_dir, say, **_report(o))
 
 
 def _zoo_model(o: argparse.Namespace) -> Any:
@@ -310,7 +311,8 @@ def _zoo_model(o: argparse.Namespace) -> Any:
     if sizes is not None and sizes < 1:
         raise FeatvizError(f"--imgsz {sizes}: take 1 or more")
     zoo = load_model(o.model, o.weights, sizes, lambda path: load_checkpoint(path, trust=o.trust_weights))
-    say(f"{__version__}, {o.model}, weights: {zoo.weights}")
+    if not getattr(o, "visualize_quiet", False):
+        say(f"{__version__}, {o.model}, weights: {zoo.weights}")
     return zoo
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import glob
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional
 
 import torch
 
 from yolov5_featviz.cam import cam
-from yolov5_featviz.capture import Capture, FeatureMap
-from yolov5_featviz.channels import Choice
+from yolov5_featviz.capture import Capture
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.gallery import Gallery
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.images import as_rgb
 from yolov5_featviz.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.pictures import Look, draw, draw_cam
-from yolov5_featviz.save import Saver, check_writable, new_folder, write
+from yolov5_featviz.save import check_writable, new_folder
+from yolov5_featviz.version import __version__
 from yolov5_featviz.zoo import ZooModel
 
 SUFFIXES = {".bmp", ".dng", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -48,6 +48,8 @@ def run_images(
     look: Look,
     folder: Optional[str] = None,
     tell: Callable[[str], None] = print,
+    report: bool = True,
+    say: int = 0,
 ) -> int:
     """Draw ``layers`` for each image of ``source``, into a folder of its own.
 
@@ -59,6 +61,8 @@ def run_images(
         folder: where the images' folders go; ``runs/featviz/exp`` otherwise, or ``exp2`` and so on.
             Nothing that is there is overwritten.
         tell: is told what happens.
+        report: write a page about it, too; see :class:`yolov5_featviz.report.Report`.
+        say: 1 to tell every file, -1 to tell only what went wrong.
 
     Returns:
         0; or 1 if an image could not be read or a picture not be saved, after all others were.
@@ -66,17 +70,13 @@ def run_images(
     Raises:
         FeatvizError: there is nothing to draw, or no image could be read. Nothing was written.
     """
-
-    def ranked(feature_map: FeatureMap, choice: Choice) -> None:
-        if choice.ranking is not None:
-            tell(f"{feature_map.title}\n{choice.ranking.table(len(choice.channels))}")
-
     paths = find_images(source)
     index = index_layers(zoo.model)
     selected = select_layers(index, layers)
     check_writable(Path(folder or Path("runs") / "featviz"))
     home = Path(folder) if folder else None
-    saver, unreadable, folders, told = Saver(), [], [], set()
+    about = f"layers {layers} · yolov5-featviz {__version__}"
+    gallery, unreadable, told = Gallery(look, tell, report, about, say), [], set()
     try:
         for path in paths:
             try:
@@ -99,23 +99,15 @@ def run_images(
             if "cam" in look.modes:
                 heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, path.stem)
             home = home or new_folder(Path("runs") / "featviz" / "exp")
-            folders.append(new_folder(home / path.stem))
-            say = ranked if len(folders) == 1 else None  # the rankings of the others are in their files
-            for feature_map in maps if look.shows_maps else ():
-                files = draw(replace(feature_map, region=region), look, image, say)
-                saver.submit(partial(_save, files, folders[-1]))
-            for heat in heats:
-                saver.submit(partial(_save, draw_cam(heat, look, image), folders[-1]))
+            maps = [replace(fm, region=region) for fm in maps]
+            files = [("", draw(fm, look, image, gallery.ranked)) for fm in (maps if look.shows_maps else ())]
+            files += [("", draw_cam(heat, look, image)) for heat in heats]
+            gallery.add(home, path.stem, files, [("", maps)], image)
     finally:
-        saver.close()
-    if not folders:
+        gallery.close()
+    if unreadable and not gallery.folders:
         raise unreadable[0]
-    for text in sorted({str(error) for error in saver.errors}):
-        tell(f"error: could not save: {text}")
-    names = ", ".join(f"{one.name}/" for one in folders[:5])
-    more = f" and {len(folders) - 5} more" if len(folders) > 5 else ""
-    tell(f"{saver.done} feature map{'s' * (saver.done != 1)} in {home}: {names}{more}")
-    return int(bool(unreadable or saver.errors))
+    return int(bool(unreadable or gallery.errors))
 
 
 def _run(model: torch.nn.Module, x: Any) -> None:
@@ -127,8 +119,3 @@ def _run(model: torch.nn.Module, x: Any) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         shape = list(x.shape) if isinstance(x, torch.Tensor) else [list(one.shape) for one in x]
         raise FeatvizError(f"the model cannot be run on an input of shape {shape}: {reason}") from error
-
-
-def _save(files: Iterable[Tuple[str, bytes]], folder: Path) -> None:
-    for name, content in files:
-        write(folder / name, content)

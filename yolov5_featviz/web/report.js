@@ -54,16 +54,21 @@
     return code === NO_NUMBER ? NaN : low + (code / CODES) * (high - low);
   };
 
-  /** For each of `out` pixels along `start` to `stop`, in cells, the two cells that it lies between and the weight of the second. */
+  /**
+   * For each of `out` pixels along `start` to `stop`, in cells, the two cells that it lies between and the weight of
+   * the second; `there` is 0 where a crop left something of the image out.
+   */
   function along(n, out, start, stop, smooth) {
-    const below = new Int32Array(out), above = new Int32Array(out), weight = new Float32Array(out);
+    const below = new Int32Array(out), above = new Int32Array(out), weight = new Float32Array(out), there = new Uint8Array(out);
     for (let i = 0; i < out; i++) {
-      const at = clamp(start + (i + 0.5) * ((stop - start) / out) - 0.5, 0, n - 1);
+      const exact = start + (i + 0.5) * ((stop - start) / out) - 0.5;
+      const at = clamp(exact, 0, n - 1);
+      there[i] = exact >= -0.5 && exact <= n - 0.5;
       below[i] = smooth ? Math.floor(at) : Math.floor(at + 0.5);
       above[i] = smooth ? Math.min(below[i] + 1, n - 1) : below[i];
       weight[i] = smooth ? at - below[i] : 0;
     }
-    return { below, above, weight };
+    return { below, above, weight, there };
   }
 
   /** Draw values [0, 1] of a part of a map over all of a canvas. */
@@ -79,6 +84,7 @@
     for (let j = 0, at = 0; j < height; j++) {
       const upper = y.below[j] * columns, lower = y.above[j] * columns, v = y.weight[j];
       for (let i = 0; i < width; i++, at++) {
+        if (!x.there[i] || !y.there[j]) continue;
         const l = x.below[i], r = x.above[i], u = x.weight[i];
         const above = values[upper + l] * (1 - u) + values[upper + r] * u;
         const t = above * (1 - v) + (values[lower + l] * (1 - u) + values[lower + r] * u) * v;
@@ -284,10 +290,13 @@
     probe = { x, y };
     const of = layer();
     const [left, top, right, bottom] = of.window;
-    const column = clamp(Math.floor(left + x * (right - left)), 0, of.grid[1] - 1);
-    const row = clamp(Math.floor(top + y * (bottom - top)), 0, of.grid[0] - 1);
+    const column = Math.floor(left + x * (right - left)), row = Math.floor(top + y * (bottom - top));
     const cell = $('cell');
-    cell.hidden = false;
+    cell.hidden = column < 0 || column >= of.grid[1] || row < 0 || row >= of.grid[0];
+    if (cell.hidden) {
+      $('readout').textContent = 'The network was not given this part of the image.';
+      return;
+    }
     const share = { left: (column - left) / (right - left), top: (row - top) / (bottom - top), width: 1 / (right - left), height: 1 / (bottom - top) };
     for (const [name, part] of Object.entries(share)) cell.style[name] = `${100 * part}%`;
     $('readout').setAttribute('aria-live', aloud ? 'polite' : 'off');

@@ -9,21 +9,18 @@ import re
 import sys
 import traceback
 import types
-from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import FeatureMap
-from yolov5_featviz.channels import Choice
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.gallery import Gallery
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.pictures import Look, draw, draw_cam
-from yolov5_featviz.progress import progress
-from yolov5_featviz.report import Report
-from yolov5_featviz.save import Saver, new_folder, write
+from yolov5_featviz.save import new_folder
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.compat import Surroundings
 from yolov5_featviz.yolov5.item import Item
@@ -32,8 +29,6 @@ from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values, values
 from yolov5_featviz.yolov5.source import Source, find_source
 from yolov5_featviz.yolov5.watch import Watcher
-
-BEST = 5  # channels of a ranking that are named beside YOLOv5's own lines
 
 
 @dataclass(frozen=True)
@@ -116,22 +111,22 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
             watcher.flush()
         finally:
             patches.undo()
-            artist.close()
-    if not artist.folders and not artist.saver.errors and code == 0:
+            artist.gallery.close()
+    if not artist.gallery.folders and not artist.gallery.errors and code == 0:
         log(f"nothing was drawn: {path.name} put no image through a YOLOv5 model that could be followed")
         return 1
-    return code or int(bool(watcher.unreadable or artist.saver.errors))
+    return code or int(bool(watcher.unreadable or artist.gallery.errors))
 
 
 class _Artist:
     """Draws and saves what the watcher delivers."""
 
     def __init__(self, script: str, arguments: List[str], source: Source, options: Options) -> None:
-        self.script, self.arguments, self.source, self.options = script, arguments, source, options
-        self.saver, self.reporter = Saver(), Saver(waiting=2)
-        self.report: Optional[Report] = None
-        self.folders: List[Path] = []
-        self._page: Optional[Path] = None
+        self.script, self.source, self.options = script, source, options
+        weights = [Path(name).name for name in values(arguments, "--weights") if name]
+        about = [Path(script).name, f"YOLOv5 {source.release}", *weights, f"layers {options.layers}"]
+        about.append(f"yolov5-featviz {__version__}")  # no folders, since the page may go to others
+        self.gallery = Gallery(options, log, options.report, " · ".join(about), options.say)
         self._home: Optional[Path] = Path(options.folder) if options.folder else None
 
     def begin(self) -> None:
@@ -142,29 +137,13 @@ class _Artist:
     def draw(self, item: Item, i: int, parts: List[Tuple[str, List[FeatureMap]]]) -> None:
         """Queue the pictures of image ``i``, in a folder of its own, each part in a folder below."""
         o, image = self.options, item.image(i)
-        # in full they are in files; two lines beside YOLOv5's are no harm
-        tell = self._tell if o.say > 0 or (o.say == 0 and not self.folders) else None
         maps = [(part, fm) for part, maps in parts for fm in maps] if o.shows_maps else []
-        files = [(part, draw(feature_map, o, image, tell)) for part, feature_map in maps]
+        files = [(part, draw(feature_map, o, image, self.gallery.ranked)) for part, feature_map in maps]
         if "cam" in o.modes:
             files += [(part, draw_cam(heat, o, image)) for part, heat in self._explain(item, i, [p for p, _ in parts])]
-        if self._home is None or not files:
-            return
-        home = self._home if item.epoch is None else self._home / f"epoch{item.epoch:03d}"
-        try:
-            folder = new_folder(home / item.name(i))
-        except OSError as error:
-            self.saver.errors.append(error)
-            return
-        self.folders.append(folder)
-        for part, contents in files:
-            self.saver.submit(partial(self._save, contents, folder / part))
-        if self.options.report:
-            if self.report is None:
-                self.report = Report(self._home, self._about(), self.options)
-            group = "" if item.epoch is None else f"epoch {item.epoch}"
-            link = os.path.relpath(folder, self._home)
-            self.reporter.submit(partial(self.report.add, item.name(i), parts, item.image(i), group, link))
+        if self._home is not None and files:
+            group = "" if item.epoch is None else f"epoch{item.epoch:03d}"
+            self.gallery.add(self._home, item.name(i), files, parts, image, group)
 
     def _explain(self, item: Item, i: int, parts: List[str]) -> Iterator[Tuple[str, HeatMap]]:
         """Class activation maps of image ``i``, each with the folder where it belongs; of several passes, the first."""
@@ -181,53 +160,6 @@ class _Artist:
             boxes = item.boxes(i, getattr(visit.model, "names", ()))
             for heat in heats:
                 yield part, replace(heat, feature_map=replace(heat.feature_map, boxes=boxes))
-
-    def _save(self, files: Iterable[Tuple[str, bytes]], folder: Path) -> None:
-        for name, content in files:
-            write(folder / name, content)
-            if self.options.say > 0:
-                log(f"wrote {folder / name}")
-
-    def _tell(self, feature_map: FeatureMap, choice: Choice) -> None:
-        """Say which channels were chosen by a ranking."""
-        ranking = choice.ranking
-        assert ranking is not None
-        if self.options.say > 0:
-            log(f"{feature_map.title}\n{ranking.table(len(choice.channels))}")
-            return
-        best = ", ".join(f"{k} ({ranking.scores[ranking.by][k]:.3g})" for k in choice.channels[:BEST])
-        log(f"{feature_map.title}: best channels {ranking.note or f'by {ranking.by}'}: {best}")
-
-    def _about(self) -> str:
-        """One line for the report; no folders, since the page may go to others."""
-        weights = [Path(name).name for name in values(self.arguments, "--weights") if name]
-        words = [Path(self.script).name, f"YOLOv5 {self.source.release}", *weights, f"layers {self.options.layers}"]
-        return " · ".join([*words, f"yolov5-featviz {__version__}"])
-
-    def close(self) -> None:
-        """Wait until all is written, and say what and where."""
-        self.reporter.submit(self._finish)
-        pending = [*self.saver.pending, *self.reporter.pending]
-        for _ in progress(as_completed(pending), "drawing", len(pending)) if self.options.say == 0 else ():
-            pass
-        self.saver.close()
-        self.reporter.close()
-        self.saver.errors += self.reporter.errors
-        for text in sorted({str(error) for error in self.saver.errors}):
-            log(f"error: could not save: {text}")
-        if self.options.say > 0:
-            for error in self.saver.errors:
-                traceback.print_exception(type(error), error, error.__traceback__)
-        if self.saver.done and self.options.say >= 0:
-            layers = f"{self.saver.done} feature map{'s' * (self.saver.done != 1)}"
-            names = ", ".join(f"{os.path.relpath(folder, self._home)}/" for folder in self.folders[:5])
-            more = f" and {len(self.folders) - 5} more" if len(self.folders) > 5 else ""
-            log(f"{layers} in {self._home}: {names}{more}")
-            if self._page is not None:
-                log(f"open {self._page}")
-
-    def _finish(self) -> None:
-        self._page = self.report.close() if self.report is not None else None
 
 
 def _run_folder(script: str, source: Source) -> Optional[Path]:
