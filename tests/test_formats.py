@@ -7,6 +7,7 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 import zlib
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -76,7 +77,7 @@ def test_png_is_as_small_as_a_slow_one():
     picture = feature_map(torch.from_numpy(RNG.normal(size=(64, 40, 30)).cumsum(2))).grid()
     stream = io.BytesIO()
     Image.fromarray(picture.pixels).save(stream, "png", compress_level=6)
-    assert len(picture.to_png()) < 1.2 * len(stream.getvalue())
+    assert len(replace(picture, about={}).to_png()) < 1.2 * len(stream.getvalue())
 
 
 def test_svg(picture):

@@ -195,6 +195,6 @@ def test_from_the_command_line(tmp_path, images):
     for image in ("bus", "zidane"):
         for stem in ("stage17_C3", "stage9_SPPF"):
             mine = [f.split("/")[1] for f in found if f.startswith(f"{image}/{stem}")]
-            assert len(mine) == 1 + 2 * 5 and f"{stem}_ranking.csv" in mine and f"{stem}_pca.pdf" in mine
+            assert len(mine) == 2 + 2 * 5 and f"{stem}_ranking.csv" in mine and f"{stem}_pca.pdf" in mine
     assert done.stderr.count("best channels by mean") == 2 and "bus, layer 17 (C3)" in done.stderr
     assert done.stderr.splitlines()[-2] == "yolov5-featviz: 4 feature maps in runs/detect/exp: bus/, zidane/"

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from yolov5_featviz.about import facts
 from yolov5_featviz.boxes import Region
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.errors import FeatvizError
@@ -242,7 +243,8 @@ def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
 
 def _heat(feature_map: FeatureMap, title: str) -> HeatMap:
     values, limits = normalize(feature_map.data.numpy(), "zero")
-    return HeatMap(values[0], Legend("0", f"{limits[0, 1]:.3g}"), describe_map(feature_map, title), feature_map)
+    about = facts(feature_map, title, [], limits, norm="zero")
+    return HeatMap(values[0], Legend("0", f"{limits[0, 1]:.3g}"), describe_map(feature_map, title), feature_map, about)
 
 
 def _merged(maps: List[FeatureMap], title: str) -> HeatMap:

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.version import __version__
@@ -20,6 +20,8 @@ usage: yolov5-featviz run SCRIPT [YOLOv5's own flags] [flags below]
        yolov5-featviz patch CHECKOUT [--reverse]
        yolov5-featviz image --model M --layers LAYERS --source IMAGES [--weights W] [--imgsz N] [flags below]
        yolov5-featviz layers --model M [--weights W] [--imgsz N] [--depth N] [--json]
+       yolov5-featviz info FIGURE [--json]
+       yolov5-featviz redo FIGURE [--weights W...] [--source IMAGE] [--yolov5 DIR]
        yolov5-featviz --version
 
 Run a YOLOv5 script, unedited, and take pictures of the layers you ask for; or put images through any
@@ -215,14 +217,20 @@ def _words(text: str) -> List[str]:
     return list(dict.fromkeys(part.strip().lower() for part in text.split(",")))
 
 
-def run(script: str, arguments: List[str], weights_folder: Optional[Path] = None, here: bool = True) -> int:
+def run(
+    script: str,
+    arguments: List[str],
+    weights_folder: Optional[Path] = None,
+    here: bool = True,
+    command: Sequence[str] = (),
+) -> int:
     """``yolov5-featviz run``: see :func:`yolov5_featviz.yolov5.runner.run`."""
     from yolov5_featviz.yolov5 import runner
 
     ours, rest = split(arguments)
     if "-h" in rest or "--help" in rest:
         print(flags().format_help())
-    return runner.run(script, rest, options(ours), weights_folder, here)
+    return runner.run(script, rest, options(ours), weights_folder, here, command or ["run", script, *arguments])
 
 
 def layers(arguments: List[str]) -> int:
@@ -273,9 +281,46 @@ def patch(arguments: List[str]) -> int:
     return 0
 
 
-def image(arguments: List[str]) -> int:
+def info(arguments: List[str]) -> int:
+    """``yolov5-featviz info``: see :func:`yolov5_featviz.provenance.read`."""
+    from yolov5_featviz.provenance import read, tell
+
+    parser = _Words(prog="yolov5-featviz info", description="Tell how a figure was made.", allow_abbrev=False)
+    parser.add_argument("figure", metavar="FIGURE", help="a file written by yolov5-featviz")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    o = parser.parse_args(arguments)
+    about = read(o.figure)
+    print(json.dumps(about, indent=1, ensure_ascii=False) if o.json else tell(about))
+    return 0
+
+
+def redo(arguments: List[str]) -> int:
+    """``yolov5-featviz redo``: see :func:`yolov5_featviz.yolov5.redo.redo`."""
+    from yolov5_featviz.yolov5 import redo as again
+
+    parser = _Words(prog="yolov5-featviz redo", description="Make a figure again and compare both.", allow_abbrev=False)
+    parser.add_argument("figure", metavar="FIGURE", help="a file written by yolov5-featviz")
+    parser.add_argument("--weights", nargs="+", default=[], help="the checkpoints, if they are not found by name")
+    parser.add_argument("--source", help="the image, if it is not found by name")
+    parser.add_argument("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use")
+    o = parser.parse_args(arguments)
+    return again.redo(o.figure, _again, o.weights, o.source, o.yolov5)
+
+
+def _again(words: List[str], command: Sequence[str]) -> int:
+    """Run a command for which another is recorded: the one that it repeats."""
+    if words[:1] == ["run"]:
+        return run(words[1], words[2:], command=command)
+    commands: Dict[str, Callable[..., int]] = {"image": image}
+    if words[0] not in commands:
+        raise FeatvizError(f"no command {words[0]!r}: the figure is from another version than {__version__}")
+    return commands[words[0]](words[1:], command)
+
+
+def image(arguments: List[str], command: Sequence[str] = ()) -> int:
     """``yolov5-featviz image``: see :func:`yolov5_featviz.run_images.run_images`."""
     from yolov5_featviz.pictures import Look
+    from yolov5_featviz.provenance import made
     from yolov5_featviz.run_images import run_images
 
     parser = _Words(
@@ -300,7 +345,9 @@ def image(arguments: List[str]) -> int:
     _report_flags(parser)
     o = parser.parse_args(arguments)
     look = Look(**_look(o))
-    return run_images(_zoo_model(o), o.layers, o.source, look, o.visualize_dir, say, **_report(o))
+    zoo = _zoo_model(o)
+    about = made(command or ["image", *arguments], [o.weights] if o.weights == zoo.weights else [])
+    return run_images(zoo, o.layers, o.source, look, o.visualize_dir, say, about, **_report(o))
 
 
 def _zoo_model(o: argparse.Namespace) -> Any:
@@ -333,6 +380,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return patch(arguments[1:])
         if arguments[:1] == ["image"]:
             return image(arguments[1:])
+        if arguments[:1] == ["info"]:
+            return info(arguments[1:])
+        if arguments[:1] == ["redo"]:
+            return redo(arguments[1:])
         if arguments == ["--version"]:
             print(__version__)
             return 0

@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
+from yolov5_featviz.about import KEY, dumps
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.render import font_file, text_metrics
 
@@ -56,6 +57,7 @@ def png(picture: Picture, dpi: float) -> bytes:
             chunk(b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1)),
             chunk(b"tEXt", b"Software\0yolov5-featviz"),
             chunk(b"iTXt", b"Title\0\0\0\0\0" + picture.title.encode()) if picture.title else b"",
+            chunk(b"zTXt", KEY.encode() + b"\0\0" + zlib.compress(dumps(picture.about).encode(), 9)),
             chunk(b"PLTE", picture.palette.tobytes()) if colour == 3 else b"",
             chunk(b"IDAT", deflated(filtered(picture.pixels))),
             chunk(b"IEND", b""),
@@ -104,12 +106,18 @@ def _pillow(picture: Picture, dpi: float, format: str, **options: Any) -> bytes:
 
 def jpg(picture: Picture, dpi: float) -> bytes:
     """JPEG at quality 95 with full colour resolution: lossy, for where nothing else is taken."""
-    return _pillow(picture, dpi, "jpeg", quality=95, subsampling=0)
+    file = _pillow(picture, dpi, "jpeg", quality=95, subsampling=0)
+    about = f"{KEY} {dumps(picture.about)}".encode()
+    parts = [about[i : i + 65533] for i in range(0, len(about), 65533)]  # which is what a segment holds
+    comments = [b"\xff\xfe" + struct.pack(">H", 2 + len(part)) + part for part in parts]
+    start = 4 + int.from_bytes(file[4:6], "big")  # behind the first segment, which JFIF wants to be its own
+    return b"".join([file[:start], *comments, file[start:]])
 
 
 def tif(picture: Picture, dpi: float) -> bytes:
     """TIFF, lossless, compressed by LZW, which every publisher's software reads."""
-    return _pillow(picture, dpi, "tiff", compression="tiff_lzw", description=picture.title)
+    about = f"{picture.title}\n{KEY} {dumps(picture.about)}"
+    return _pillow(picture, dpi, "tiff", compression="tiff_lzw", description=about)
 
 
 def svg(picture: Picture, dpi: float) -> bytes:
@@ -120,6 +128,7 @@ def svg(picture: Picture, dpi: float) -> bytes:
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'width="{width / dpi:.6g}in" height="{height / dpi:.6g}in" viewBox="0 0 {width} {height}">',
         f"<title>{escape(picture.title)}</title>",
+        f"<metadata>{KEY} {escape(dumps(picture.about))}</metadata>",
         f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '
         f'xlink:href="data:image/png;base64,{image}"/>',
         '<g font-family="DejaVu Sans, Verdana, sans-serif" xml:space="preserve">',
@@ -162,7 +171,8 @@ def pdf(picture: Picture, dpi: float) -> bytes:
     figure.patch.set_visible(False)
     figure.add_artist(Sheet())
     stream = BytesIO()
-    about = {"Title": picture.title, "Creator": "yolov5-featviz", "CreationDate": None}
+    words = f"{KEY} {dumps(picture.about)}"
+    about = {"Title": picture.title, "Creator": KEY, "Subject": words, "CreationDate": None}
     with _parameters({"pdf.fonttype": 42, "savefig.bbox": None, "pdf.use14corefonts": False}):
         FigureCanvasPdf(figure).print_figure(stream, format="pdf", dpi=dpi, metadata=about)
     return stream.getvalue()

@@ -7,7 +7,7 @@ import traceback
 from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.channels import Choice
@@ -16,6 +16,7 @@ from yolov5_featviz.progress import progress
 from yolov5_featviz.report import Part, Report
 from yolov5_featviz.save import Saver, new_folder, write
 
+Files = Tuple[str, Callable[..., Iterable[Tuple[str, bytes]]]]
 BEST = 5  # channels of a ranking that are named in the log
 
 
@@ -59,19 +60,22 @@ class Gallery:
         self,
         home: Path,
         name: str,
-        files: Iterable[Tuple[str, Iterable[Tuple[str, bytes]]]],
+        files: Iterable[Files],
         parts: Sequence[Part],
         image: Any = None,
         group: str = "",
+        made: Optional[Callable[[], Mapping[str, Any]]] = None,
     ) -> None:
         """Queue the files of an image, for a folder of its own.
 
         Args:
             home: the folder of the run, the same for all.
             name: of the image; its folder gets a number behind it if the name is taken.
-            files: pairs of a folder's name below that, or "", and of names and contents.
+            files: pairs of a folder's name below that, or "", and of what draws names and contents when it is
+                told, in ``made``, who says how they came about.
             parts, image: what the page gets; see :meth:`yolov5_featviz.report.Report.add`.
             group: a folder in between, and the image's group on the page.
+            made: says how the image's files came about; is asked in the background.
         """
         self._home = home
         try:
@@ -81,7 +85,8 @@ class Gallery:
             return
         self.folders.append(folder)
         for part, contents in files:
-            self._saver.submit(partial(self._save, contents, folder / part))
+            told = partial(_made, made, Path(os.path.relpath(folder / part, home)).as_posix())
+            self._saver.submit(partial(self._save, contents(made=told), folder / part))
         if self._reporter is not None:
             self._report = self._report or Report(home, self.about, self.look)
             link = os.path.relpath(folder, home)
@@ -130,3 +135,7 @@ class Gallery:
             return
         best = ", ".join(f"{k} ({ranking.scores[ranking.by][k]:.3g})" for k in choice.channels[:BEST])
         self.tell(f"{feature_map.title}: best channels {ranking.note or f'by {ranking.by}'}: {best}")
+
+
+def _made(made: Optional[Callable[[], Mapping[str, Any]]], folder: str) -> Dict[str, Any]:
+    return {**(made() if made else {}), "folder": folder}

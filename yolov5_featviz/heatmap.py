@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple, Union
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from yolov5_featviz.about import facts, number
 from yolov5_featviz.boxes import Boxes
 from yolov5_featviz.channels import ChannelSpec, Choice, choose
 from yolov5_featviz.errors import FeatvizError
@@ -64,12 +65,14 @@ class HeatMap:
         legend: what 0 and 1 mean.
         title: what it shows, in words.
         feature_map: where it comes from.
+        about: how it was made; see :func:`yolov5_featviz.about.facts`.
     """
 
     values: np.ndarray
     legend: Legend
     title: str
     feature_map: FeatureMap = field(repr=False)
+    about: Dict[str, Any] = field(default_factory=dict, repr=False)
 
     def picture(
         self,
@@ -86,7 +89,8 @@ class HeatMap:
         """
         check_look(cmap, dpi)
         codes = _enlarged(self.values[None], dpi, resample, lambda y: quantise(y[0]), scale)
-        return _panel(codes, self.title, self.legend, cmap, dpi, dpi, plain)
+        picture = _panel(codes, self.title, self.legend, cmap, dpi, dpi, plain)
+        return replace(picture, about={**self.about, "cmap": cmap, "resample": resample})
 
     def over(
         self,
@@ -145,7 +149,9 @@ class HeatMap:
             labels = _draw_boxes(mixed, fm.boxes.mapped(_window(fm, (height, width)), size), letter_dpi)
         how = f"{alpha:.0%} {'over' if blend == 'mix' else 'added to'} the image"
         scope = f"{self.legend.scope}, {how}" if self.legend.scope else how
-        return _panel(mixed, self.title, self.legend._replace(scope=scope), cmap, dpi, letter_dpi, plain, labels)
+        picture = _panel(mixed, self.title, self.legend._replace(scope=scope), cmap, dpi, letter_dpi, plain, labels)
+        laid = {"cmap": cmap, "resample": resample, "alpha": alpha, "blend": blend, "boxes": boxes}
+        return replace(picture, about={**self.about, **laid})
 
     def save(self, path: str | Path, **options: Any) -> None:
         """Draw it alone, with the options of :meth:`picture`, and write it as ``Picture.save`` does."""
@@ -181,7 +187,8 @@ def heatmap(
     data = feature_map.data.float().numpy()
     reduced = reduce_channels(data[choice.channels], reduce)
     words = f"{reduce} of {channel_words(feature_map.channels, choice)}"
-    return _heat(feature_map, reduced, reduced, norm or REDUCTIONS[reduce].norm, words)
+    how = {"shows": "heatmap", "channels": choice.channels, "reduce": reduce}
+    return _heat(feature_map, reduced, reduced, norm or REDUCTIONS[reduce].norm, words, how)
 
 
 def channel(feature_map: FeatureMap, k: int, norm: str = "channel") -> HeatMap:
@@ -189,10 +196,12 @@ def channel(feature_map: FeatureMap, k: int, norm: str = "channel") -> HeatMap:
     check_map(feature_map)
     (k,) = choose(feature_map, [k]).channels
     data = feature_map.data.float().numpy()
-    return _heat(feature_map, data[k], data, norm, f"channel {k}")
+    return _heat(feature_map, data[k], data, norm, f"channel {k}", {"shows": "channel", "channels": [k]})
 
 
-def _heat(feature_map: FeatureMap, values: np.ndarray, whole: np.ndarray, norm: str, words: str) -> HeatMap:
+def _heat(
+    feature_map: FeatureMap, values: np.ndarray, whole: np.ndarray, norm: str, words: str, how: Dict[str, Any]
+) -> HeatMap:
     check_norm(norm)
     scaled, limits = normalize(values[None], norm, whole.reshape(-1, *values.shape))
     low, high = (f"{limit:.3g}" for limit in limits[0])
@@ -200,7 +209,8 @@ def _heat(feature_map: FeatureMap, values: np.ndarray, whole: np.ndarray, norm: 
         low, high = NORMS[norm].ends or (low, high)
     scope = {"robust": "1st to 99th percentile"}.get(norm, NORMS[norm].scope)
     scope = "" if norm in ("channel", "zero") else scope
-    return HeatMap(scaled[0], Legend(low, high, scope), describe(feature_map, words), feature_map)
+    about = facts(feature_map, limits=limits, norm=norm, **how)
+    return HeatMap(scaled[0], Legend(low, high, scope), describe(feature_map, words), feature_map, about)
 
 
 def pca_picture(
@@ -222,7 +232,9 @@ def pca_picture(
     pixels = _enlarged(np.moveaxis(rgb, 2, 0), dpi, resample, _as_rgb)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(("red", "green", "blue"), explained))
     title = describe(feature_map, f"PCA of {channel_words(feature_map.channels, choice)}")
-    return _panel(pixels, f"{title} · explained variance: {shares}", None, "viridis", dpi, dpi, plain)
+    picture = _panel(pixels, f"{title} · explained variance: {shares}", None, "viridis", dpi, dpi, plain)
+    variance = [number(share) for share in explained]
+    return replace(picture, about=facts(feature_map, "pca", choice.channels, variance=variance, resample=resample))
 
 
 def _as_rgb(y: np.ndarray) -> np.ndarray:
@@ -354,23 +366,41 @@ def _draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float) -> List[Text]:
         cv2.rectangle(pixels, (x0, y0), (x1, y1), (0, 0, 0), 3 * line)
         cv2.rectangle(pixels, (x0, y0), (x1, y1), colour, line)
     texts: List[Text] = []
-    taken: List[Tuple[int, int, int, int]] = []
-    for i, (x0, y0, _, y1) in enumerate(corners):
-        words = boxes.caption(i)
-        if not words:
+    captions = [boxes.caption(i) for i in range(len(boxes))]
+    sizes = [tuple(side + 2 * line for side in text_size(words, 6, dpi)) if words else (0, 0) for words in captions]
+    for i, (x, y) in enumerate(place_labels(corners, sizes, (height, width))):
+        if not captions[i]:
             continue
-        w, h = (side + 2 * line for side in text_size(words, 6, dpi))
-        x = min(max(0, x0), max(0, width - w))
-        # above the box, else inside it, else below: the first place that is in the picture and free
-        places = [y for y in (y0 - h, y0, y1 - h, y1) if 0 <= y <= height - h] or [min(max(0, y0), max(0, height - h))]
+        w, h = sizes[i]
+        pixels[y : y + h, x : x + w] = colours[i]
+        dark = np.dot(colours[i], (0.299, 0.587, 0.114)) < 110
+        texts.append(Text(x + line, y + line, captions[i], 6, dpi, (255, 255, 255) if dark else (0, 0, 0), colours[i]))
+    return texts
+
+
+def place_labels(
+    corners: Sequence[Sequence[float]], sizes: Sequence[Tuple[int, ...]], picture: Tuple[int, int]
+) -> List[Tuple[int, int]]:
+    """Left and top edge for the label of each box: above it, else inside, else below, where it covers no other.
+
+    Args:
+        corners: left, top, right and bottom edge of the boxes, in pixels.
+        sizes: width and height of their labels; (0, 0) for none.
+        picture: height and width of the picture, in which all labels stay.
+    """
+    height, width = picture
+    found: List[Tuple[int, int]] = []
+    taken: List[Tuple[int, int, int, int]] = []
+    for (x0, y0, _, y1), (w, h) in zip(corners, sizes):
+        x = int(min(max(0, x0), max(0, width - w)))
+        tops = [int(y) for y in (y0 - h, y0, y1 - h, y1)]
+        places = [y for y in tops if 0 <= y <= height - h] or [int(min(max(0, y0), max(0, height - h)))]
         free = (
             y
             for y in places
             if not any(x < tx + tw and tx < x + w and y < ty + th and ty < y + h for tx, ty, tw, th in taken)
         )
-        y = next(free, places[0])
-        taken.append((x, y, w, h))
-        pixels[y : y + h, x : x + w] = colours[i]
-        dark = np.dot(colours[i], (0.299, 0.587, 0.114)) < 110
-        texts.append(Text(x + line, y + line, words, 6, dpi, (255, 255, 255) if dark else (0, 0, 0), colours[i]))
-    return texts
+        found.append((x, next(free, places[0])))
+        if w:
+            taken.append((*found[-1], w, h))
+    return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 
+from yolov5_featviz.about import dumps, facts
 from yolov5_featviz.cam import check_method
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.channels import ChannelSpec, Choice, choose, parse_top
@@ -92,8 +93,15 @@ class Look:
         check_alpha(self.alpha, self.blend)
 
 
+Made = Optional[Callable[[], Mapping[str, Any]]]
+
+
 def draw(
-    feature_map: FeatureMap, look: Look, image: Any = None, tell: Optional[Callable[[FeatureMap, Choice], None]] = None
+    feature_map: FeatureMap,
+    look: Look,
+    image: Any = None,
+    tell: Optional[Callable[[FeatureMap, Choice], None]] = None,
+    made: Made = None,
 ) -> Iterator[Tuple[str, bytes]]:
     """All that ``look`` asks for.
 
@@ -102,51 +110,61 @@ def draw(
         look: how.
         image: the image it belongs to, for overlays; see :meth:`yolov5_featviz.heatmap.HeatMap.over`.
         tell: is told what was chosen, if channels are chosen by a ranking.
+        made: says how the map came about, for the files, when the first is made; each adds what it shows.
 
     Yields:
         ``(name, content)`` of each file, such as ``stage17_C3_features.png``, ``..._features_page2.png``,
         ``..._heatmap.png``, ``..._channel005.png``, ``..._pca.png``, ``..._features.npy``; and
-        ``..._ranking.csv`` if channels are chosen by one.
+        ``..._ranking.csv`` if channels are chosen by one. How it was made is in each file; the values
+        are followed by it as a second array, and a ranking has it beside it, in ``....csv.json``.
 
     Raises:
         FeatvizError: the map has no pixels, or not the channels that are asked for.
     """
-    stem = feature_map.stem
+    stem, told = feature_map.stem, dict(made() if made else {})
     shown = together = choose(feature_map, "64" if look.channels is None else look.channels)
     if look.channels is None:
         together = choose(feature_map, "all")
     if shown.ranking is not None:
         yield f"{stem}_ranking.csv", shown.ranking.to_csv().encode()
+        if made is not None:
+            about = facts(feature_map, "ranking", shown.channels, by=shown.ranking.by)
+            yield f"{stem}_ranking.csv.json", f"{dumps({**told, 'file': f'{stem}_ranking.csv', **about})}\n".encode()
         if tell is not None:
             tell(feature_map, shown)
     if "npy" in look.formats:
-        yield f"{stem}_features.npy", _npy(feature_map.data)
+        file = f"{stem}_features.npy"
+        about = facts(feature_map, "values", range(feature_map.channels))
+        yield file, _npy(feature_map.data, {**told, "file": file, **about})
     if any(format in PICTURE_FORMATS for format in look.formats):
         for mode in look.modes:
             for name, picture in _pictures(mode, feature_map, look, image, shown, together):
                 for format in look.formats:
                     if format in PICTURE_FORMATS:
-                        yield f"{stem}_{name}.{format}", picture.encode(format)
+                        file = f"{stem}_{name}.{format}"
+                        yield file, replace(picture, about={**told, "file": file, **picture.about}).encode(format)
 
 
-def draw_cam(heat: HeatMap, look: Look, image: Any = None) -> Iterator[Tuple[str, bytes]]:
-    """A class activation map over its image, or alone if ``image`` is None.
+def draw_cam(heat: HeatMap, look: Look, image: Any = None, made: Made = None) -> Iterator[Tuple[str, bytes]]:
+    """A class activation map over its image, or alone if ``image`` is None. ``made`` as for :func:`draw`.
 
     Yields:
         ``(name, content)`` of each file: ``stage17_C3_cam.png``, and ``..._cam.npy``, its values before
         they were scaled, float32 ``[H, W]``.
     """
-    name = f"{heat.feature_map.stem}_cam"
+    name, told = f"{heat.feature_map.stem}_cam", dict(made() if made else {})
     if "npy" in look.formats:
-        yield f"{name}.npy", _npy(heat.feature_map.data[0])
+        yield f"{name}.npy", _npy(heat.feature_map.data[0], {**told, "file": f"{name}.npy", **heat.about})
     for format in look.formats:
         if format in PICTURE_FORMATS:
-            yield f"{name}.{format}", _drawn(heat, look, image).encode(format)
+            picture, file = _drawn(heat, look, image), f"{name}.{format}"
+            yield file, replace(picture, about={**told, "file": file, **picture.about}).encode(format)
 
 
-def _npy(data: torch.Tensor) -> bytes:
+def _npy(data: torch.Tensor, about: Mapping[str, Any]) -> bytes:
     stream = io.BytesIO()
     np.save(stream, data.float().numpy())
+    np.save(stream, np.array(dumps(about).encode()))
     return stream.getvalue()
 
 

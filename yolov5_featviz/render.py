@@ -9,12 +9,13 @@ whoever reads the file back gets the values back. Pictures that hold a photograp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from yolov5_featviz.about import facts
 from yolov5_featviz.channels import ChannelSpec, Choice, Ranking, choose
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.normalize import NORMS, check_norm, normalize
@@ -69,6 +70,7 @@ class Picture:
         title: what the picture shows, in words.
         cells: where each channel was drawn: channel -> ``(x, y, width, height)`` in pixels.
         texts: the lettering that is in the pixels, for formats that keep text as text.
+        about: how it was made, for its file; see :func:`yolov5_featviz.about.facts`.
     """
 
     pixels: np.ndarray
@@ -77,6 +79,7 @@ class Picture:
     title: str = ""
     cells: Dict[int, Tuple[int, int, int, int]] = field(default_factory=dict)
     texts: Sequence[Text] = ()
+    about: Dict[str, Any] = field(default_factory=dict)
 
     def to_rgb(self) -> np.ndarray:
         """The picture as uint8 ``[height, width, 3]``."""
@@ -89,7 +92,7 @@ class Picture:
             width, height = text_size(text.text, text.points, text.dpi)
             blank = PAPER if pixels.ndim == 2 else text.paper
             pixels[text.y : text.y + height, text.x : text.x + width] = blank
-        return Picture(pixels, self.palette, self.dpi, self.title, self.cells)
+        return replace(self, pixels=pixels, texts=())
 
     def encode(self, format: str, dpi: Optional[int] = None) -> bytes:
         """The picture as a file of one of :data:`yolov5_featviz.formats.FORMATS`.
@@ -165,7 +168,10 @@ def grid(
     shown = channel_words(feature_map.channels, choice, chosen)
     title = describe(feature_map, shown if page is None else f"{shown}, page {page + 1}")
     words = _labels(chosen, values, choice.ranking, first)
-    return mosaic(scaled, chosen, words, title, legend(norm, limits), cmap, dpi, plain, resample)
+    picture = mosaic(scaled, chosen, words, title, legend(norm, limits), cmap, dpi, plain, resample)
+    ranked = choice.ranking and choice.ranking.by
+    about = facts(feature_map, "grid", chosen, limits, by=ranked, norm=norm, cmap=cmap, resample=resample)
+    return replace(picture, about=about)
 
 
 def mosaic(

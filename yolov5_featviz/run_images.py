@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import glob
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 import torch
 
 from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import Capture
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.gallery import Gallery
+from yolov5_featviz.gallery import Files, Gallery
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.images import as_rgb
 from yolov5_featviz.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.pictures import Look, draw, draw_cam
+from yolov5_featviz.provenance import identity
 from yolov5_featviz.save import check_writable, new_folder
 from yolov5_featviz.version import __version__
 from yolov5_featviz.zoo import ZooModel
@@ -48,6 +50,7 @@ def run_images(
     look: Look,
     folder: Optional[str] = None,
     tell: Callable[[str], None] = print,
+    about: Optional[Mapping[str, Any]] = None,
     report: bool = True,
     say: int = 0,
 ) -> int:
@@ -61,6 +64,7 @@ def run_images(
         folder: where the images' folders go; ``runs/featviz/exp`` otherwise, or ``exp2`` and so on.
             Nothing that is there is overwritten.
         tell: is told what happens.
+        about: how the pictures come about, for the files; see :func:`yolov5_featviz.provenance.made`.
         report: write a page about it, too; see :class:`yolov5_featviz.report.Report`.
         say: 1 to tell every file, -1 to tell only what went wrong.
 
@@ -75,8 +79,8 @@ def run_images(
     selected = select_layers(index, layers)
     check_writable(Path(folder or Path("runs") / "featviz"))
     home = Path(folder) if folder else None
-    about = f"layers {layers} · yolov5-featviz {__version__}"
-    gallery, unreadable, told = Gallery(look, tell, report, about, say), [], set()
+    line = f"layers {layers} · yolov5-featviz {__version__}"
+    gallery, unreadable, told = Gallery(look, tell, report, line, say), [], set()
     try:
         for path in paths:
             try:
@@ -100,9 +104,10 @@ def run_images(
                 heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, path.stem)
             home = home or new_folder(Path("runs") / "featviz" / "exp")
             maps = [replace(fm, region=region) for fm in maps]
-            files = [("", draw(fm, look, image, gallery.ranked)) for fm in (maps if look.shows_maps else ())]
-            files += [("", draw_cam(heat, look, image)) for heat in heats]
-            gallery.add(home, path.stem, files, [("", maps)], image)
+            shown = maps if look.shows_maps else []
+            files: List[Files] = [("", partial(draw, fm, look, image, gallery.ranked)) for fm in shown]
+            files += [("", partial(draw_cam, heat, look, image)) for heat in heats]
+            gallery.add(home, path.stem, files, [("", maps)], image, made=partial(_made, about or {}, path))
     finally:
         gallery.close()
     if unreadable and not gallery.folders:
@@ -119,3 +124,7 @@ def _run(model: torch.nn.Module, x: Any) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         shape = list(x.shape) if isinstance(x, torch.Tensor) else [list(one.shape) for one in x]
         raise FeatvizError(f"the model cannot be run on an input of shape {shape}: {reason}") from error
+
+
+def _made(about: Mapping[str, Any], path: Path) -> Dict[str, Any]:
+    return {**about, "image": identity(path)}

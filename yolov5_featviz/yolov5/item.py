@@ -35,6 +35,7 @@ class Item:
         unnamed: how many images without a path came before.
         limit: how many images are to be drawn at most, unless the user says so.
         visits: what the models made of it.
+        weights: the files that these were read from, as far as they were.
     """
 
     paths: List[str]
@@ -49,6 +50,7 @@ class Item:
     unnamed: int = 0
     limit: Optional[int] = None
     visits: List[Visit] = field(default_factory=list)
+    weights: Sequence[str] = ()
 
     def name(self, i: int) -> str:
         """A name for image ``i`` of the batch, as YOLOv5 names its label files."""
@@ -58,6 +60,10 @@ class Item:
         stem = stems[min(i, len(stems) - 1)]
         stem += f"_{i}" if i >= len(stems) or stems.count(stem) > 1 else ""
         return stem + ("" if self.frame is None else f"_{self.frame}")
+
+    def path(self, i: int) -> str:
+        """The file or address of image ``i``; empty if it is not known."""
+        return self.paths[min(i, len(self.paths) - 1)] if self.paths else ""
 
     def image(self, i: int) -> Any:
         """Image ``i`` itself: RGB ``[H, W, 3]`` of a frame, else the path of its file; None if there is neither."""

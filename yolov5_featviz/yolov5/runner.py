@@ -12,14 +12,15 @@ import types
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.gallery import Gallery
+from yolov5_featviz.gallery import Files, Gallery
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.pictures import Look, draw, draw_cam
+from yolov5_featviz.provenance import identity, made
 from yolov5_featviz.save import new_folder
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.compat import Surroundings
@@ -52,7 +53,12 @@ def log(message: str) -> None:
 
 
 def run(
-    script: str, arguments: List[str], options: Options, weights_folder: Optional[Path] = None, here: bool = True
+    script: str,
+    arguments: List[str],
+    options: Options,
+    weights_folder: Optional[Path] = None,
+    here: bool = True,
+    command: Sequence[str] = (),
 ) -> int:
     """Run a YOLOv5 script with its own ``arguments`` and draw what ``options`` ask for.
 
@@ -63,6 +69,7 @@ def run(
         options: ours.
         weights_folder: where else to look for weights given by a bare name.
         here: whether ``script`` may lie outside YOLOv5, by a path from the current folder.
+        command: the whole command line, for the files to tell.
 
     Returns:
         The exit code: the script's own; 1 if it is 0 but a picture or an image failed.
@@ -85,10 +92,10 @@ def run(
     arguments = replace_values(arguments, "--weights", lambda name: locate_weights(name, folders))
     arguments = _keep_out_of_package(arguments, path, source)
     with Surroundings(source):
-        return _run(path, arguments, source, options)
+        return _run(path, arguments, source, options, command)
 
 
-def _run(path: Path, arguments: List[str], source: Source, options: Options) -> int:
+def _run(path: Path, arguments: List[str], source: Source, options: Options, command: Sequence[str]) -> int:
     patches = Patches()
     if options.layers is None:
         safe_load(patches, source, options.trust)
@@ -99,7 +106,7 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
 
     o = options
     check(arguments, source, options.layers, o.channels or 64, o.folder, o.trust, o.target)
-    artist = _Artist(str(path), arguments, source, options)
+    artist = _Artist(str(path), arguments, source, options, command)
     photos = bool({"heatmap", "cam"} & {*o.modes}) or o.overlay or o.report
     watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit, photos)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches))
@@ -121,8 +128,10 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options) -> 
 class _Artist:
     """Draws and saves what the watcher delivers."""
 
-    def __init__(self, script: str, arguments: List[str], source: Source, options: Options) -> None:
-        self.script, self.source, self.options = script, source, options
+    def __init__(
+        self, script: str, arguments: List[str], source: Source, options: Options, command: Sequence[str] = ()
+    ) -> None:
+        self.script, self.source, self.options, self.command, self._release = script, source, options, command, ""
         weights = [Path(name).name for name in values(arguments, "--weights") if name]
         about = [Path(script).name, f"YOLOv5 {source.release}", *weights, f"layers {options.layers}"]
         about.append(f"yolov5-featviz {__version__}")  # no folders, since the page may go to others
@@ -138,12 +147,14 @@ class _Artist:
         """Queue the pictures of image ``i``, in a folder of its own, each part in a folder below."""
         o, image = self.options, item.image(i)
         maps = [(part, fm) for part, maps in parts for fm in maps] if o.shows_maps else []
-        files = [(part, draw(feature_map, o, image, self.gallery.ranked)) for part, feature_map in maps]
+        files: List[Files] = [(part, partial(draw, fm, o, image, self.gallery.ranked)) for part, fm in maps]
         if "cam" in o.modes:
-            files += [(part, draw_cam(heat, o, image)) for part, heat in self._explain(item, i, [p for p, _ in parts])]
+            heats = self._explain(item, i, [part for part, _ in parts])
+            files += [(part, partial(draw_cam, heat, o, image)) for part, heat in heats]
         if self._home is not None and files:
             group = "" if item.epoch is None else f"epoch{item.epoch:03d}"
-            self.gallery.add(self._home, item.name(i), files, parts, image, group)
+            told = partial(self._made, item.weights, item.path(i) or item.name(i), item.frame, item.epoch)
+            self.gallery.add(self._home, item.name(i), files, parts, image, group, told)
 
     def _explain(self, item: Item, i: int, parts: List[str]) -> Iterator[Tuple[str, HeatMap]]:
         """Class activation maps of image ``i``, each with the folder where it belongs; of several passes, the first."""
@@ -160,6 +171,12 @@ class _Artist:
             boxes = item.boxes(i, getattr(visit.model, "names", ()))
             for heat in heats:
                 yield part, replace(heat, feature_map=replace(heat.feature_map, boxes=boxes))
+
+    def _made(self, weights: Sequence[str], image: str, frame: Optional[int], epoch: Optional[int]) -> Dict[str, Any]:
+        """What the files of an image tell; in the background, since it needs hashes."""
+        self._release = self._release or self.source.release
+        place = {name: n for name, n in (("frame", frame), ("epoch", epoch)) if n is not None}
+        return {**made(self.command, weights, yolov5=self._release), "image": identity(image, **place)}
 
 
 def _run_folder(script: str, source: Source) -> Optional[Path]:

@@ -113,7 +113,7 @@ class Watcher:
             model = find_model(part)
             if model is None:
                 continue
-            self._weights[model] = Path(str(getattr(path, "name", path))).stem
+            self._weights[model] = Path(str(getattr(path, "name", path)))
             if type(model) not in self._patched and not any(cls in self._patched for cls in type(model).__mro__):
                 names = [n for n in (*ONE_PASS, "forward", "info") if hasattr(type(model), n)]
                 self._patch_model(patches, type(model), names)
@@ -352,7 +352,9 @@ class Watcher:
         item, self._item = self._item, None
         if item is None or not item.visits:
             return
-        models = distinct(self._weights.get(visit.model) or type(visit.model).__name__ for visit in item.visits)
+        files = [self._weights.get(visit.model) for visit in item.visits]
+        models = distinct(file.stem if file else type(v.model).__name__ for file, v in zip(files, item.visits))
+        item.weights = [str(file) for file in files if file]
         for i in range(len(item.visits[0].images)):
             if not self._left(item):
                 return
