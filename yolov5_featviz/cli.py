@@ -20,6 +20,8 @@ usage: yolov5-featviz run SCRIPT [YOLOv5's own flags] [flags below]
        yolov5-featviz patch CHECKOUT [--reverse]
        yolov5-featviz image --model M --layers LAYERS --source IMAGES [--weights W] [--imgsz N] [flags below]
        yolov5-featviz layers --model M [--weights W] [--imgsz N] [--depth N] [--json]
+       yolov5-featviz figure FIGURE.yaml [--output FILE...]
+       yolov5-featviz compare --weights A.pt B.pt... --layers LAYERS --source IMAGES
        yolov5-featviz info FIGURE [--json]
        yolov5-featviz redo FIGURE [--weights W...] [--source IMAGE] [--yolov5 DIR]
        yolov5-featviz --version
@@ -281,6 +283,79 @@ def patch(arguments: List[str]) -> int:
     return 0
 
 
+def figure(arguments: List[str], command: Sequence[str] = ()) -> int:
+    """``yolov5-featviz figure``: see :func:`yolov5_featviz.yolov5.figure.figure`."""
+    from yolov5_featviz.yolov5 import figure as figures
+
+    parser = _Words(
+        prog="yolov5-featviz figure",
+        description="Make a figure for a paper from a YAML file; docs/figures.md says what may stand in it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("figure", metavar="FIGURE.yaml", help="rows and columns of images, detections and layers")
+    parser.add_argument("--output", nargs="+", metavar="FILE", help="instead of those in the file: pdf, svg, png, tif")
+    parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
+    o = parser.parse_args(arguments)
+    for path in figures.write_figure(o.figure, o.output, command or ["figure", *arguments], o.trust_weights):
+        say(f"wrote {path}")
+    return 0
+
+
+def compare(arguments: List[str], command: Sequence[str] = ()) -> int:
+    """``yolov5-featviz compare``: see :func:`yolov5_featviz.yolov5.compare.compare`."""
+    from yolov5_featviz.figure import width_of
+    from yolov5_featviz.yolov5 import compare as comparison
+
+    parser = _Words(
+        prog="yolov5-featviz compare",
+        description="Show the same images to several models: figures on one scale, and tables of numbers.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--weights", nargs="+", required=True, help="two or more .pt checkpoints, the first to be compared with")
+    add("--layers", nargs="+", required=True, help="17,20,23 for all of them, or a=17 b=20, by their names")
+    add("--source", required=True, help="an image, a folder of images, or a pattern such as 'a/*.jpg'")
+    add("--names", nargs="+", default=[], help="of the models; default: of the files, or the folders they are in")
+    add(
+        "--labels", metavar="DIR", help="label files; default: 'labels' for 'images' in the path, else what is detected"
+    )
+    add("--imgsz", "--img", "--img-size", type=int, default=640, help="input size; default 640")
+    add("--conf-thres", type=float, default=0.25, help="default 0.25")
+    add("--iou-thres", type=float, default=0.45, help="default 0.45")
+    add("--reduce", default="mean", help="channels to a heat map: mean (default), sum, max, select-max, l2, std")
+    add("--cmap", default="jet", help="any matplotlib colour map; default jet")
+    add("--alpha", type=float, default=0.4, help="strength of the heat over the image; default 0.4")
+    add("--format", default="png", help="comma list of png, pdf, svg, jpg, tif")
+    add("--dpi", type=int, default=300, help="default 300")
+    add("--width", default="ieee-page", help="inches, or ieee-column, cvpr-page, nature-double...; default ieee-page")
+    add("--project", default="runs/compare", help="default runs/compare")
+    add("--name", default="exp", help="default exp; exp2 and so on if it is there")
+    add("--yolov5", nargs="+", default=[], metavar="DIR", help="the checkout of all models, or of each")
+    add("--trust-weights", action="store_true", help="unpickle without the allow-list")
+    o = parser.parse_args(arguments)
+    asked = comparison.Options(
+        weights=o.weights,
+        layers=o.layers,
+        source=o.source,
+        names=o.names,
+        labels=o.labels,
+        imgsz=o.imgsz,
+        conf=o.conf_thres,
+        iou=o.iou_thres,
+        reduce=o.reduce,
+        cmap=o.cmap,
+        alpha=o.alpha,
+        formats=_words(o.format),
+        dpi=o.dpi,
+        width=width_of(o.width),
+        project=o.project,
+        name=o.name,
+        yolov5=o.yolov5,
+        trust=o.trust_weights,
+    )
+    return comparison.compare(asked, command or ["compare", *arguments], say)
+
+
 def info(arguments: List[str]) -> int:
     """``yolov5-featviz info``: see :func:`yolov5_featviz.provenance.read`."""
     from yolov5_featviz.provenance import read, tell
@@ -311,7 +386,7 @@ def _again(words: List[str], command: Sequence[str]) -> int:
     """Run a command for which another is recorded: the one that it repeats."""
     if words[:1] == ["run"]:
         return run(words[1], words[2:], command=command)
-    commands: Dict[str, Callable[..., int]] = {"image": image}
+    commands: Dict[str, Callable[..., int]] = {"image": image, "figure": figure, "compare": compare}
     if words[0] not in commands:
         raise FeatvizError(f"no command {words[0]!r}: the figure is from another version than {__version__}")
     return commands[words[0]](words[1:], command)
@@ -380,6 +455,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return patch(arguments[1:])
         if arguments[:1] == ["image"]:
             return image(arguments[1:])
+        if arguments[:1] == ["figure"]:
+            return figure(arguments[1:])
+        if arguments[:1] == ["compare"]:
+            return compare(arguments[1:])
         if arguments[:1] == ["info"]:
             return info(arguments[1:])
         if arguments[:1] == ["redo"]:

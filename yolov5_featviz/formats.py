@@ -173,13 +173,13 @@ def pdf(picture: Picture, dpi: float) -> bytes:
     stream = BytesIO()
     words = f"{KEY} {dumps(picture.about)}"
     about = {"Title": picture.title, "Creator": KEY, "Subject": words, "CreationDate": None}
-    with _parameters({"pdf.fonttype": 42, "savefig.bbox": None, "pdf.use14corefonts": False}):
+    with parameters({"pdf.fonttype": 42, "savefig.bbox": None, "pdf.use14corefonts": False}):
         FigureCanvasPdf(figure).print_figure(stream, format="pdf", dpi=dpi, metadata=about)
     return stream.getvalue()
 
 
 @contextmanager
-def _parameters(values: Dict[str, Any]) -> Iterator[None]:
+def parameters(values: Dict[str, Any]) -> Iterator[None]:
     """matplotlib's parameters, only these, for a while: whatever else the script sets meanwhile stays set."""
     import matplotlib
 

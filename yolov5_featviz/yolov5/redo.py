@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from yolov5_featviz.about import KEY
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.provenance import command_line, read, sha256
 from yolov5_featviz.save import write
+from yolov5_featviz.yolov5.figure import paths_in, with_paths
 from yolov5_featviz.yolov5.preflight import replace_values, values
 from yolov5_featviz.yolov5.source import find_source
 
@@ -60,7 +62,10 @@ def redo(
         )
     with tempfile.TemporaryDirectory(prefix="featviz-") as folder:
         home = Path(folder) / "pictures"
-        words = _into(_inputs(Path(figure), about, weights, source, yolov5, tell), home)
+        if command[0] == "figure":
+            words = _drawn(Path(figure), about, weights, source, yolov5, home, tell)
+        else:
+            words = _into(_inputs(Path(figure), about, weights, source, yolov5, tell), home)
         with redirect_stdout(sys.stderr):
             code = run(words, command)
         file = _find(home, about)
@@ -90,6 +95,8 @@ def _inputs(
         for i, one in enumerate(known)
     ]
     words = with_values(words, "--weights", found) if found else words
+    if "models" in about:  # whose names may come from folders
+        words = with_values(words, "--names", about["models"])
     image = about.get("image", {})
     if source and "sha256" not in image and Path(source).exists():
         words = with_values(words, "--source", [source])  # of a table, which is of many images
@@ -105,6 +112,41 @@ def _inputs(
     elif "sha256" not in image and "://" in "".join(values(words, "--source")):
         raise FeatvizError(f"{figure} shows {image.get('name')}, a stream: it is gone; give a recording with --source")
     return words
+
+
+def _drawn(
+    figure: Path,
+    about: Mapping[str, Any],
+    weights: Sequence[str],
+    source: Optional[str],
+    yolov5: Optional[str],
+    home: Path,
+    tell: Callable[[str], None],
+) -> List[str]:
+    """The command for a figure that was written down, which it carries within it."""
+    names = paths_in(about["figure"])
+    found: Dict[str, Dict[str, str]] = {"yolov5": {}}
+    for kind, flag, given in (
+        ("weights", "--weights", list(weights)),
+        ("image", "--source", [source] if source else []),
+    ):
+        known = about.get("weights" if kind == "weights" else "images", [])
+        if kind == "weights" and given and len(given) != len(known):
+            raise FeatvizError(f"{len(given)} --weights for a figure of {len(known)}: give each, in their order")
+        own = [str(find_source(yolov5).root / "data" / "images")] if kind == "image" else []
+        found[kind] = {}
+        for i, (name, one) in enumerate(zip(names.get(kind, []), known)):
+            hint = given[i] if kind == "weights" and given else None
+            path = _locate(figure, one, hint, [*(given if kind == "image" else []), name, *own], flag, tell)
+            found[kind][name] = str(Path(path).absolute())
+    for name in names.get("yolov5", []):
+        folder = yolov5 or (name if Path(name).is_dir() else None)
+        if folder is None:
+            raise FeatvizError(f"no {name} here: give --yolov5, where the checkout is")
+        found["yolov5"][name] = str(Path(folder).absolute())
+    home.mkdir()
+    (home.parent / "figure.yaml").write_text(json.dumps(with_paths(about["figure"], found)), encoding="utf-8")
+    return ["figure", str(home.parent / "figure.yaml"), "--output", str(home / str(about.get("file")))]
 
 
 def command_of(words: Sequence[str]) -> str:
@@ -146,6 +188,8 @@ def _places(figure: Path, name: str, places: Sequence[str]) -> Iterator[Path]:
 
 def _into(words: List[str], home: Path) -> List[str]:
     """The command with its output going to ``home``."""
+    if command_of(words) == "compare":
+        return with_values(with_values(words, "--project", [str(home)]), "--name", ["redo"])
     if command_of(words) != "run":
         return with_values(words, "--visualize-dir", [str(home)])
     script = Path(words[1])

@@ -1,0 +1,609 @@
+"""Panels to one figure for print: titles, letters, boxes, enlarged details, colour bars.
+
+The layout is made in whole pixels, and what a panel shows is painted at just its size, so that no
+format resamples it. Text, boxes and frames are drawn by matplotlib, without pyplot, and stay text and
+lines in PDF and SVG. Nothing here touches a file, but for the fonts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import string
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from yolov5_featviz.about import KEY, dumps
+from yolov5_featviz.boxes import Boxes, Region
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.formats import check_format, format_of, parameters
+from yolov5_featviz.heatmap import BOX_COLOURS, place_labels
+from yolov5_featviz.render import COLOURS, Picture, palette_of
+
+# Text widths in inches, from the authors' guides of these publishers.
+WIDTHS: Dict[str, float] = {
+    "ieee-column": 3.5,
+    "ieee-page": 7.16,
+    "cvpr-column": 3.25,
+    "cvpr-page": 6.875,
+    "lncs": 4.8,
+    "neurips": 5.5,
+    "elsevier-column": 90 / 25.4,
+    "elsevier-page": 190 / 25.4,
+    "nature-single": 89 / 25.4,
+    "nature-double": 183 / 25.4,
+}
+FONTS = {"sans": "DejaVu Sans", "serif": "STIXGeneral"}  # these come with matplotlib
+LETTERS = ("none", "panels", "columns", "rows")
+CORNERS = ("upper left", "upper right", "lower left", "lower right")
+ZOOM = "#f0e442"  # Okabe and Ito's yellow: rare in photographs, visible on most colour maps
+
+# From the size to be painted (height, width) and the part of the image (in its pixels) to uint8 RGB.
+Paint = Callable[[Tuple[int, int], Region], np.ndarray]
+
+
+class Bar(NamedTuple):
+    """A colour scale; panels with equal ones share it."""
+
+    cmap: str
+    low: str
+    high: str
+    words: str = ""
+
+
+class Zoom(NamedTuple):
+    """A detail, shown enlarged in a corner, over ``share`` of the panel's width."""
+
+    box: Region
+    corner: str = "lower right"
+    share: float = 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One picture of a figure.
+
+    Attributes:
+        paint: makes its pixels.
+        window: what part of the image it shows: left, top, right and bottom edge, in its pixels.
+        boxes: to be drawn, in pixels of the image.
+        zoom: a detail.
+        bar: what its colours mean.
+        named: whether names and scores stand at the boxes.
+    """
+
+    paint: Paint
+    window: Region
+    boxes: Optional[Boxes] = None
+    zoom: Optional[Zoom] = None
+    bar: Optional[Bar] = None
+    named: bool = True
+
+    @property
+    def aspect(self) -> float:
+        """Height to width."""
+        left, top, right, bottom = self.window
+        return (bottom - top) / (right - left)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a figure is set.
+
+    Attributes:
+        width: in inches.
+        font: a family that matplotlib finds, or ``sans`` or ``serif``.
+        font_size: in points; what stands within panels is smaller.
+        dpi: pixels an inch, of photographs in vector formats too.
+        gap: between panels, in points.
+        letters: what is lettered: ``panels``, ``columns``, ``rows`` or ``none``.
+        letter: how: ``(a)``, ``a``, ``A``, ``a)``...
+        titles: where the columns' titles stand, ``top`` or ``bottom``.
+
+    Raises:
+        FeatvizError: one of them is not understood, or the font is not found.
+    """
+
+    width: float = WIDTHS["ieee-column"]
+    font: str = "sans"
+    font_size: float = 8.0
+    dpi: int = 300
+    gap: float = 3.0
+    letters: str = "none"
+    letter: str = "(a)"
+    titles: str = "top"
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("width", self.width, 1, 40),
+            ("font_size", self.font_size, 4, 24),
+            ("dpi", self.dpi, 72, 2400),
+            ("gap", self.gap, 0, 36),
+        ):
+            if not low <= value <= high:
+                raise FeatvizError(f"{name} {value:g} is out of range: take {low} to {high}")
+        if self.letters not in LETTERS:
+            raise FeatvizError(f"no letters for {self.letters!r}: take one of {', '.join(LETTERS)}")
+        if sum(self.letter.count(letter) for letter in "aA") != 1:
+            raise FeatvizError(f"letter {self.letter!r}: write how the first one looks, such as (a), a) or A")
+        if self.titles not in ("top", "bottom"):
+            raise FeatvizError(f"no titles {self.titles!r}: take top or bottom")
+        font_file_of(self.font)
+
+
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """A finished figure.
+
+    Attributes:
+        figure: matplotlib's.
+        style: how it was set.
+        title: what it shows, in words, for the file.
+        about: how it was made, for the file.
+    """
+
+    figure: Any = field(repr=False)
+    style: Style
+    title: str = ""
+    about: Dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def to_rgb(self) -> np.ndarray:
+        """The figure as uint8 ``[height, width, 3]``, at its dpi."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        with parameters(_SETTINGS):
+            canvas: Any = FigureCanvasAgg(self.figure)
+            canvas.draw()
+            return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+    def encode(self, format: str) -> bytes:
+        """The figure as a file of one of :data:`yolov5_featviz.formats.FORMATS`; the same bytes every time."""
+        check_format(format)
+        if format not in ("pdf", "svg"):
+            return Picture(self.to_rgb(), palette_of("gray"), self.style.dpi, self.title, about=self.about).encode(
+                format
+            )
+        import logging
+
+        from matplotlib.backends.backend_pdf import FigureCanvasPdf
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+        logging.getLogger("fontTools.subset").setLevel(logging.WARNING)
+        stream = BytesIO()
+        words = f"{KEY} {dumps(self.about)}"
+        with parameters(_SETTINGS):
+            if format == "pdf":
+                about = {"Title": self.title, "Creator": KEY, "Subject": words, "CreationDate": None}
+                FigureCanvasPdf(self.figure).print_figure(stream, format="pdf", metadata=about)
+                return stream.getvalue()
+            none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            FigureCanvasSVG(self.figure).print_figure(stream, format="svg", metadata=none)
+        return _with_metadata(stream.getvalue().decode(), self.title, words).encode()
+
+    def to_png(self) -> bytes:
+        """The figure as a PNG file."""
+        return self.encode("png")
+
+    def save(self, path: Union[str, Path]) -> None:
+        """Write a file, whole or not at all, in the format that its ending names. Raises FeatvizError, OSError."""
+        from yolov5_featviz.save import write
+
+        write(path, self.encode(format_of(path)))
+
+    def _repr_png_(self) -> bytes:
+        return self.to_png()
+
+
+# What a user may have set otherwise, and what makes files come out the same every time.
+_SETTINGS: Dict[str, Any] = {
+    "pdf.fonttype": 42,
+    "pdf.use14corefonts": False,
+    "pdf.compression": 6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": KEY,
+    "svg.image_inline": True,
+    "savefig.bbox": None,
+    "savefig.facecolor": "white",
+    "text.usetex": False,
+    "text.hinting": "force_autohint",
+    "image.composite_image": False,
+}
+
+
+def compose(
+    panels: Sequence[Sequence[Optional[Panel]]],
+    columns: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    style: Style = Style(),
+    title: str = "",
+    about: Optional[Dict[str, Any]] = None,
+) -> Composition:
+    """Lay panels out as a table and draw them.
+
+    Columns are of one width, if in each row the panels are of one shape; otherwise rows are of one height,
+    if in each column they are; otherwise smaller panels stand in the middle of their place. A colour
+    scale stands under the last row of the panels that share it, as wide as the columns they are in.
+
+    Args:
+        panels: row by row, as many in each; None leaves a place empty.
+        columns, rows: their titles; all may be left out.
+        style: see :class:`Style`.
+        title, about: for the file; see :class:`Composition`.
+
+    Raises:
+        FeatvizError: there are no panels, the figure is too narrow for them, or the font lacks a letter.
+    """
+    from matplotlib.figure import Figure
+
+    if not panels or not panels[0] or not any(panel for row in panels for panel in row):
+        raise FeatvizError("a figure needs at least one row and one column")
+    columns, rows = list(columns) or [""] * len(panels[0]), list(rows) or [""] * len(panels)
+    letter = _Letters(style)
+    columns = [f"{letter.take()} {words}".strip() for words in columns] if style.letters == "columns" else columns
+    rows = [f"{letter.take()} {words}".strip() for words in rows] if style.letters == "rows" else rows
+    with parameters(_SETTINGS):
+        layout = _lay_out(panels, columns, rows, style)
+        figure = Figure(figsize=(layout.width / style.dpi, layout.height / style.dpi), dpi=style.dpi)
+        draw = _Draw(figure, layout, style, panels)
+        for place, words in zip(layout.columns, columns):
+            draw.text(words, place)
+        for place, words in zip(layout.rows, rows):
+            draw.text(words, place, turned=True)
+        for panel_row, places in zip(panels, layout.panels):
+            for panel, place in zip(panel_row, places):
+                if panel is not None:
+                    draw.panel(panel, place, letter.take() if style.letters == "panels" else "")
+        for bar, place in layout.bars:
+            draw.bar(bar, place)
+    return Composition(figure, style, title, dict(about or {}))
+
+
+class _Place(NamedTuple):
+    """Left and top edge, width and height in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _Layout:
+    width: int
+    height: int
+    panels: List[List[_Place]]
+    columns: List[_Place]
+    rows: List[_Place]
+    bars: List[Tuple[Bar, _Place]]
+
+
+def _lay_out(
+    panels: Sequence[Sequence[Optional[Panel]]], columns: Sequence[str], rows: Sequence[str], style: Style
+) -> _Layout:
+    def pixels(points: float) -> int:
+        return round(points * style.dpi / 72)
+
+    width, line = round(style.width * style.dpi), pixels(1.25 * style.font_size)
+    gap = pixels(style.gap)
+    aspects = np.array([[panel.aspect if panel else np.nan for panel in row] for row in panels])
+    left = 0
+    for _ in range(3):  # how long a row's title may be depends on its height, which depends on the titles' width
+        widths, heights = _sizes(aspects, width - left - gap * (len(columns) - 1))
+        turned = [wrap(words, height * 72 / style.dpi, style) for words, height in zip(rows, heights)]
+        lines = max((words.count("\n") + 1 for words in turned if words), default=0)
+        if left == lines * line + pixels(2) * bool(lines):
+            break
+        left = lines * line + pixels(2) * bool(lines)
+    if min(widths) < pixels(12):
+        raise FeatvizError(
+            f"{len(columns)} columns do not fit in {style.width:.3g} inches: take a larger width, or fewer of them"
+        )
+    xs = left + np.concatenate([[0], np.cumsum([w + gap for w in widths])]).astype(int)
+
+    above = [wrap(words, w * 72 / style.dpi, style) for words, w in zip(columns, widths)]
+    head = max((words.count("\n") + 1 for words in above if words), default=0)
+    head_h = head * line + pixels(1) * bool(head)
+    y = head_h if style.titles == "top" else 0
+    places: List[List[_Place]] = []
+    row_places: List[_Place] = []
+    bars: List[Tuple[Bar, _Place]] = []
+    under = _bars_below(panels)
+    bar_h = pixels(4) + pixels(1.2 * (style.font_size - 1))
+    for r, row in enumerate(panels):
+        places.append([])
+        row_places.append(_Place(0, y, left, heights[r]))
+        for c, panel in enumerate(row):
+            w, h = widths[c], heights[r]
+            if panel is not None:
+                w, h = min(w, round(h / panel.aspect)), min(h, round(w * panel.aspect))
+            places[r].append(_Place(int(xs[c]) + (widths[c] - w) // 2, y + (heights[r] - h) // 2, w, h))
+        y += heights[r]
+        for bar_line in under.get(r, []):
+            y += pixels(2)
+            for bar, first, last in bar_line:
+                x = int(xs[first])
+                bars.append((bar, _Place(x, y, int(xs[last]) + widths[last] - x, bar_h)))
+            y += bar_h
+        y += gap + pixels(1) * (r in under) if r + 1 < len(panels) else 0
+    top = 0 if style.titles == "top" else y + pixels(1) * bool(head)
+    column_places = [_Place(int(x), top, w, head_h) for x, w in zip(xs, widths)]
+    height = y + (head_h + pixels(1) if style.titles == "bottom" and head else 0)
+    return _Layout(width, height, places, column_places, row_places, bars)
+
+
+def _sizes(aspects: np.ndarray, width: int) -> Tuple[List[int], List[int]]:
+    """Widths of columns and heights of rows in pixels, for panels of these aspects within ``width``."""
+    n, m = aspects.shape
+    known = np.where(np.isnan(aspects), -np.inf, aspects)
+    by_row = [row[~np.isnan(row)] for row in aspects]
+    by_column = [column[~np.isnan(column)] for column in aspects.T]
+
+    def alike(parts: List[np.ndarray]) -> bool:
+        return all(len(part) == 0 or np.ptp(part) < 1e-3 * part.min() for part in parts)
+
+    if not alike(by_row) and alike(by_column):
+        shares = np.array([1 / part[0] if len(part) else 1.0 for part in by_column])
+        widths = np.floor(width * shares / shares.sum()).astype(int)
+        height = max(1, round(float(np.median(widths / shares))))
+        return [int(w) for w in widths], [height] * n
+    side = max(1, width // m)
+    tallest = known.max(axis=1)
+    heights = np.where(np.isfinite(tallest), tallest, 1.0) * side
+    return [side] * m, [max(1, round(float(h))) for h in heights]
+
+
+def _bars_below(panels: Sequence[Sequence[Optional[Panel]]]) -> Dict[int, List[List[Tuple[Bar, int, int]]]]:
+    """Under which row which scales stand, line by line, each with its first and last column."""
+    spans: Dict[Bar, Tuple[int, int, int]] = {}
+    for r, row in enumerate(panels):
+        for c, panel in enumerate(row):
+            if panel is not None and panel.bar is not None:
+                _, first, last = spans.get(panel.bar, (r, c, c))
+                spans[panel.bar] = r, min(first, c), max(last, c)
+    under: Dict[int, List[List[Tuple[Bar, int, int]]]] = {}
+    for bar, (r, first, last) in sorted(spans.items(), key=lambda item: item[1]):
+        lines = under.setdefault(r, [])
+        free = [line for line in lines if all(last < start or first > end for _, start, end in line)]
+        if free:
+            free[0].append((bar, first, last))
+        else:
+            lines.append([(bar, first, last)])
+    return under
+
+
+class _Draw:
+    """Puts things into a figure."""
+
+    def __init__(self, figure: Any, layout: _Layout, style: Style, panels: Sequence[Sequence[Optional[Panel]]]) -> None:
+        self.figure, self.layout, self.style = figure, layout, style
+        names = sorted({name for row in panels for p in row if p is not None and p.boxes for name in p.boxes.labels})
+        self.colours = {name: BOX_COLOURS[i % len(BOX_COLOURS)] for i, name in enumerate(names)}
+
+    def axes(self, place: _Place) -> Any:
+        """Axes whose units are pixels from the top left corner of ``place``."""
+        layout = self.layout
+        x, y = place.x / layout.width, 1 - (place.y + place.height) / layout.height
+        axes = self.figure.add_axes([x, y, place.width / layout.width, place.height / layout.height])
+        axes.set_axis_off()
+        axes.set_xlim(0, place.width)
+        axes.set_ylim(place.height, 0)
+        return axes
+
+    def image(self, axes: Any, pixels: np.ndarray, x: float = 0, y: float = 0, zorder: float = 0) -> None:
+        height, width = pixels.shape[:2]
+        extent = (x, x + width, y + height, y)
+        axes.imshow(pixels, interpolation="none", extent=extent, aspect="auto", zorder=zorder)
+
+    def rectangle(self, axes: Any, box: Region, colour: Any, points: float, zorder: float = 2) -> None:
+        from matplotlib.patches import Rectangle
+
+        left, top, right, bottom = box
+        axes.add_patch(
+            Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour, lw=points, zorder=zorder)
+        )
+
+    def text(self, words: str, place: _Place, turned: bool = False) -> None:
+        """A title in the middle of its place."""
+        if not words:
+            return
+        room = (place.height if turned else place.width) * 72 / self.style.dpi
+        layout = self.layout
+        x, y = (place.x + place.width / 2) / layout.width, 1 - (place.y + place.height / 2) / layout.height
+        self.figure.text(
+            x,
+            y,
+            wrap(words, room, self.style),
+            fontproperties=font(self.style),
+            ha="center",
+            va="center",
+            rotation=90 if turned else 0,
+            rotation_mode="default",
+            linespacing=1.1,
+        )
+
+    def panel(self, panel: Panel, place: _Place, letter: str) -> None:
+        axes = self.axes(place)
+        self.image(axes, panel.paint((place.height, place.width), panel.window))
+        left, top, right, bottom = panel.window
+        across, down = place.width / (right - left), place.height / (bottom - top)
+
+        def there(box: Sequence[float]) -> Region:
+            x0, y0, x1, y1 = (float(edge) for edge in box)
+            return (x0 - left) * across, (y0 - top) * down, (x1 - left) * across, (y1 - top) * down
+
+        if panel.boxes is not None:
+            corners = [there(box) for box in panel.boxes.xyxy]
+            inside = [
+                i
+                for i, (x0, y0, x1, y1) in enumerate(corners)
+                if x0 < place.width and y0 < place.height and x1 > 0 and y1 > 0
+            ]
+            names = [panel.boxes.labels[i] if panel.boxes.labels else "" for i in inside]
+            words = [panel.boxes.caption(i) if panel.named else "" for i in inside]
+            self.boxes(axes, words, [corners[i] for i in inside], names, place)
+        if panel.zoom is not None:
+            self.zoom(axes, panel, panel.zoom, there(panel.zoom.box), place)
+        if letter:
+            inset = 2 * self.style.dpi / 72
+            axes.text(
+                inset,
+                inset,
+                letter,
+                fontproperties=font(self.style, weight="bold"),
+                ha="left",
+                va="top",
+                zorder=9,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85},
+            )
+
+    def boxes(self, axes: Any, words: List[str], corners: List[Region], names: List[str], place: _Place) -> None:
+        from matplotlib.patches import Rectangle
+
+        unit = self.style.dpi / 72
+        small = max(4.0, self.style.font_size - 2.5)
+        sizes = [
+            tuple(round((side + 1.6) * unit) for side in measure(word, self.style, small)) if word else (0, 0)
+            for word in words
+        ]
+        spots = place_labels(corners, sizes, (place.height, place.width))
+        for i, box in enumerate(corners):
+            colour = np.array(self.colours.get(names[i], BOX_COLOURS[0])) / 255
+            self.rectangle(axes, box, "black", 1.4, zorder=2)
+            self.rectangle(axes, box, colour, 0.8, zorder=3)
+            if not words[i]:
+                continue
+            (x, y), (w, h) = spots[i], sizes[i]
+            axes.add_patch(Rectangle((x, y), w, h, fc=colour, ec="none", zorder=4))
+            dark = np.dot(colour, (0.299, 0.587, 0.114)) < 0.43
+            ink = "white" if dark else "black"
+            axes.text(
+                x + w / 2,
+                y + h / 2,
+                words[i],
+                fontproperties=font(self.style, size=small),
+                color=ink,
+                ha="center",
+                va="center_baseline",
+                zorder=5,
+                clip_on=True,
+            )
+
+    def zoom(self, axes: Any, panel: Panel, zoom: Zoom, box: Region, place: _Place) -> None:
+        left, top, right, bottom = zoom.box
+        width = round(place.width * zoom.share)
+        height = round(width * (bottom - top) / (right - left))
+        if height > place.height:
+            width, height = round(width * place.height / height), place.height
+        vertical, horizontal = zoom.corner.split()
+        x = 0 if horizontal == "left" else place.width - width
+        y = 0 if vertical == "upper" else place.height - height
+        self.rectangle(axes, box, "black", 1.2, zorder=5)
+        self.rectangle(axes, box, ZOOM, 0.7, zorder=6)
+        self.image(axes, panel.paint((height, width), zoom.box), x, y, zorder=7)
+        half = self.style.dpi / 72 / 2  # the frame lies within the picture
+        self.rectangle(axes, (x + half, y + half, x + width - half, y + height - half), ZOOM, 1.0, zorder=8)
+
+    def bar(self, bar: Bar, place: _Place) -> None:
+        axes = self.axes(place)
+        unit = self.style.dpi / 72
+        height = round(4 * unit)
+        ramp = np.rint(np.linspace(0, COLOURS - 1, place.width)).astype(np.uint8)
+        self.image(axes, palette_of(bar.cmap)[np.broadcast_to(ramp, (height, place.width))])
+        self.rectangle(axes, (0, 0, place.width, height), "black", 0.3)
+        small = self.style.font_size - 1
+        ends = [measure(words, self.style, small)[0] * unit for words in (bar.low, bar.high)]
+        shown = [(0.0, "left", bar.low), (float(place.width), "right", bar.high)]
+        if bar.words and measure(bar.words, self.style, small)[0] * unit + 2 * max(ends) + 8 * unit < place.width:
+            shown.append((place.width / 2, "center", bar.words))
+        for x, side, words in shown:
+            axes.text(
+                x,
+                height + 0.6 * small * unit,
+                words,
+                fontproperties=font(self.style, size=small),
+                ha=side,
+                va="center",
+            )
+
+
+class _Letters:
+    """The letters, one after the other."""
+
+    def __init__(self, style: Style) -> None:
+        self.how, self.count = style.letter, 0
+
+    def take(self) -> str:
+        n, words = self.count, ""
+        while n >= 0:
+            words = string.ascii_lowercase[n % 26] + words
+            n = n // 26 - 1
+        self.count += 1
+        return self.how.replace("a", words) if "a" in self.how else self.how.replace("A", words.upper())
+
+
+def font(style: Style, size: Optional[float] = None, weight: str = "normal") -> Any:
+    """The style's font, for matplotlib. Raises FeatvizError if it is not found."""
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(fname=font_file_of(style.font, weight), size=size or style.font_size)
+
+
+@lru_cache(maxsize=32)
+def font_file_of(name: str, weight: str = "normal") -> str:
+    """The file of a font, by its family, ``sans`` or ``serif``. Raises FeatvizError if there is none."""
+    from matplotlib.font_manager import FontProperties, findfont, fontManager
+
+    family = FONTS.get(name, name)
+    try:
+        return str(findfont(FontProperties(family=[family], weight=weight), fallback_to_default=False))
+    except ValueError:
+        names = sorted({entry.name for entry in fontManager.ttflist})
+        near = difflib.get_close_matches(name, [*FONTS, *names], 1)
+        hint = f"did you mean {near[0]}?" if near else "take sans, serif, or one that is installed here"
+        raise FeatvizError(f"no font {name!r}: {hint}") from None
+
+
+def check_letters(words: str, style: Style) -> None:
+    """Raise FeatvizError if the style's font lacks a letter of ``words``."""
+    from matplotlib.font_manager import get_font
+
+    if "$" in words:  # a formula has fonts of its own
+        return
+    known = get_font(font_file_of(style.font)).get_charmap()
+    missing = [letter for letter in words if ord(letter) not in known and not letter.isspace()]
+    if missing:
+        raise FeatvizError(f"the font {style.font} has no {missing[0]!r}, which {words!r} needs: name another font")
+
+
+def measure(words: str, style: Style, size: Optional[float] = None) -> Tuple[float, float]:
+    """Width and height of a line in points."""
+    from matplotlib.cbook import is_math_text
+    from matplotlib.textpath import text_to_path
+
+    prop = font(style, size)
+    width, height, _ = text_to_path.get_text_width_height_descent(words, prop, is_math_text(words))
+    return float(width), max(float(height), 1.05 * float(prop.get_size_in_points()))
+
+
+def wrap(words: str, room: float, style: Style) -> str:
+    """Words on as few lines as they fit on, ``room`` being in points; a word stays whole."""
+    lines: List[str] = []
+    for word in words.split():
+        if lines and measure(f"{lines[-1]} {word}", style)[0] <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def _with_metadata(svg: str, title: str, words: str) -> str:
+    """An SVG file of matplotlib's with our title and words in it."""
+    from xml.sax.saxutils import escape
+
+    start = svg.index(">", svg.index("<svg")) + 1
+    own = f"\n <title>{escape(title)}</title>\n <metadata>{escape(words)}</metadata>" if title else ""
+    return f"{svg[:start]}{own or f'{chr(10)} <metadata>{escape(words)}</metadata>'}{svg[start:]}"

@@ -1,0 +1,182 @@
+"""Figures of YOLOv5 models, from a YAML file or a dictionary."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
+
+from yolov5_featviz.compose import Composition
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.figure import Spec, expand, make, parse
+from yolov5_featviz.formats import format_of
+from yolov5_featviz.provenance import identity, made, portable, read
+from yolov5_featviz.save import check_writable, write
+from yolov5_featviz.yolov5.item import distinct
+from yolov5_featviz.yolov5.predict import predictors
+from yolov5_featviz.yolov5.source import find_source
+
+FILES = ("weights", "image", "yolov5", "output")  # keys whose values are paths
+
+
+def figure(spec: Union[str, Path, Mapping[str, Any]], trust: bool = False) -> Composition:
+    """A figure for a paper: rows and columns of images, detections and layers, with titles and colour scales.
+
+    Args:
+        spec: the path of a YAML file, or what would stand in it; see docs/figures.md. Paths are
+            relative to the file, or to the current folder.
+        trust: unpickle checkpoints without the allow-list.
+
+    Returns:
+        The figure; ``.save("fig.pdf")`` writes it.
+
+    Raises:
+        FeatvizError: something in it is not understood or not found, all told in one line; or a layer
+            is not there.
+    """
+    given, base = load(spec)
+    return draw(check(given, base, _name(spec)), [], trust)
+
+
+def write_figure(
+    path: str, outputs: Optional[Sequence[str]] = None, command: Sequence[str] = (), trust: bool = False
+) -> List[str]:
+    """Make the figure of a YAML file and write it.
+
+    Args:
+        path: of the YAML file.
+        outputs: files to write, relative to the current folder; None for those that the file names.
+        command: the whole command line, for the files to tell.
+        trust: unpickle checkpoints without the allow-list.
+
+    Returns:
+        The files that were written. A figure of this kind that was there is replaced.
+
+    Raises:
+        FeatvizError: as :func:`figure`; or no output is named, or another file is there. Nothing was written.
+    """
+    given, base = load(path)
+    if outputs is not None and isinstance(given, Mapping):
+        given = {name: value for name, value in given.items() if name != "output"}
+        given["output"] = [str(Path(output).absolute()) for output in outputs]
+    spec = check(given, base, _name(path))
+    if not spec.outputs:
+        raise FeatvizError(f"{_name(path)}: no output: give one there, such as figure.pdf, or with --output")
+    drawn = draw(spec, command, trust)
+    for output in spec.outputs:
+        told = {**drawn.about, "file": Path(output).name}
+        write(output, replace(drawn, about=told).encode(format_of(output)))
+    return list(spec.outputs)
+
+
+def load(spec: Union[str, Path, Mapping[str, Any]]) -> Any:
+    """What stands in a YAML file, and the folder that its paths are relative to."""
+    if isinstance(spec, Mapping):
+        return spec, Path()
+    import yaml
+
+    try:
+        given = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FeatvizError(f"no figure {spec}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise FeatvizError(f"{spec}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    return given, Path(spec).parent
+
+
+def check(given: Any, base: Path, name: str = "") -> Spec:
+    """Find all that is wrong before any work is done."""
+
+    def find(kind: str, file: str) -> Optional[Path]:
+        folders = [base]
+        if kind == "weights":
+            folders += [base / "weights", Path("weights")]
+        elif not (base / file).is_file():  # as detect.py shows YOLOv5's own images if it is given none
+            folders.append(find_source().root / "data" / "images")
+        return next((folder / file for folder in folders if (folder / file).is_file()), None)
+
+    try:
+        spec = parse(given, find)
+        cells = [[cell._replace(yolov5=cell.yolov5 and str(base / cell.yolov5)) for cell in row] for row in spec.cells]
+        for output in spec.outputs:
+            check_output(base / output)
+        return replace(spec, cells=cells, outputs=[str(base / output) for output in spec.outputs])
+    except FeatvizError as error:
+        raise FeatvizError(f"{name}: {error}" if name else str(error)) from None
+
+
+def check_output(path: Path) -> None:
+    """Raise FeatvizError if a figure cannot be written there, or something other than a figure of ours is there."""
+    check_writable(path.parent)
+    if path.exists():
+        try:
+            ours = "figure" in read(path)
+        except FeatvizError:
+            ours = False
+        if not ours:
+            raise FeatvizError(f"{path} is there, and no figure of this kind: name another output, or remove it")
+
+
+def draw(spec: Spec, command: Sequence[str], trust: bool = False) -> Composition:
+    """Draw a checked figure, and say in it how it was made."""
+    releases: List[str] = []
+
+    @contextmanager
+    def models(weights: Sequence[str], yolov5: Sequence[Optional[str]]) -> Iterator[Sequence[Any]]:
+        with predictors(weights, yolov5 if any(yolov5) else (), trust) as opened:
+            releases.extend(dict.fromkeys(one.release for one in opened))
+            yield opened
+
+    drawn = make(spec, models)
+    given = paths_in(spec.given)
+    files = {kind: [spec.files[kind, path] for path in given.get(kind, [])] for kind in ("weights", "image")}
+    about = {
+        **made(command, files["weights"], yolov5=", ".join(releases) or None),
+        "images": [identity(image) for image in files["image"]],
+        "figure": _portable(spec.given),
+        **drawn.about,
+    }
+    return replace(drawn, about=about)
+
+
+def _name(spec: Any) -> str:
+    return "" if isinstance(spec, Mapping) else Path(spec).name
+
+
+def _portable(given: Mapping[str, Any]) -> Dict[str, Any]:
+    """The figure as it was given, with paths that tell nothing about the machine, and stay distinct."""
+    names = {
+        key: dict(zip(paths, distinct(portable([path])[0] for path in paths))) for key, paths in paths_in(given).items()
+    }
+    told: Dict[str, Any] = with_paths(given, names)
+    return {name: value for name, value in told.items() if name != "output"}
+
+
+def paths_in(given: Any, key: str = "") -> Dict[str, List[str]]:
+    """The paths in a figure as it is given, by the key that they stand under, each once and in order."""
+    found: Dict[str, List[str]] = {}
+    parts: List[Any] = []
+    if isinstance(given, Mapping):
+        parts = [paths_in(value, str(name)) for name, value in given.items()]
+    elif isinstance(given, (list, tuple)):
+        parts = [paths_in(expand(value) if key in ("rows", "columns") else value, key) for value in given]
+    elif key in FILES and isinstance(given, (str, Path)):
+        parts = [{key: [str(given)]}]
+    for part in parts:
+        for name, paths in part.items():
+            found[name] = list(dict.fromkeys([*found.get(name, []), *paths]))
+    return found
+
+
+def with_paths(given: Any, paths: Mapping[str, Mapping[str, str]], key: str = "") -> Any:
+    """The figure with other paths, in values that JSON knows."""
+    if isinstance(given, Mapping):
+        return {str(name): with_paths(value, paths, str(name)) for name, value in given.items()}
+    if isinstance(given, (list, tuple)):
+        return [with_paths(expand(value) if key in ("rows", "columns") else value, paths, key) for value in given]
+    if isinstance(given, (str, Path)):
+        return paths.get(key, {}).get(str(given), str(given))
+    return given if given is None or isinstance(given, (bool, int, float)) else str(given)

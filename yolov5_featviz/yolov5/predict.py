@@ -1,0 +1,330 @@
+"""A checkpoint with all that comes before and after it, from its own YOLOv5: as ``detect.py`` runs it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolov5_featviz.boxes import Boxes, Region
+from yolov5_featviz.cam import cam
+from yolov5_featviz.capture import Capture, FeatureMap
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.heatmap import HeatMap
+from yolov5_featviz.layers import LayerSpec, index_layers, select_layers
+from yolov5_featviz.prediction import Prediction
+from yolov5_featviz.yolov5.checkpoint import load_checkpoint, model_of
+from yolov5_featviz.yolov5.compat import Surroundings
+from yolov5_featviz.yolov5.item import Item, find_boxes
+from yolov5_featviz.yolov5.letterbox import letterbox_region
+from yolov5_featviz.yolov5.model import find_model
+from yolov5_featviz.yolov5.source import Source, find_source
+
+# where the releases keep what goes before and after the network
+MODULES = ("utils.augmentations", "utils.datasets", "utils.dataloaders", "utils.general", "utils.utils")
+
+
+class Predictor:
+    """A YOLOv5 model that sees images as ``detect.py`` shows them to it.
+
+    ::
+
+        see = fv.Predictor("best.pt")
+        seen = see("bus.jpg", layers="17,20,23")
+        seen.boxes, seen[17].heatmap().over(seen.pixels)
+
+    Image preparation and non-maximum suppression are those of the YOLOv5 that is found, and the
+    convolutions are fused with their normalisation, so that maps and boxes are the same as those of
+    ``detect.py`` to the last bit, on as many threads.
+
+    Args:
+        weights: a ``.pt`` checkpoint.
+        yolov5: folder of the checkout; found by itself if left out.
+        trust: unpickle without the allow-list.
+
+    Raises:
+        FeatvizError: the checkpoint cannot be read, or there is no YOLOv5.
+    """
+
+    def __init__(self, weights: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> None:
+        self.weights, self.source = str(weights), find_source(yolov5)
+        with _own(self.source):
+            self.model = model_of(load_checkpoint(weights, self.source, trust=trust), str(weights))
+            self._letterbox = _function(self.source, "letterbox")
+            self._suppress = _function(self.source, "non_max_suppression")
+            _fuse(self.model)
+        self.index = index_layers(self.model)
+        stride = getattr(find_model(self.model), "stride", None)
+        self.stride = max(32, int(stride.max())) if isinstance(stride, torch.Tensor) else 32
+
+    @property
+    def release(self) -> str:
+        """Of the YOLOv5 that is used."""
+        return self.source.release
+
+    def layers(self, layers: LayerSpec) -> List[str]:
+        """The names of the layers of a selection. Raises FeatvizError if a part of it names nothing."""
+        return [layer.name for layer in select_layers(self.index, layers)]
+
+    def prepare(self, image: Union[str, Path, np.ndarray], imgsz: int = 640) -> Tuple[torch.Tensor, Region]:
+        """An image as ``detect.py`` prepares it.
+
+        Args:
+            image: the path of a file, read as OpenCV reads it; or uint8 RGB ``[H, W, 3]``.
+            imgsz: what its longer side is brought to, in pixels; a multiple of the stride, or else the next.
+
+        Returns:
+            ``(x, region)``: float32 ``[1, 3, h, w]`` in [0, 1], on the CPU, padded to multiples of the
+            stride, and where in it the image lies: left, top, right and bottom edge in pixels.
+
+        Raises:
+            FeatvizError: the image cannot be read.
+        """
+        pixels = read_image(image)
+        side = -(-imgsz // self.stride) * self.stride
+        options = {"stride": self.stride, "auto": True}
+        known = inspect.signature(self._letterbox).parameters
+        bgr = np.ascontiguousarray(pixels[..., ::-1])
+        boxed = self._letterbox(bgr, side, **{name: value for name, value in options.items() if name in known})[0]
+        x = torch.from_numpy(np.ascontiguousarray(boxed[..., ::-1].transpose(2, 0, 1)))[None].float() / 255
+        return x, letterbox_region((pixels.shape[0], pixels.shape[1]), (int(x.shape[2]), int(x.shape[3])))
+
+    def __call__(
+        self,
+        image: Union[str, Path, np.ndarray],
+        layers: Optional[LayerSpec] = None,
+        imgsz: int = 640,
+        conf: float = 0.25,
+        iou: float = 0.45,
+        name: str = "",
+    ) -> Prediction:
+        """Show the model an image.
+
+        Args:
+            image: see :meth:`prepare`.
+            layers: whose maps to keep; a layer selection. None for none.
+            imgsz: see :meth:`prepare`.
+            conf, iou: which boxes count as detections, and which as the same, as for ``detect.py``.
+            name: of the image, for captions; the file's otherwise.
+
+        Raises:
+            FeatvizError: the image cannot be read, there is no such layer, or it yields no feature map.
+        """
+        pixels = read_image(image)
+        name = name or (Path(image).stem if isinstance(image, (str, Path)) else "image")
+        x, region = self.prepare(pixels, imgsz)
+        with ExitStack() as stack:
+            stack.enter_context(_own(self.source))
+            stack.enter_context(torch.no_grad())
+            selected = select_layers(self.index, layers) if layers is not None else []
+            features = stack.enter_context(Capture(self.index, selected)) if selected else None
+            boxes = self._detect(self.model(x), conf, iou)
+        maps = features.of_image(0, name) if features is not None else []
+        maps = [replace(feature_map, region=region, boxes=boxes) for feature_map in maps]
+        return Prediction(name, pixels, (int(x.shape[2]), int(x.shape[3])), region, boxes, maps)
+
+    def cam(
+        self,
+        image: Union[str, Path, np.ndarray],
+        layer: Union[int, str],
+        target: Any = None,
+        method: str = "layer-cam",
+        imgsz: int = 640,
+    ) -> HeatMap:
+        """A class activation map of a layer for an image; see :func:`yolov5_featviz.cam.cam`."""
+        x, region = self.prepare(image, imgsz)
+        name = Path(image).stem if isinstance(image, (str, Path)) else "image"
+        with _own(self.source):
+            return cam(self.model, x, layer, target, method, region=region, name=name)[0]
+
+    def _detect(self, output: Any, conf: float, iou: float) -> Optional[Boxes]:
+        decoded = output[0] if isinstance(output, (list, tuple)) else output
+        if not isinstance(decoded, torch.Tensor) or decoded.dim() != 3:
+            return None
+        names = getattr(find_model(self.model), "names", ())
+        known = inspect.signature(self._suppress).parameters
+        options = {"max_det": 1000, "nm": max(0, int(decoded.shape[2]) - 5 - len(names)) if names else 0}
+        found = self._suppress(decoded, conf, iou, **{key: n for key, n in options.items() if key in known})
+        return Item([], found=find_boxes(found)).boxes(0, names)
+
+
+def read_image(image: Union[str, Path, np.ndarray]) -> np.ndarray:
+    """uint8 RGB ``[H, W, 3]`` of a file, as OpenCV reads it; an array as it is. Raises FeatvizError."""
+    import cv2
+
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise FeatvizError(f"no image, but {image.dtype} of shape {list(image.shape)}: give uint8 RGB [H, W, 3]")
+        return image
+    if not os.path.isfile(image):
+        raise FeatvizError(f"no image {image}")
+    pixels: Any = cv2.imread(str(image))
+    if pixels is None:
+        raise FeatvizError(f"cannot read the image {image}: it is damaged, or none")
+    return np.ascontiguousarray(pixels[..., ::-1])
+
+
+@contextmanager
+def _own(source: Source) -> Iterator[None]:
+    """Where YOLOv5's own modules can be imported, and say nothing."""
+    level = logging.root.manager.disable
+    with Surroundings(source, script=False), source.importable(), redirect_stdout(io.StringIO()):
+        logging.disable(logging.INFO)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
+def _function(source: Source, name: str) -> Callable[..., Any]:
+    for module in MODULES:
+        path = f"{source.package}.{module}".lstrip(".")
+        if (source.root / f"{module.replace('.', '/')}.py").is_file():
+            found: Any = getattr(importlib.import_module(path), name, None)
+            if callable(found):
+                return found  # type: ignore[no-any-return]
+    raise FeatvizError(f"YOLOv5 in {source.root} has no {name} in {', '.join(MODULES)}")
+
+
+def _fuse(model: nn.Module) -> None:
+    """As the scripts do, without the summary that comes with it, which costs a forward pass."""
+    root = find_model(model)
+    if root is None or not hasattr(root, "fuse"):
+        return
+    vars(root)["info"] = lambda *_, **__: None
+    try:
+        root.fuse()  # type: ignore[operator]
+    finally:
+        del vars(root)["info"]
+    model.eval()
+
+
+class RemotePredictor:
+    """A :class:`Predictor` in a process of its own, since only one YOLOv5 can be imported in each."""
+
+    def __init__(self, weights: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> None:
+        self.weights = str(weights)
+        command = [sys.executable, "-m", "yolov5_featviz.yolov5.predict"]
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+        )
+        try:
+            self.release: str = self._ask("start", self.weights, yolov5, trust)
+        except BaseException:
+            self.close()
+            raise
+
+    def layers(self, layers: LayerSpec) -> List[str]:
+        """See :meth:`Predictor.layers`."""
+        names: List[str] = self._ask("layers", layers)
+        return names
+
+    def __call__(self, *arguments: Any, **options: Any) -> Prediction:
+        """See :class:`Predictor`."""
+        prediction: Prediction = self._ask("see", *arguments, **options)
+        return prediction
+
+    def cam(self, *arguments: Any, **options: Any) -> HeatMap:
+        """See :meth:`Predictor.cam`."""
+        heat: HeatMap = self._ask("cam", *arguments, **options)
+        return heat
+
+    def close(self) -> None:
+        """End the process."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        self._process.wait()
+
+    def _ask(self, *question: Any, **options: Any) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            pickle.dump((question, options), self._process.stdin)
+            self._process.stdin.flush()
+            failed, answer = pickle.load(self._process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            raise RuntimeError(f"the process of {self.weights} ended with {self._process.wait()}") from None
+        if failed:
+            raise FeatvizError(answer)
+        return answer
+
+
+@contextmanager
+def predictors(
+    weights: Sequence[str], yolov5: Sequence[Optional[str]] = (), trust: bool = False
+) -> Iterator[List[Union[Predictor, RemotePredictor]]]:
+    """Predictors of several checkpoints, in processes of their own if they are not all of one YOLOv5.
+
+    Args:
+        weights: the checkpoints.
+        yolov5: the checkout of each; one for all, or none for the one that is found.
+        trust: unpickle without the allow-list.
+
+    Raises:
+        FeatvizError: as :class:`Predictor`, or there are more checkouts than checkpoints.
+    """
+    checkouts = list(yolov5) * len(weights) if len(yolov5) == 1 else list(yolov5) or [None] * len(weights)
+    if len(checkouts) != len(weights):
+        raise FeatvizError(f"{len(checkouts)} checkouts for {len(weights)} checkpoints: give one, or one for each")
+    roots = {find_source(checkout).root for checkout in checkouts}
+    kind = Predictor if len(roots) < 2 else RemotePredictor
+    with ExitStack() as stack:
+        found: List[Union[Predictor, RemotePredictor]] = []
+        for path, checkout in zip(weights, checkouts):
+            found.append(kind(path, checkout, trust))
+            if isinstance(found[-1], RemotePredictor):
+                stack.callback(found[-1].close)
+        yield found
+
+
+def _serve() -> None:
+    """What a process of its own does: answer what is asked on its input."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what YOLOv5 prints is no answer
+    predictor: Any = None
+    while True:
+        try:
+            (what, *arguments), options = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            if what == "start":
+                predictor = Predictor(*arguments)
+                answer: Any = predictor.release
+            elif what == "layers":
+                answer = predictor.layers(*arguments)
+            elif what == "cam":
+                heat = predictor.cam(*arguments, **options)
+                answer = replace(heat, feature_map=_bare(heat.feature_map))
+            else:
+                seen = predictor(*arguments, **options)
+                answer = replace(seen, maps=[_bare(feature_map) for feature_map in seen.maps])
+            failed = False
+        except FeatvizError as error:
+            failed, answer = True, str(error)
+        pickle.dump((failed, answer), answers, protocol=4)
+        answers.flush()
+
+
+def _bare(feature_map: FeatureMap) -> FeatureMap:
+    """Without the module, which is of this process."""
+    return replace(feature_map, layer=replace(feature_map.layer, module=nn.Identity()))
+
+
+if __name__ == "__main__":
+    _serve()
