@@ -378,8 +378,9 @@ def redo(arguments: List[str]) -> int:
     parser.add_argument("--weights", nargs="+", default=[], help="the checkpoints, if they are not found by name")
     parser.add_argument("--source", help="the image, if it is not found by name")
     parser.add_argument("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use")
+    parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
     o = parser.parse_args(arguments)
-    return again.redo(o.figure, _again, o.weights, o.source, o.yolov5)
+    return again.redo(o.figure, _again, o.weights, o.source, o.yolov5, trust=o.trust_weights)
 
 
 def _again(words: List[str], command: Sequence[str]) -> int:

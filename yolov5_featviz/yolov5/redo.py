@@ -21,6 +21,7 @@ from yolov5_featviz.yolov5.preflight import replace_values, values
 from yolov5_featviz.yolov5.source import find_source
 
 Run = Callable[[List[str], Sequence[str]], int]  # from words of a command line, and what to record as such
+TRUST = "--trust-weights"
 OUTPUT = ("--project", "--save-dir", "--output")  # where releases of YOLOv5 take the folder for their own results
 
 
@@ -31,6 +32,7 @@ def redo(
     source: Optional[str] = None,
     yolov5: Optional[str] = None,
     tell: Callable[[str], None] = print,
+    trust: bool = False,
 ) -> int:
     """Make a figure again, with the command that it names, from the same inputs.
 
@@ -43,6 +45,8 @@ def redo(
         weights, source, yolov5: the checkpoints, the image and the checkout, where they are known.
         tell: is told whether the inputs are the same files, and whether the figure came out the same. If
             it did not, the new one is kept in the current folder, under a name of its own.
+        trust: unpickle checkpoints without the allow-list. That the figure's command did so is no reason to:
+            it may be a stranger's.
 
     Returns:
         0 if all pixels or values are the same, else 1.
@@ -66,7 +70,9 @@ def redo(
             words = _drawn(Path(figure), about, weights, source, yolov5, home, tell)
         else:
             words = _into(_inputs(Path(figure), about, weights, source, yolov5, tell), home)
+        words = [word for word in words if word != TRUST] + [TRUST] * trust
         with redirect_stdout(sys.stderr):
+            print(f"{KEY}: running {KEY} {command_line(words)}", flush=True)
             code = run(words, command)
         file = _find(home, about)
         if file is None:
