@@ -8,12 +8,14 @@ lines in PDF and SVG. Nothing here touches a file, but for the fonts.
 from __future__ import annotations
 
 import difflib
+import re
 import string
 from dataclasses import dataclass, field
 from functools import lru_cache
+from html import unescape
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Match, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -37,17 +39,20 @@ WIDTHS: Dict[str, float] = {
     "nature-single": 89 / 25.4,
     "nature-double": 183 / 25.4,
 }
+LINE = 1.25  # from one line of a title to the next, in sizes of its letters
+LEAST = 4.5  # points, of the smallest letters
+LINES = 4  # of a title at most
+BAR = 4.0  # height of a colour scale in points
 FONTS = {"sans": "DejaVu Sans", "serif": "STIXGeneral"}  # these come with matplotlib
 LETTERS = ("none", "panels", "columns", "rows")
 CORNERS = ("upper left", "upper right", "lower left", "lower right")
-ZOOM = "#f0e442"  # Okabe and Ito's yellow: rare in photographs, visible on most colour maps
 
 # From the size to be painted (height, width) and the part of the image (in its pixels) to uint8 RGB.
 Paint = Callable[[Tuple[int, int], Region], np.ndarray]
 
 
 class Bar(NamedTuple):
-    """A colour scale; panels with equal ones share it."""
+    """A colour scale, its two ends and what it measures; panels with equal ones share it."""
 
     cmap: str
     low: str
@@ -56,10 +61,10 @@ class Bar(NamedTuple):
 
 
 class Zoom(NamedTuple):
-    """A detail, shown enlarged in a corner, over ``share`` of the panel's width."""
+    """A detail, shown enlarged over ``share`` of the panel's width; None is the corner farthest from it."""
 
     box: Region
-    corner: str = "lower right"
+    corner: Optional[str] = None
     share: float = 0.4
 
 
@@ -182,7 +187,7 @@ class Composition:
                 return stream.getvalue()
             none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
             FigureCanvasSVG(self.figure).print_figure(stream, format="svg", metadata=none)
-        return _with_metadata(stream.getvalue().decode(), self.title, words).encode()
+        return _with_lengths(_with_metadata(stream.getvalue().decode(), self.title, words), self.style).encode()
 
     def to_png(self) -> bytes:
         """The figure as a PNG file."""
@@ -218,7 +223,7 @@ def compose(
     panels: Sequence[Sequence[Optional[Panel]]],
     columns: Sequence[str] = (),
     rows: Sequence[str] = (),
-    style: Style = Style(),
+    style: Optional[Style] = None,
     title: str = "",
     about: Optional[Dict[str, Any]] = None,
 ) -> Composition:
@@ -241,6 +246,7 @@ def compose(
 
     if not panels or not panels[0] or not any(panel for row in panels for panel in row):
         raise FeatvizError("a figure needs at least one row and one column")
+    style = style or Style()
     columns, rows = list(columns) or [""] * len(panels[0]), list(rows) or [""] * len(panels)
     letter = _Letters(style)
     columns = [f"{letter.take()} {words}".strip() for words in columns] if style.letters == "columns" else columns
@@ -257,8 +263,8 @@ def compose(
             for panel, place in zip(panel_row, places):
                 if panel is not None:
                     draw.panel(panel, place, letter.take() if style.letters == "panels" else "")
-        for bar, place in layout.bars:
-            draw.bar(bar, place)
+        for bar, place, lines in layout.bars:
+            draw.bar(bar, place, lines)
     return Composition(figure, style, title, dict(about or {}))
 
 
@@ -278,7 +284,7 @@ class _Layout:
     panels: List[List[_Place]]
     columns: List[_Place]
     rows: List[_Place]
-    bars: List[Tuple[Bar, _Place]]
+    bars: List[Tuple[Bar, _Place, List[str]]]
 
 
 def _lay_out(
@@ -287,17 +293,15 @@ def _lay_out(
     def pixels(points: float) -> int:
         return round(points * style.dpi / 72)
 
-    width, line = round(style.width * style.dpi), pixels(1.25 * style.font_size)
+    width, line = round(style.width * style.dpi), pixels(LINE * style.font_size)
     gap = pixels(style.gap)
     aspects = np.array([[panel.aspect if panel else np.nan for panel in row] for row in panels])
-    left = 0
-    for _ in range(3):  # how long a row's title may be depends on its height, which depends on the titles' width
+    for lines in range(LINES + 1):  # how long a row's title may be depends on the row's height, and that on the titles
+        left = lines * line + pixels(2) * bool(lines)
         widths, heights = _sizes(aspects, width - left - gap * (len(columns) - 1))
         turned = [wrap(words, height * 72 / style.dpi, style) for words, height in zip(rows, heights)]
-        lines = max((words.count("\n") + 1 for words in turned if words), default=0)
-        if left == lines * line + pixels(2) * bool(lines):
+        if all(words.count("\n") < lines for words in turned if words):
             break
-        left = lines * line + pixels(2) * bool(lines)
     if min(widths) < pixels(12):
         raise FeatvizError(
             f"{len(columns)} columns do not fit in {style.width:.3g} inches: take a larger width, or fewer of them"
@@ -310,9 +314,8 @@ def _lay_out(
     y = head_h if style.titles == "top" else 0
     places: List[List[_Place]] = []
     row_places: List[_Place] = []
-    bars: List[Tuple[Bar, _Place]] = []
+    bars: List[Tuple[Bar, _Place, List[str]]] = []
     under = _bars_below(panels)
-    bar_h = pixels(4) + pixels(1.2 * (style.font_size - 1))
     for r, row in enumerate(panels):
         places.append([])
         row_places.append(_Place(0, y, left, heights[r]))
@@ -324,9 +327,10 @@ def _lay_out(
         y += heights[r]
         for bar_line in under.get(r, []):
             y += pixels(2)
-            for bar, first, last in bar_line:
-                x = int(xs[first])
-                bars.append((bar, _Place(x, y, int(xs[last]) + widths[last] - x, bar_h)))
+            spans = [(bar, int(xs[first]), int(xs[last]) + widths[last]) for bar, first, last in bar_line]
+            below = _bar_words([(bar, (end - x) * 72 / style.dpi) for bar, x, end in spans], style)
+            bar_h = pixels(BAR) + max(map(len, below)) * pixels(1.2 * (style.font_size - 1))
+            bars += [(bar, _Place(x, y, end - x, bar_h), lines) for (bar, x, end), lines in zip(spans, below)]
             y += bar_h
         y += gap + pixels(1) * (r in under) if r + 1 < len(panels) else 0
     top = 0 if style.titles == "top" else y + pixels(1) * bool(head)
@@ -375,6 +379,19 @@ def _bars_below(panels: Sequence[Sequence[Optional[Panel]]]) -> Dict[int, List[L
     return under
 
 
+def _bar_words(bars: Sequence[Tuple[Bar, float]], style: Style) -> List[List[str]]:
+    """What stands below scales of these lengths in points: between their ends, or all in lines of their own."""
+    small = style.font_size - 1
+
+    def fits(bar: Bar, room: float) -> bool:
+        ends = max(measure(words, style, small)[0] for words in (bar.low, bar.high))
+        return measure(bar.words, style, small)[0] + 2 * ends + small <= room
+
+    if all(not bar.words or fits(bar, room) for bar, room in bars):
+        return [[bar.words] for bar, _ in bars]
+    return [["", *wrap(bar.words, room, style, small).split("\n")] for bar, room in bars]
+
+
 class _Draw:
     """Puts things into a figure."""
 
@@ -407,127 +424,172 @@ class _Draw:
         )
 
     def text(self, words: str, place: _Place, turned: bool = False) -> None:
-        """A title in the middle of its place."""
-        if not words:
-            return
-        room = (place.height if turned else place.width) * 72 / self.style.dpi
-        layout = self.layout
-        x, y = (place.x + place.width / 2) / layout.width, 1 - (place.y + place.height / 2) / layout.height
-        self.figure.text(
-            x,
-            y,
-            wrap(words, room, self.style),
-            fontproperties=font(self.style),
-            ha="center",
-            va="center",
-            rotation=90 if turned else 0,
-            rotation_mode="default",
-            linespacing=1.1,
-        )
+        """A title, next to the panels that it belongs to, line by line so that all stand on one base line."""
+        layout, style = self.layout, self.style
+        unit = style.dpi / 72
+        lines = wrap(words, (place.height if turned else place.width) / unit, style).split("\n")
+        line = LINE * style.font_size * unit
+        start = 0.0
+        if turned:
+            start = place.width - 2 * unit - len(lines) * line
+        elif style.titles == "top":
+            start = place.height - unit - len(lines) * line
+        for i, one in enumerate(lines):
+            base = start + (i + 0.75) * line
+            x, y = (base, place.height / 2) if turned else (place.width / 2, base)
+            self.figure.text(
+                (place.x + x) / layout.width,
+                1 - (place.y + y) / layout.height,
+                one,
+                fontproperties=font(style),
+                ha="center",
+                va="baseline",
+                **({"rotation": 90, "rotation_mode": "anchor"} if turned else {}),
+            )
 
     def panel(self, panel: Panel, place: _Place, letter: str) -> None:
         axes = self.axes(place)
         self.image(axes, panel.paint((place.height, place.width), panel.window))
-        left, top, right, bottom = panel.window
-        across, down = place.width / (right - left), place.height / (bottom - top)
-
-        def there(box: Sequence[float]) -> Region:
-            x0, y0, x1, y1 = (float(edge) for edge in box)
-            return (x0 - left) * across, (y0 - top) * down, (x1 - left) * across, (y1 - top) * down
-
-        if panel.boxes is not None:
-            corners = [there(box) for box in panel.boxes.xyxy]
-            inside = [
-                i
-                for i, (x0, y0, x1, y1) in enumerate(corners)
-                if x0 < place.width and y0 < place.height and x1 > 0 and y1 > 0
-            ]
-            names = [panel.boxes.labels[i] if panel.boxes.labels else "" for i in inside]
-            words = [panel.boxes.caption(i) if panel.named else "" for i in inside]
-            self.boxes(axes, words, [corners[i] for i in inside], names, place)
-        if panel.zoom is not None:
-            self.zoom(axes, panel, panel.zoom, there(panel.zoom.box), place)
+        covered: List[_Place] = []
         if letter:
-            inset = 2 * self.style.dpi / 72
-            axes.text(
-                inset,
-                inset,
-                letter,
-                fontproperties=font(self.style, weight="bold"),
-                ha="left",
-                va="top",
-                zorder=9,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85},
-            )
+            covered.append(self.letter(letter, place))
+        inset = None
+        if panel.zoom is not None:
+            inset = self.inset(panel.zoom, panel.window, place, bool(letter))
+            x, y, right, bottom = map(round, _there(panel.zoom.box, panel.window, place))
+            covered += [inset._replace(x=inset.x - place.x, y=inset.y - place.y), _Place(x, y, right - x, bottom - y)]
+        self.boxes(axes, panel, panel.window, place, panel.named, covered)
+        if panel.zoom is None or inset is None:
+            return
+        self.frame(axes, _there(panel.zoom.box, panel.window, place), 0.7, zorder=3.5)
+        enlarged = self.axes(inset)
+        self.image(enlarged, panel.paint((inset.height, inset.width), panel.zoom.box))
+        self.boxes(enlarged, panel, panel.zoom.box, inset, named=False)
+        half = self.style.dpi / 72 / 2  # the frame lies within the picture
+        self.frame(enlarged, (half, half, inset.width - half, inset.height - half), 0.7, zorder=8)
 
-    def boxes(self, axes: Any, words: List[str], corners: List[Region], names: List[str], place: _Place) -> None:
-        from matplotlib.patches import Rectangle
+    def frame(self, axes: Any, box: Region, points: float, zorder: float) -> None:
+        """White between black, which is seen on any ground."""
+        self.rectangle(axes, box, "black", 2.2 * points, zorder)
+        self.rectangle(axes, box, "white", points, zorder)
 
+    def letter(self, letter: str, place: _Place) -> _Place:
+        """A panel's letter on white in its upper left corner; returns where, within the panel."""
         unit = self.style.dpi / 72
-        small = max(4.0, self.style.font_size - 2.5)
-        sizes = [
-            tuple(round((side + 1.6) * unit) for side in measure(word, self.style, small)) if word else (0, 0)
-            for word in words
-        ]
-        spots = place_labels(corners, sizes, (place.height, place.width))
-        for i, box in enumerate(corners):
-            colour = np.array(self.colours.get(names[i], BOX_COLOURS[0])) / 255
-            self.rectangle(axes, box, "black", 1.4, zorder=2)
-            self.rectangle(axes, box, colour, 0.8, zorder=3)
-            if not words[i]:
-                continue
-            (x, y), (w, h) = spots[i], sizes[i]
-            axes.add_patch(Rectangle((x, y), w, h, fc=colour, ec="none", zorder=4))
-            dark = np.dot(colour, (0.299, 0.587, 0.114)) < 0.43
-            ink = "white" if dark else "black"
-            axes.text(
-                x + w / 2,
-                y + h / 2,
-                words[i],
-                fontproperties=font(self.style, size=small),
-                color=ink,
-                ha="center",
-                va="center_baseline",
-                zorder=5,
-                clip_on=True,
-            )
+        wide, high = (round((side + 2) * unit) for side in measure(letter, self.style, weight="bold"))
+        axes = self.axes(place._replace(width=wide, height=high))
+        axes.set_zorder(5)
+        axes.axhspan(0, high, color="white", lw=0)
+        size = self.style.font_size
+        prop = font(self.style, weight="bold")
+        axes.text(wide / 2, high / 2 + 0.34 * size * unit, letter, fontproperties=prop, ha="center", va="baseline")
+        return _Place(0, 0, wide, high)
 
-    def zoom(self, axes: Any, panel: Panel, zoom: Zoom, box: Region, place: _Place) -> None:
+    def inset(self, zoom: Zoom, window: Region, place: _Place, lettered: bool) -> _Place:
         left, top, right, bottom = zoom.box
         width = round(place.width * zoom.share)
         height = round(width * (bottom - top) / (right - left))
         if height > place.height:
             width, height = round(width * place.height / height), place.height
-        vertical, horizontal = zoom.corner.split()
+        x0, y0, x1, y1 = _there(zoom.box, window, place)
+
+        def apart(corner: str) -> float:
+            across = x0 - width if "left" in corner else place.width - width - x1
+            down = y0 - height if "upper" in corner else place.height - height - y1
+            return max(across, down)
+
+        corners = [corner for corner in CORNERS if not (lettered and corner == "upper left")]
+        vertical, horizontal = (zoom.corner or max(corners, key=apart)).split()
         x = 0 if horizontal == "left" else place.width - width
         y = 0 if vertical == "upper" else place.height - height
-        self.rectangle(axes, box, "black", 1.2, zorder=5)
-        self.rectangle(axes, box, ZOOM, 0.7, zorder=6)
-        self.image(axes, panel.paint((height, width), zoom.box), x, y, zorder=7)
-        half = self.style.dpi / 72 / 2  # the frame lies within the picture
-        self.rectangle(axes, (x + half, y + half, x + width - half, y + height - half), ZOOM, 1.0, zorder=8)
+        return _Place(place.x + x, place.y + y, width, height)
 
-    def bar(self, bar: Bar, place: _Place) -> None:
+    def boxes(
+        self, axes: Any, panel: Panel, window: Region, place: _Place, named: bool, covered: Sequence[_Place] = ()
+    ) -> None:
+        if panel.boxes is None:
+            return
+        from matplotlib.patches import Rectangle
+
+        unit = self.style.dpi / 72
+        corners = [_there(box, window, place) for box in panel.boxes.xyxy]
+        inside = [
+            i for i, (x0, y0, x1, y1) in enumerate(corners) if x0 < place.width and y0 < place.height and x1 > 0 < y1
+        ]
+        labels = self.labels(panel.boxes, {i: corners[i] for i in inside}, place, covered) if named else {}
+        for i in inside:
+            name = panel.boxes.labels[i] if panel.boxes.labels else ""
+            colour = np.array(self.colours.get(name, BOX_COLOURS[0])) / 255
+            self.rectangle(axes, corners[i], "black", 1.4, zorder=2)
+            self.rectangle(axes, corners[i], colour, 0.8, zorder=3)
+            if i not in labels:
+                continue
+            (x, y, w, h), small = labels[i]
+            axes.add_patch(Rectangle((x, y), w, h, fc=colour, ec="none", zorder=4))
+            dark = np.dot(colour, (0.299, 0.587, 0.114)) < 0.43
+            axes.text(
+                x + w / 2,
+                y + h / 2 + 0.32 * small * unit,
+                panel.boxes.caption(i),
+                fontproperties=font(self.style, size=small),
+                color="white" if dark else "black",
+                ha="center",
+                va="baseline",
+                zorder=5,
+                clip_on=True,
+            )
+
+    def labels(
+        self, boxes: Boxes, corners: Dict[int, Region], place: _Place, covered: Sequence[_Place]
+    ) -> Dict[int, Tuple[_Place, float]]:
+        """Where names and scores stand and how large: smaller if there is no room, and none that would hide another."""
+        unit = self.style.dpi / 72
+        found: Dict[int, Tuple[_Place, float]] = {}
+        words = {i: boxes.caption(i) for i in corners if boxes.caption(i)}
+        for small in sorted({max(LEAST, self.style.font_size - less) for less in (2.5, 3.0, 3.5)}, reverse=True):
+            sizes = [
+                tuple(round((side + 1.6) * unit) for side in measure(word, self.style, small))
+                for word in words.values()
+            ]
+            spots = place_labels([corners[i] for i in words], sizes, (place.height, place.width), covered)
+            found, taken = {}, list(covered)
+            for i, (x, y), (w, h) in zip(words, spots, sizes):
+                if w <= place.width and not any(
+                    x < t.x + t.width and t.x < x + w and y < t.y + t.height and t.y < y + h for t in taken
+                ):
+                    found[i] = _Place(x, y, w, h), small
+                    taken.append(found[i][0])
+            if len(found) == len(words):
+                break
+        return found
+
+    def bar(self, bar: Bar, place: _Place, lines: Sequence[str]) -> None:
         axes = self.axes(place)
         unit = self.style.dpi / 72
-        height = round(4 * unit)
+        height = round(BAR * unit)
         ramp = np.rint(np.linspace(0, COLOURS - 1, place.width)).astype(np.uint8)
         self.image(axes, palette_of(bar.cmap)[np.broadcast_to(ramp, (height, place.width))])
         self.rectangle(axes, (0, 0, place.width, height), "black", 0.3)
         small = self.style.font_size - 1
-        ends = [measure(words, self.style, small)[0] * unit for words in (bar.low, bar.high)]
-        shown = [(0.0, "left", bar.low), (float(place.width), "right", bar.high)]
-        if bar.words and measure(bar.words, self.style, small)[0] * unit + 2 * max(ends) + 8 * unit < place.width:
-            shown.append((place.width / 2, "center", bar.words))
-        for x, side, words in shown:
+        shown = [(0.0, 0, "left", bar.low), (float(place.width), 0, "right", bar.high)]
+        shown += [(place.width / 2, i, "center", words) for i, words in enumerate(lines) if words]
+        for x, i, side, words in shown:
             axes.text(
                 x,
-                height + 0.6 * small * unit,
+                height + (1.2 * i + 0.95) * small * unit,
                 words,
                 fontproperties=font(self.style, size=small),
                 ha=side,
-                va="center",
+                va="baseline",
             )
+
+
+def _there(box: Sequence[float], window: Region, place: _Place) -> Region:
+    """A box in pixels of the image, of which ``place`` shows ``window``, in pixels from the corner of ``place``."""
+    left, top, right, bottom = window
+    across, down = place.width / (right - left), place.height / (bottom - top)
+    x0, y0, x1, y1 = (float(edge) for edge in box)
+    return (x0 - left) * across, (y0 - top) * down, (x1 - left) * across, (y1 - top) * down
 
 
 class _Letters:
@@ -549,7 +611,14 @@ def font(style: Style, size: Optional[float] = None, weight: str = "normal") -> 
     """The style's font, for matplotlib. Raises FeatvizError if it is not found."""
     from matplotlib.font_manager import FontProperties
 
-    return FontProperties(fname=font_file_of(style.font, weight), size=size or style.font_size)
+    # the file is what is drawn with; the names are what an SVG file carries, with what to take where it is missing
+    alike = ["Times New Roman", "Times", "serif"] if style.font == "serif" else ["sans-serif"]
+    return FontProperties(
+        [FONTS.get(style.font, style.font), *alike],
+        weight=weight,
+        size=size or style.font_size,
+        fname=font_file_of(style.font, weight),
+    )
 
 
 @lru_cache(maxsize=32)
@@ -579,24 +648,40 @@ def check_letters(words: str, style: Style) -> None:
         raise FeatvizError(f"the font {style.font} has no {missing[0]!r}, which {words!r} needs: name another font")
 
 
-def measure(words: str, style: Style, size: Optional[float] = None) -> Tuple[float, float]:
+def measure(words: str, style: Style, size: Optional[float] = None, weight: str = "normal") -> Tuple[float, float]:
     """Width and height of a line in points."""
     from matplotlib.cbook import is_math_text
     from matplotlib.textpath import text_to_path
 
-    prop = font(style, size)
+    prop = font(style, size, weight)
     width, height, _ = text_to_path.get_text_width_height_descent(words, prop, is_math_text(words))
     return float(width), max(float(height), 1.05 * float(prop.get_size_in_points()))
 
 
-def wrap(words: str, room: float, style: Style) -> str:
-    """Words on as few lines as they fit on, ``room`` being in points; a word stays whole."""
+def wrap(words: str, room: float, style: Style, size: Optional[float] = None) -> str:
+    """Words on as few lines as they fit on, ``room`` being in points.
+
+    Only a word that is too long for a line is broken; what would come after ``LINES`` lines becomes an ellipsis.
+    """
+
+    def fits(text: str) -> bool:
+        return measure(text, style, size)[0] <= room
+
     lines: List[str] = []
     for word in words.split():
-        if lines and measure(f"{lines[-1]} {word}", style)[0] <= room:
+        if lines and fits(f"{lines[-1]} {word}"):
             lines[-1] += f" {word}"
-        else:
-            lines.append(word)
+            continue
+        while "$" not in word and len(word) > 1 and not fits(word):
+            n = next((n for n in range(len(word) - 1, 1, -1) if fits(word[:n])), 1)
+            lines.append(word[:n])
+            word = word[n:]
+        lines.append(word)
+    if len(lines) > LINES:
+        last = lines[LINES - 1]
+        while last and not fits(f"{last}…"):
+            last = last[:-1]
+        lines = [*lines[: LINES - 1], f"{last}…"]
     return "\n".join(lines)
 
 
@@ -607,3 +692,17 @@ def _with_metadata(svg: str, title: str, words: str) -> str:
     start = svg.index(">", svg.index("<svg")) + 1
     own = f"\n <title>{escape(title)}</title>\n <metadata>{escape(words)}</metadata>" if title else ""
     return f"{svg[:start]}{own or f'{chr(10)} <metadata>{escape(words)}</metadata>'}{svg[start:]}"
+
+
+def _with_lengths(svg: str, style: Style) -> str:
+    """An SVG file whose text is as long as it was laid out, in whatever font there is where it is shown."""
+
+    def longer(found: Match[str]) -> str:
+        weight = "bold" if re.search(r"font: (bold|700)|font-weight: (bold|700)", found[1]) else "normal"
+        size = re.search(r"([\d.]+)px", found[1])
+        if size is None:
+            return found[0]
+        long = measure(unescape(found[2]), style, float(size[1]), weight)[0]
+        return f'<text textLength="{long:.6g}" lengthAdjust="spacingAndGlyphs"{found[1]}>{found[2]}</text>'
+
+    return re.sub(r"<text([^>]*)>([^<]+)</text>", longer, svg)

@@ -76,9 +76,14 @@ class Cell(NamedTuple):
     @property
     def title(self) -> str:
         """In words, if no other are given."""
-        names = {"input": "Input", "detections": "Detections", "pca": f"Layer {self.layer}, PCA"}
-        names.update(channel=f"Layer {self.layer}, channel {self.channel}", cam=METHODS[self.method][0])
-        return names.get(self.shown, f"Layer {self.layer}")
+        if self.shown in ("input", "detections"):
+            return self.shown.capitalize()
+        if self.shown == "cam":
+            return METHODS[self.method][0]
+        layer = [] if self.layer is None else [f"layer {self.layer}"]
+        what = {"heatmap": "" if layer else "heat map", "pca": "PCA", "grid": "" if layer else "channels"}
+        words = ", ".join(filter(None, [*layer, what.get(self.shown, f"channel {self.channel}")]))
+        return words[0].upper() + words[1:]
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,7 @@ def make(spec: Spec, models: Models) -> Composition:
     panels = [[_panel(cell, seen[cell], limits) for cell in row] for row in spec.cells]
     shown = {
         ", ".join(filter(None, [str(cell.shown), f"layer {cell.layer}", cell.image and Path(cell.image).name])): [
-            number(limit) for limit in (limits.get(_group(cell)) or seen[cell].limits)
+            number(limit) for limit in _limits(cell, seen[cell], limits)
         ]
         for cell in cells
         if seen[cell].values is not None
@@ -288,6 +293,11 @@ def _group(cell: Cell) -> Any:
     )
 
 
+def _is_absolute(norm: str) -> bool:
+    """Whether a norm has a scale of its own, the same for all values."""
+    return norm in ("sigmoid", "none", "byte")
+
+
 def _is_shared(cell: Cell) -> bool:
     return (cell.scale or ("separate" if cell.shown == "cam" else "shared")) == "shared"
 
@@ -296,9 +306,18 @@ def _shared(seen: Mapping[Cell, _Seen]) -> Dict[Any, Tuple[float, float]]:
     """The ends of each scale that panels share: the lowest and the highest of theirs."""
     ends: Dict[Any, List[Tuple[float, float]]] = {}
     for cell, one in seen.items():
-        if one.values is not None and _is_shared(cell) and np.isfinite(one.limits).all():
+        if one.values is not None and _is_shared(cell) and not _is_absolute(one.norm):
             ends.setdefault(_group(cell), []).append(one.limits)
     return {group: (min(low for low, _ in pairs), max(high for _, high in pairs)) for group, pairs in ends.items()}
+
+
+def _limits(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -> Tuple[float, float]:
+    """The two values between which a panel is shown."""
+    if _is_absolute(seen.norm):
+        return seen.limits
+    if isinstance(cell.scale, tuple):
+        return cell.scale
+    return limits[_group(cell)] if _is_shared(cell) else seen.limits
 
 
 def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -> Panel:
@@ -328,28 +347,36 @@ def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -
         shown = choose(fm, cell.channels or "16").channels
         norm = cell.norm or "channel"
         scaled, ends = normalize(data[shown], norm, data)
-        low, high = NORMS[norm].ends or tuple(_words(end) for end in ends[0])
+        low, high = NORMS[norm].ends or (_words(ends[0][0]), _words(ends[0][1]))
         tiles = mosaic([heat(one, fm, (height, width), cmap, how) for one in scaled])
-        return replace(panel, paint=tiles, zoom=None, bar=Bar(cmap, low, high, NORMS[norm].scope))
+        words = NORMS[norm].scope.replace("on its own", "").strip()
+        return replace(panel, paint=tiles, zoom=None, bar=Bar(cmap, low, high, words))
     assert seen.values is not None and seen.scaled is not None
-    scaled, pair, words = seen.scaled, seen.limits, ""
-    if isinstance(cell.scale, tuple):
-        pair = cell.scale
+    scaled, words = seen.scaled, _measured(cell, fm)
+    if _is_absolute(seen.norm):
+        low, high = NORMS[seen.norm].ends or ("0", "1")
+        words = f"{words}, {NORMS[seen.norm].scope}"
+    elif _is_shared(cell) or isinstance(cell.scale, tuple):
+        pair = _limits(cell, seen, limits)
         scaled = stretched(seen.values, pair)
-    elif _group(cell) in limits:
-        pair = limits[_group(cell)]
-        scaled = stretched(seen.values, pair)
-    low, high = (_words(end) for end in pair)
-    if not np.isfinite(pair).all() or seen.norm in ("none", "byte"):
-        low, high = NORMS[seen.norm].ends or (low, high)
-    elif not _is_shared(cell) and not isinstance(cell.scale, tuple):
-        low, high = (
-            ("0", "max") if seen.norm == "zero" else ("-max", "max") if seen.norm == "signed" else ("min", "max")
-        )
-        words = "of each panel"
-    photo_under = photo if over else None
-    paint = heat(scaled, fm, (height, width), cmap, how, photo_under, cell.alpha)
+        low, high = _words(pair[0]), _words(pair[1])
+    else:
+        low, high = NORMS[seen.norm].ends or ("min", "max")
+        words += ", each on its own"
+    paint = heat(scaled, fm, (height, width), cmap, how, photo if over else None, cell.alpha)
     return replace(panel, paint=paint, bar=Bar(cmap, low, high, words))
+
+
+def _measured(cell: Cell, feature_map: FeatureMap) -> str:
+    """What the values of a panel are."""
+    if cell.shown == "cam":
+        return METHODS[cell.method][0]
+    if cell.shown == "channel":
+        return f"channel {cell.channel}"
+    if cell.channels is not None:
+        return f"{cell.reduce} of {len(choose(feature_map, cell.channels).channels)} channels"
+    names = {"l2": "L2 norm of channels", "select-max": "strongest channel"}
+    return names.get(cell.reduce, f"channel {cell.reduce}")
 
 
 def stretched(values: np.ndarray, pair: Tuple[float, float]) -> np.ndarray:

@@ -379,28 +379,39 @@ def _draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float) -> List[Text]:
 
 
 def place_labels(
-    corners: Sequence[Sequence[float]], sizes: Sequence[Tuple[int, ...]], picture: Tuple[int, int]
+    corners: Sequence[Sequence[float]],
+    sizes: Sequence[Tuple[int, ...]],
+    picture: Tuple[int, int],
+    covered: Sequence[Tuple[int, int, int, int]] = (),
 ) -> List[Tuple[int, int]]:
     """Left and top edge for the label of each box: above it, else inside, else below, where it covers no other.
+
+    Where all of these are taken it stands at the right edge of its box, else as near as there is room.
 
     Args:
         corners: left, top, right and bottom edge of the boxes, in pixels.
         sizes: width and height of their labels; (0, 0) for none.
         picture: height and width of the picture, in which all labels stay.
+        covered: left and top edge, width and height of what else they must not cover.
     """
     height, width = picture
     found: List[Tuple[int, int]] = []
-    taken: List[Tuple[int, int, int, int]] = []
-    for (x0, y0, _, y1), (w, h) in zip(corners, sizes):
-        x = int(min(max(0, x0), max(0, width - w)))
+    taken = list(covered)
+    for (x0, y0, x1, y1), (w, h) in zip(corners, sizes):
+        left, right = (int(min(max(0, x), max(0, width - w))) for x in (x0, x1 - w))
         tops = [int(y) for y in (y0 - h, y0, y1 - h, y1)]
-        places = [y for y in tops if 0 <= y <= height - h] or [int(min(max(0, y0), max(0, height - h)))]
+        tops = [y for y in tops if 0 <= y <= height - h] or [int(min(max(0, y0), max(0, height - h)))]
+        places = [(x, y) for x in dict.fromkeys((left, right)) for y in tops]
+        beside = [(x, y) for x in (left, right) for _, ty, _, th in taken for y in (ty + th, ty - h)]
+        beside += [(x, tops[0]) for tx, _, tw, _ in taken for x in (tx + tw, tx - w)]
+        beside = [(x, y) for x, y in beside if 0 <= x <= width - w and 0 <= y <= height - h]
+        places += sorted(beside, key=lambda at: abs(at[0] - left) + abs(at[1] - tops[0]))
         free = (
-            y
-            for y in places
+            (x, y)
+            for x, y in places
             if not any(x < tx + tw and tx < x + w and y < ty + th and ty < y + h for tx, ty, tw, th in taken)
         )
-        found.append((x, next(free, places[0])))
+        found.append(next(free, places[0]))
         if w:
             taken.append((*found[-1], w, h))
     return found

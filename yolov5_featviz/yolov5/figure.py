@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def check(given: Any, base: Path, name: str = "") -> Spec:
         cells = [[cell._replace(yolov5=cell.yolov5 and str(base / cell.yolov5)) for cell in row] for row in spec.cells]
         for output in spec.outputs:
             check_output(base / output)
-        return replace(spec, cells=cells, outputs=[str(base / output) for output in spec.outputs])
+        return replace(spec, cells=cells, outputs=[os.path.normpath(base / output) for output in spec.outputs])
     except FeatvizError as error:
         raise FeatvizError(f"{name}: {error}" if name else str(error)) from None
 
