@@ -331,8 +331,12 @@ def compare(arguments: List[str], command: Sequence[str] = ()) -> int:
     add("--project", default="runs/compare", help="default runs/compare")
     add("--name", default="exp", help="default exp; exp2 and so on if it is there")
     add("--yolov5", nargs="+", default=[], metavar="DIR", help="the checkout of all models, or of each")
+    add("--quiet", action="store_true", help="say only what went wrong")
+    add("--verbose", action="store_true", help="name every file")
     add("--trust-weights", action="store_true", help="unpickle without the allow-list")
     o = parser.parse_args(arguments)
+    if o.quiet and o.verbose:
+        raise FeatvizError("--quiet and --verbose: take one of them")
     asked = comparison.Options(
         weights=o.weights,
         layers=o.layers,
@@ -352,6 +356,7 @@ def compare(arguments: List[str], command: Sequence[str] = ()) -> int:
         name=o.name,
         yolov5=o.yolov5,
         trust=o.trust_weights,
+        say=int(o.verbose) - int(o.quiet),
     )
     return comparison.compare(asked, command or ["compare", *arguments], say)
 

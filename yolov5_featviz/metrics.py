@@ -115,7 +115,8 @@ def channel_sparsity(data: np.ndarray, counted: Optional[np.ndarray] = None) -> 
         counted: bool ``[H, W]``, which cells count; all if None.
     """
     cells = np.abs(np.nan_to_num(np.asarray(data, np.float64), posinf=0, neginf=0)).reshape(len(data), -1)
-    return hoyer(cells.mean(axis=1) if counted is None else cells[:, counted.ravel()].mean(axis=1))
+    cells = cells if counted is None else cells[:, counted.ravel()]
+    return hoyer(cells.mean(axis=1)) if cells.size else float("nan")
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
@@ -135,28 +136,84 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
     Raises:
         FeatvizError: they are not of the same samples.
     """
-    if len(x) != len(y):
-        raise FeatvizError(f"{len(x)} samples and {len(y)}: alignment needs the same ones")
-    x, y = (np.asarray(z, np.float64) - np.asarray(z, np.float64).mean(axis=0) for z in (x, y))
+    x, y = _centred(x, y)
     own = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / own) if own > 0 else float("nan")
 
 
-def map_cka(a: FeatureMap, b: FeatureMap) -> float:
-    """:func:`linear_cka` of two layers for one image: cells are samples, channels are features.
+def debiased_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """:func:`linear_cka` without its bias: near 0 for representations that have nothing in common, however few samples.
 
-    Only cells in the image count. If the maps are not of one size, both are brought to the smaller
-    height and width, bilinearly.
+    ``HSIC1(K, L) / sqrt(HSIC1(K, K) HSIC1(L, L))``, with ``K = XX'`` and ``L = YY'`` and the unbiased estimator
+    ``HSIC1 = (tr(KL) + sum(K) sum(L) / (n-1)(n-2) - 2 sum(KL) / (n-2)) / n(n-3)``, diagonals 0 (L. Song et al.,
+    *J. Mach. Learn. Res.* 13, 2012, eq. 5; for CKA T. Nguyen et al., *Do Wide and Deep Networks Learn the Same
+    Things?*, ICLR 2021, eq. 3).
+
+    Args:
+        x, y: see :func:`linear_cka`.
+
+    Returns:
+        1 for the same up to rotation and scale; near 0, on either side, for unrelated ones. NaN for fewer than 4
+        samples, and where one of them is constant.
+
+    Raises:
+        FeatvizError: they are not of the same samples.
     """
-    height, width = (min(int(a.data.shape[d]), int(b.data.shape[d])) for d in (1, 2))
-    sides = []
-    for fm in (a, b):
-        data = np.nan_to_num(fm.data.float().numpy())
-        data = data if data.shape[1:] == (height, width) else resample(data, (height, width))
-        sides.append(data.reshape(len(data), -1).T)
-    size = a.input_size or (height, width)
-    counted = in_image((height, width), (size[0] / height, size[1] / width), a.window).ravel()
-    return linear_cka(sides[0][counted], sides[1][counted])
+    x, y = _centred(x, y)
+    if len(x) < 4:
+        return float("nan")
+    own = _hsic1(x, x), _hsic1(y, y)
+    return float(_hsic1(x, y) / np.sqrt(own[0] * own[1])) if min(own) > 0 else float("nan")
+
+
+def _centred(x: np.ndarray, y: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    if len(x) != len(y):
+        raise FeatvizError(f"{len(x)} samples and {len(y)}: alignment needs the same ones")
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    return x - x.mean(axis=0), y - y.mean(axis=0)
+
+
+def _hsic1(x: np.ndarray, y: np.ndarray) -> float:
+    """Times ``n (n - 3)``, without making the ``[n, n]`` matrices. Samples are centred, so that their sums are 0."""
+    n = len(x)
+    k, m = (x**2).sum(axis=1), (y**2).sum(axis=1)  # the diagonals; rows without them sum to -k and -m
+    trace = np.linalg.norm(x.T @ y) ** 2 - k @ m
+    return float(trace + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ m))
+
+
+def same_samples(a: FeatureMap, b: FeatureMap) -> Tuple[np.ndarray, np.ndarray]:
+    """The cells of two maps of one image that show the same places, ``[n, C]`` of each.
+
+    Maps of one grid keep their cells, those whose centre lies in the image. Otherwise the image's part of each is
+    brought to the smaller height and width, bilinearly. What is not finite is 0.
+    """
+    sides = [np.nan_to_num(fm.data.float().numpy(), posinf=0, neginf=0) for fm in (a, b)]
+    if same_grid(a, b):
+        counted = in_image((sides[0].shape[1], sides[0].shape[2]), a.stride or (1.0, 1.0), a.window).ravel()
+        x, y = (data.reshape(len(data), -1).T[counted] for data in sides)
+    else:
+        height, width = (min(pair) for pair in zip(image_cells(a), image_cells(b)))
+        x, y = (on_image(data, fm, (height, width)).reshape(len(data), -1).T for data, fm in zip(sides, (a, b)))
+    return x, y
+
+
+def same_grid(a: FeatureMap, b: FeatureMap) -> bool:
+    """Whether equal cells of two maps of one image show the same place."""
+    return (a.data.shape[1:], a.input_size, a.window) == (b.data.shape[1:], b.input_size, b.window)
+
+
+def image_cells(fm: FeatureMap) -> Tuple[int, int]:
+    """How many cells high and wide the image is, rounded."""
+    left, top, right, bottom = fm.window
+    down, across = fm.stride or (1.0, 1.0)
+    return max(1, round((bottom - top) / down)), max(1, round((right - left) / across))
+
+
+def on_image(values: np.ndarray, fm: FeatureMap, size: Tuple[int, int]) -> np.ndarray:
+    """The image's part of values ``[..., H, W]`` on the grid of a map, brought to ``size``, bilinearly."""
+    left, top, right, bottom = fm.window
+    down, across = fm.stride or (1.0, 1.0)
+    return resample(values, size, part=(left / across, top / down, right / across, bottom / down))
 
 
 def in_image(cells: Tuple[int, int], stride: Tuple[float, float], window: Region) -> np.ndarray:

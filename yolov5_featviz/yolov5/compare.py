@@ -12,26 +12,31 @@ import numpy as np
 import torch
 
 from yolov5_featviz.about import KEY, dumps, number
-from yolov5_featviz.boxes import Boxes
+from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.capture import FeatureMap
-from yolov5_featviz.compose import WIDTHS, Bar, Composition, Panel, Style, compose
+from yolov5_featviz.compose import WIDTHS, Bar, Composition, Panel, Style, check_letters, compose
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figure import heat, photograph, stretched
 from yolov5_featviz.formats import check_format
 from yolov5_featviz.metrics import (
     channel_sparsity,
+    debiased_cka,
     energy_inside,
     entropy,
+    image_cells,
     in_image,
-    map_cka,
+    linear_cka,
+    on_image,
     pointing_hit,
+    same_grid,
+    same_samples,
 )
 from yolov5_featviz.normalize import normalize
 from yolov5_featviz.prediction import Prediction
+from yolov5_featviz.progress import progress
 from yolov5_featviz.provenance import identity, made
 from yolov5_featviz.reduce import REDUCTIONS, check_reduce, reduce_channels
 from yolov5_featviz.render import check_look
-from yolov5_featviz.resample import resample
 from yolov5_featviz.run_images import find_images
 from yolov5_featviz.save import check_writable, new_folder, write
 from yolov5_featviz.table import align
@@ -40,13 +45,26 @@ from yolov5_featviz.yolov5.item import distinct
 from yolov5_featviz.yolov5.predict import predictors, read_image
 from yolov5_featviz.yolov5.preflight import locate_weights
 
-# name in files -> name in tables, in LaTeX, factor there, digits, whether more is better
-METRICS: Dict[str, Tuple[str, str, float, int, bool]] = {
-    "energy_inside": ("energy inside %", r"Energy inside (\%) $\uparrow$", 100.0, 1, True),
-    "pointing_hit": ("pointing %", r"Pointing (\%) $\uparrow$", 100.0, 1, True),
-    "channel_sparsity": ("sparsity", "Sparsity", 1.0, 3, False),
-    "entropy": ("entropy", "Entropy", 1.0, 3, False),
-    "cka": ("CKA", "CKA", 1.0, 3, False),
+
+class Metric(NamedTuple):
+    """A number in tables: its name there and in LaTeX, factor, digits, whether more is better, whether it spreads."""
+
+    name: str
+    latex: str
+    factor: float = 1.0
+    digits: int = 3
+    more: bool = False
+    spread: bool = True
+
+
+METRICS: Dict[str, Metric] = {
+    "box_area": Metric("box area %", r"Box area (\%)", 100.0, 1, spread=False),
+    "energy_inside": Metric("energy inside %", r"Energy inside (\%) $\uparrow$", 100.0, 1, more=True),
+    "pointing_hit": Metric("pointing %", r"Pointing (\%) $\uparrow$", 100.0, 1, more=True, spread=False),
+    "channel_sparsity": Metric("sparsity", "Sparsity"),
+    "entropy": Metric("entropy", "Entropy"),
+    "cka": Metric("CKA", "CKA"),
+    "cka_debiased": Metric("CKA debiased", "CKA (debiased)"),
 }
 LAYERS_ON_A_PAGE = 5
 DIFFERENCE = "RdBu_r"
@@ -78,6 +96,7 @@ class Options:
     name: str = "exp"
     yolov5: Sequence[str] = ()
     trust: bool = False
+    say: int = 0
 
     def __post_init__(self) -> None:
         if len(self.weights) < 2:
@@ -107,11 +126,27 @@ class Row(NamedTuple):
     layer: str
     model: str
     boxes: str
+    box_area: float
     energy_inside: float
     pointing_hit: float
     channel_sparsity: float
     entropy: float
     cka: float
+    cka_debiased: float
+
+
+class Label(NamedTuple):
+    """What a label file says: class numbers, and the boxes' edges as shares of the image's width and height."""
+
+    file: Optional[Path]
+    classes: List[int]
+    xyxy: np.ndarray
+
+    def boxes(self, region: Region, names: Mapping[int, str]) -> Boxes:
+        """The boxes where the image lies at ``region``, as ``GT person``."""
+        left, top, right, bottom = region
+        xyxy = self.xyxy * np.array([right - left, bottom - top] * 2) + np.array([left, top] * 2)
+        return Boxes(xyxy, labels=[f"GT {names.get(k, k)}" for k in self.classes])
 
 
 def compare(options: Options, command: Sequence[str], tell: Callable[[str], None]) -> int:
@@ -123,7 +158,8 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
         tell: is told what happens.
 
     Returns:
-        0; or 1 if an image could not be read, after all others were done.
+        0; 1 if an image could not be read, after all others were done; 130 if interrupted, with tables of the
+        images that were done.
 
     Raises:
         FeatvizError: something is not there, or not understood. Nothing was written.
@@ -133,7 +169,12 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
     for file in files:
         check_weights(file)
     names = list(o.names) or model_names(files)
+    for name in names:
+        check_letters(name, Style())
     images = find_images(o.source)
+    labels = [read_label(image, o.labels) for image in images]
+    if o.labels is not None and not any(label is not None and label.file for label in labels):
+        raise FeatvizError(f"--labels {o.labels} has no {images[0].stem}.txt, nor one of any other image")
     selections = by_model(o.layers, names)
     check_writable(Path(o.project))
     with predictors(files, o.yolov5, o.trust) as models:
@@ -145,39 +186,83 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
             )
         releases = list(dict.fromkeys(model.release for model in models))
         about = {**made(command, files, yolov5=", ".join(releases)), "models": names, "reduce": o.reduce}
-        rows: List[Row] = []
-        home: Optional[Path] = None
-        done: List[Path] = []
+        run = _Run(o, names, about)
         failed: List[str] = []
+        stopped = False
+        work = list(zip(images, distinct(path.stem for path in images), labels))
         try:
-            for image, name in zip(images, distinct(path.stem for path in images)):
+            for image, name, label in progress(work, "comparing") if o.say == 0 else work:
                 try:
-                    read_image(image)
+                    pixels = read_image(image)
                 except FeatvizError as error:
                     failed.append(str(error))
-                    tell(f"{error}; passed over")
                     continue
                 seen = [
-                    model(str(image), ",".join(found), o.imgsz, o.conf, o.iou, name)
-                    for model, found in zip(models, layers)
+                    model(pixels, ",".join(found), o.imgsz, o.conf, o.iou, name) for model, found in zip(models, layers)
                 ]
-                truth = ground_truth(image, seen[0], o.labels)
-                maps = [[_map(one, layer) for layer in found] for one, found in zip(seen, layers)]
-                rows += measure(name, names, maps, truth, o.reduce)
-                home = home or new_folder(Path(o.project) / o.name)
-                for file, drawn in _figures(name, names, seen, maps, truth, o):
-                    for format in o.formats:
-                        told = {**about, "image": identity(image), "file": f"{file}.{format}", **drawn.about}
-                        write(home / f"{file}.{format}", replace(drawn, about=told).encode(format))
-                done.append(image)
+                run.add(image, name, seen, layers, label, models[0].names)
+                if o.say > 0:
+                    tell(f"wrote {', '.join(map(str, run.written))}")
+        except KeyboardInterrupt:
+            stopped = True
         finally:
-            if home is not None:
-                _write_tables(home, rows, {**about, "images": [identity(image) for image in done]})
-    if home is None:
+            run.close()
+    for words in failed:
+        tell(f"{words}; passed over")
+    if run.home is None and failed and not stopped:
         raise FeatvizError(failed[0])
-    tell("\n" + table(rows))
-    tell(f"{len(done)} image{'s' * (len(done) != 1)} in {home}, the numbers in metrics.csv, means.csv and table.tex")
-    return int(bool(failed))
+    if run.home is not None and o.say >= 0:
+        tell("\n" + table(run.rows))
+        n = len(run.done)
+        of = f"{n} of {len(images)} images, then stopped" if stopped else f"{n} image{'s' * (n != 1)}"
+        tell(f"{of}, in {run.home}; the numbers are in metrics.csv, means.csv and table.tex")
+        tell(f"open {run.first}")
+    return 130 if stopped else int(bool(failed))
+
+
+class _Run:
+    """The folder of a comparison, with what has been measured so far. It is made with the first image."""
+
+    def __init__(self, options: Options, names: Sequence[str], about: Mapping[str, Any]) -> None:
+        self.options, self.names, self.about = options, names, about
+        self.home: Optional[Path] = None
+        self.first: Optional[Path] = None
+        self.rows: List[Row] = []
+        self.done: List[Path] = []
+        self.written: List[Path] = []
+
+    def add(
+        self,
+        image: Path,
+        name: str,
+        seen: Sequence[Prediction],
+        layers: Sequence[Sequence[str]],
+        label: Optional[Label],
+        classes: Mapping[int, str],
+    ) -> None:
+        """Measure, draw and write one image."""
+        o = self.options
+        maps = [[_map(one, layer) for layer in found] for one, found in zip(seen, layers)]
+        truths = None if label is None else [label.boxes(one.region, classes) for one in seen]
+        rows = measure(name, self.names, maps, truths, o.reduce)
+        self.home = self.home or new_folder(Path(o.project) / o.name)
+        about = {**self.about, "image": identity(image)}
+        if label is not None and label.file is not None:
+            about["labels"] = identity(label.file)
+        self.written = []
+        for stem, drawn in _figures(name, self.names, seen, maps, None if truths is None else truths[0], o):
+            for format in o.formats:
+                file = f"{stem}.{format}"
+                write(self.home / file, replace(drawn, about={**about, "file": file, **drawn.about}).encode(format))
+                self.written.append(self.home / file)
+        self.first = self.first or self.written[0]
+        self.rows += rows
+        self.done.append(image)
+
+    def close(self) -> None:
+        """Write the tables."""
+        if self.done and self.home is not None:
+            _write_tables(self.home, self.rows, {**self.about, "images": [identity(image) for image in self.done]})
 
 
 def model_names(files: Sequence[str]) -> List[str]:
@@ -210,52 +295,58 @@ def by_model(layers: Sequence[str], names: Sequence[str]) -> List[str]:
     return [",".join(found[name]) for name in names]
 
 
-def ground_truth(image: Path, seen: Prediction, labels: Optional[str] = None) -> Optional[Boxes]:
-    """The boxes of an image's label file, in pixels of the network's input; None if there is none.
+def read_label(image: Path, labels: Optional[str] = None) -> Optional[Label]:
+    """What the label file of an image says; None if the image is of no labelled folder.
 
     Args:
         image: its file.
-        seen: what a model made of it, from which it is known where the image lies.
         labels: the folder of the label files. None for where YOLOv5 looks for them: ``labels`` in the place of
-            ``images`` in the image's path. In a folder that is named, an image without a file has no objects.
+            the last ``images`` in the image's path. In a folder that there is, an image without a file has no
+            objects, as in training.
 
     Raises:
         FeatvizError: the file is no label file.
     """
     if labels is not None:
         file = Path(labels) / f"{image.stem}.txt"
-        if not file.is_file():
-            return Boxes(np.zeros((0, 4)))
     else:
         parts = list(image.absolute().parts)
         if "images" not in parts[:-1]:
             return None
         parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
         file = Path(*parts).with_suffix(".txt")
-        if not file.is_file():
+        if not file.parent.is_dir():
             return None
-    boxes = []
+    if not file.is_file():
+        return Label(None, [], np.zeros((0, 4)))
+    classes, boxes = [], []
     for i, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
         try:
-            numbers = [float(word) for word in line.split()][1:]
-            if len(numbers) == 4:
-                x, y, w, h = numbers
-                boxes.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
-            elif len(numbers) >= 6 and len(numbers) % 2 == 0:  # the outline of a mask
-                boxes.append([min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])])
-            elif line.strip():
-                raise ValueError
+            kind, *numbers = (float(word) for word in line.split())
         except ValueError:
+            numbers = []
+        if len(numbers) == 4:
+            x, y, w, h = numbers
+            box = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+        elif len(numbers) >= 6 and len(numbers) % 2 == 0:  # the outline of a mask
+            box = [min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])]
+        if len(numbers) not in (4, *range(6, len(numbers) + 1, 2)) or not all(0 <= n <= 1 for n in numbers):
             raise FeatvizError(
-                f"{file}, line {i}: {line[:40]!r} is no label: class, centre, width and height"
-            ) from None
-    left, top, right, bottom = seen.region
-    whole = np.array([right - left, bottom - top] * 2)
-    return Boxes(np.array(boxes).reshape(-1, 4) * whole + np.array([left, top] * 2))
+                f"{file}, line {i}: {line[:40]!r} is no label: class, then centre, width and height from 0 to 1"
+            )
+        classes.append(int(kind))
+        boxes.append(box)
+    return Label(file, classes, np.array(boxes).reshape(-1, 4))
 
 
 def measure(
-    image: str, names: Sequence[str], maps: Sequence[Sequence[FeatureMap]], truth: Optional[Boxes], reduce: str = "mean"
+    image: str,
+    names: Sequence[str],
+    maps: Sequence[Sequence[FeatureMap]],
+    truths: Optional[Sequence[Boxes]] = None,
+    reduce: str = "mean",
 ) -> List[Row]:
     """The numbers of each layer and model for one image.
 
@@ -263,30 +354,33 @@ def measure(
         image: its name.
         names: of the models.
         maps: of each model, the maps of its layers.
-        truth: the boxes to measure by; None for those that each model detected.
+        truths: the boxes to measure by, in pixels of each model's input; None for those that it detected.
         reduce: how channels become the heat map that energy, pointing and entropy are of.
     """
     rows = []
     for k, of_layer in enumerate(zip(*maps)):
         layer = layer_name([of_model[k] for of_model in maps])
-        for name, fm in zip(names, of_layer):
+        for i, (name, fm) in enumerate(zip(names, of_layer)):
             data = fm.data.float().numpy()
             heated = reduce_channels(data, reduce)
-            boxes = truth if truth is not None else fm.boxes or Boxes(np.zeros((0, 4)))
+            boxes = (truths[i] if truths is not None else fm.boxes) or Boxes(np.zeros((0, 4)))
             stride = fm.stride or (1.0, 1.0)
             counted = in_image((data.shape[1], data.shape[2]), stride, fm.window)
             hit = pointing_hit(heated, boxes, stride, fm.window)
+            samples = same_samples(of_layer[0], fm) if i else None
             rows.append(
                 Row(
                     image,
                     layer,
                     name,
-                    "labels" if truth is not None else "detections",
+                    "labels" if truths is not None else "detections",
+                    energy_inside(np.ones_like(heated), boxes, stride, fm.window),
                     energy_inside(heated, boxes, stride, fm.window),
                     float("nan") if hit is None else float(hit),
                     channel_sparsity(data, counted),
                     entropy(heated, counted),
-                    float("nan") if fm is of_layer[0] else map_cka(of_layer[0], fm),
+                    linear_cka(*samples) if samples else float("nan"),
+                    debiased_cka(*samples) if samples else float("nan"),
                 )
             )
     return rows
@@ -325,12 +419,12 @@ def means(rows: Sequence[Row]) -> List[Mean]:
 
 def table(rows: Sequence[Row]) -> str:
     """The means, for the terminal."""
-    head = ["layer", "model", *(name for name, *_ in METRICS.values())]
+    head = ["layer", "model", *(metric.name for metric in METRICS.values())]
     body = []
     for mean in means(rows):
         words = [
-            "-" if np.isnan(mean.values[m][0]) else f"{mean.values[m][0] * factor:.{digits}f}"
-            for m, (_, _, factor, digits, _) in METRICS.items()
+            "-" if np.isnan(mean.values[key][0]) else f"{mean.values[key][0] * m.factor:.{m.digits}f}"
+            for key, m in METRICS.items()
         ]
         body.append([mean.layer, mean.model, *words])
     return align([head, *body], right=range(2, len(head)))
@@ -349,34 +443,35 @@ def means_csv(rows: Sequence[Row]) -> str:
 
 
 def to_latex(rows: Sequence[Row], first: str) -> str:
-    """The means as a table for LaTeX, the best of each layer in bold where more is better.
+    """The means as a table for LaTeX, standard deviations behind where there is more than one image.
 
-    Standard deviations stand behind where there is more than one image. It needs the package booktabs.
+    Where all models were measured by the same boxes, the best of each layer is bold. It needs the package booktabs.
     """
     found = means(rows)
-    measured = {row.boxes for row in rows}
-    by = "ground-truth boxes" if measured == {"labels"} else "boxes that each model detected"
-    if len(measured) > 1:
-        by = "ground-truth boxes where there are any, else boxes that each model detected"
+    by = sorted({row.boxes for row in rows})
+    said = {"labels": "ground-truth boxes", "detections": "boxes that each model detected itself, not the same ones"}
     lines = [
         r"% needs \usepackage{booktabs}",
-        f"% energy and pointing by the {by}; CKA is linear, to {first}; formulas and sources: docs/compare.md",
+        f"% {len({row.image for row in rows})} images; box area, energy and pointing by the "
+        + " or the ".join(said[boxes] for boxes in by),
+        f"% CKA is linear, to {first}; formulas and sources: docs/compare.md",
         r"\begin{tabular}{ll" + "r" * len(METRICS) + "}",
         r"\toprule",
-        " & ".join(["Layer", "Model", *(latex for _, latex, *_ in METRICS.values())]) + r" \\",
+        " & ".join(["Layer", "Model", *(metric.latex for metric in METRICS.values())]) + r" \\",
     ]
     for layer in dict.fromkeys(mean.layer for mean in found):
         lines.append(r"\midrule")
         same = [mean for mean in found if mean.layer == layer]
         for i, mean in enumerate(same):
             words = [_latex(layer) if i == 0 else "", _latex(mean.model)]
-            for metric, (_, _, factor, digits, more) in METRICS.items():
-                value, deviation, n = mean.values[metric]
-                text = "--" if np.isnan(value) else f"{value * factor:.{digits}f}"
-                best = np.nanmax([m.values[metric][0] for m in same] + [-np.inf])
-                if more and len(same) > 1 and not np.isnan(value) and value == best:
+            for key, metric in METRICS.items():
+                value, deviation, n = mean.values[key]
+                text = f"{value * metric.factor:.{metric.digits}f}" if n else "--"
+                best = max((m.values[key][0] for m in same if m.values[key][2]), default=value)
+                if metric.more and by == ["labels"] and len(same) > 1 and value == best:
                     text = rf"\textbf{{{text}}}"
-                words.append(text + (rf" {{\scriptsize$\pm${deviation * factor:.{digits}f}}}" if n > 1 else ""))
+                spread = rf" {{\scriptsize$\pm${deviation * metric.factor:.{metric.digits}f}}}"
+                words.append(text + (spread if metric.spread and n > 1 else ""))
             lines.append(" & ".join(words) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
@@ -411,7 +506,7 @@ def _figures(
             rows.append([Panel(photo, whole, boxes)])
         titles = list(names)
         for i in range(1, len(names)):
-            true = None if truth is None or i > 1 else truth.mapped(seen[0].region, size)
+            true = truth.mapped(seen[0].region, size) if truth is not None and i == 1 else None
             rows.append([None if true is None else Panel(photo, whole, true)])
             titles.append(f"{names[i]} − {names[0]}")
         scales: Dict[str, Any] = {}
@@ -422,11 +517,10 @@ def _figures(
             for row, fm, values in zip(rows, of_layer, heats):
                 paint = heat(stretched(values, pair), fm, size, o.cmap, "bilinear", photo, o.alpha)
                 row.append(Panel(paint, whole, bar=bar))
-            apart = [difference(heats[0], values) for values in heats[1:]]
-            most = max(float(np.nanmax(np.abs(values), initial=0)) for values in apart)
+            apart = [difference(of_layer[0], fm, heats[0], values) for fm, values in zip(of_layer[1:], heats[1:])]
+            most = max(float(np.abs(values[np.isfinite(values)]).max(initial=0)) for values, _ in apart)
             bar = Bar(DIFFERENCE, _words(-most), _words(most), "difference")
-            for row, values in zip(rows[len(names) :], apart):
-                there = replace(of_layer[0], data=torch.from_numpy(values)[None])
+            for row, (values, there) in zip(rows[len(names) :], apart):
                 scaled = stretched(values, (-most, most)) if most else np.full_like(values, 0.5)
                 row.append(Panel(heat(scaled, there, size, DIFFERENCE), whole, bar=bar))
             scales[layer_name(of_layer)] = [number(end) for end in (*pair, -most, most)]
@@ -447,19 +541,25 @@ def _heats(maps: Sequence[FeatureMap], reduce: str) -> Tuple[List[np.ndarray], T
     return [np.maximum(values, 0) if norm == "zero" else values for values in heats], pair
 
 
-def difference(first: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """``other - first``; if they are not of one size, both brought to the larger height and width, bilinearly."""
-    size = max(first.shape[0], other.shape[0]), max(first.shape[1], other.shape[1])
-    first, other = (x if x.shape == size else resample(x, size) for x in (first, other))
-    apart: np.ndarray = other - first
-    return apart
+def difference(a: FeatureMap, b: FeatureMap, first: np.ndarray, other: np.ndarray) -> Tuple[np.ndarray, FeatureMap]:
+    """``other - first``, heat maps of ``b`` and ``a``, and a map that lies as the result does.
+
+    If their grids are not the same, the image's part of both is brought to the larger height and width, bilinearly.
+    """
+    if same_grid(a, b):
+        return other - first, a
+    height, width = (max(pair) for pair in zip(image_cells(a), image_cells(b)))
+    apart = on_image(other, b, (height, width)) - on_image(first, a, (height, width))
+    return apart, replace(a, data=torch.from_numpy(apart)[None], input_size=None, region=None)
 
 
 def _write_tables(home: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
     for name, content in (("metrics.csv", to_csv(rows)), ("means.csv", means_csv(rows))):
         write(home / name, content.encode())
         write(home / f"{name}.json", f"{dumps({**about, 'file': name, 'shows': 'numbers'})}\n".encode())
-    record = dumps({**about, "file": "table.tex", "shows": "numbers"})
+    # TeX reads no line of more than 200,000 characters, comment or not
+    told = {**about, "file": "table.tex", "shows": "numbers", "images": {"name": f"{len(about['images'])} images"}}
+    record = dumps(told if len(about["images"]) > 100 else {**told, "images": about["images"]})
     write(home / "table.tex", f"% {KEY} {record}\n{to_latex(rows, str(about['models'][0]))}".encode())
 
 
@@ -476,7 +576,14 @@ def _cell(value: Any) -> str:
 
 
 def _latex(words: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+    }
     return "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in words)
 
 

@@ -10,10 +10,10 @@ import os
 import pickle
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -74,6 +74,12 @@ class Predictor:
     def release(self) -> str:
         """Of the YOLOv5 that is used."""
         return self.source.release
+
+    @property
+    def names(self) -> Dict[int, str]:
+        """Of the classes."""
+        names = getattr(find_model(self.model), "names", ())
+        return {int(k): str(name) for k, name in (names.items() if isinstance(names, dict) else enumerate(names))}
 
     def layers(self, layers: LayerSpec) -> List[str]:
         """The names of the layers of a selection. Raises FeatvizError if a part of it names nothing."""
@@ -221,10 +227,16 @@ class RemotePredictor:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # an interrupt is for us; it ends when its input does
         )
+        self.release: str
+        self.names: Dict[int, str]
         try:
-            self.release: str = self._ask("start", self.weights, yolov5, trust)
+            self.release, self.names = self._ask("start", self.weights, yolov5, trust)
         except BaseException:
             self.close()
             raise
@@ -248,7 +260,8 @@ class RemotePredictor:
         """End the process."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(OSError):
+                    stream.close()
         self._process.wait()
 
     def _ask(self, *question: Any, **options: Any) -> Any:
@@ -305,7 +318,7 @@ def _serve() -> None:
         try:
             if what == "start":
                 predictor = Predictor(*arguments)
-                answer: Any = predictor.release
+                answer: Any = predictor.release, predictor.names
             elif what == "layers":
                 answer = predictor.layers(*arguments)
             elif what == "cam":
@@ -317,8 +330,11 @@ def _serve() -> None:
             failed = False
         except FeatvizError as error:
             failed, answer = True, str(error)
-        pickle.dump((failed, answer), answers, protocol=4)
-        answers.flush()
+        try:
+            pickle.dump((failed, answer), answers, protocol=4)
+            answers.flush()
+        except BrokenPipeError:  # nobody wants it any more
+            os._exit(0)
 
 
 def _bare(feature_map: FeatureMap) -> FeatureMap:

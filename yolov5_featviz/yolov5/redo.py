@@ -195,7 +195,8 @@ def _places(figure: Path, name: str, places: Sequence[str]) -> Iterator[Path]:
 def _into(words: List[str], home: Path) -> List[str]:
     """The command with its output going to ``home``."""
     if command_of(words) == "compare":
-        return with_values(with_values(words, "--project", [str(home)]), "--name", ["redo"])
+        words = [word for word in words if word != "--verbose"]
+        return [*with_values(with_values(words, "--project", [str(home)]), "--name", ["redo"]), "--quiet"]
     if command_of(words) != "run":
         return with_values(words, "--visualize-dir", [str(home)])
     script = Path(words[1])
