@@ -117,7 +117,7 @@ def test_what_is_said(tmp_path, images):
     made = {
         f"yolov5-featviz: wrote runs/detect/exp3/{f}" for f in files_below(tmp_path / "runs/detect/exp3") if "/" in f
     }
-    assert len(made) == 8 and made <= set(ours(loud))
+    assert len(made) == 12 and made <= set(ours(loud))
 
 
 def test_wrong_input_is_told_also_when_quiet(tmp_path):
