@@ -57,7 +57,7 @@ def test_unwritable_folder(tmp_path, folder):
 
 def test_saver_holds_back_instead_of_piling_up():
     gate, running = threading.Event(), []
-    saver = Saver(workers=1, waiting=3)
+    saver = Saver(waiting=3)
 
     def feed():
         for i in range(10):
@@ -71,6 +71,25 @@ def test_saver_holds_back_instead_of_piling_up():
     feeder.join(10)
     saver.close()
     assert running == list(range(10)) and saver.done == 10
+
+
+def test_saver_holds_back_what_is_large():
+    gate, running, started = threading.Event(), [], []
+    saver = Saver(size=100)
+
+    def feed():
+        for size in (60, 30, 20, 500):
+            saver.submit(lambda size=size: (gate.wait(10), running.append(size)), size)
+            started.append(size)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    time.sleep(0.2)
+    assert started == [60, 30]
+    gate.set()
+    feeder.join(10)
+    saver.close()
+    assert started == running == [60, 30, 20, 500]
 
 
 def test_saver_keeps_errors_and_goes_on():

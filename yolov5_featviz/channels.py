@@ -98,7 +98,7 @@ def rank(feature_map: FeatureMap, by: str = "mean") -> Ranking:
     """
     if by not in RANKINGS:
         raise FeatvizError(f"no ranking by {by!r}: take one of {', '.join(RANKINGS)}")
-    x = feature_map.data.double().numpy()
+    x = feature_map.data.float().numpy().astype(np.float64)
     x = np.where(np.isfinite(x), x, np.nan).reshape(len(x), -1)
     scores: Dict[str, np.ndarray] = {}
     note = ""

@@ -43,7 +43,7 @@ class Gallery:
         self._home = Path()
         self._saver = Saver()
         # a thread of its own: the pictures are waited for, the page is not
-        self._reporter: Optional[Saver] = Saver(waiting=2) if report else None
+        self._reporter: Optional[Saver] = Saver() if report else None
         self._report: Optional[Report] = None
         self._page: Optional[Path] = None
 
@@ -84,13 +84,15 @@ class Gallery:
             self.errors.append(error)
             return
         self.folders.append(folder)
+        files = list(files)
+        size = sum(fm.data.numel() * fm.data.element_size() for _, maps in parts for fm in maps)
         for part, contents in files:
             told = partial(_made, made, Path(os.path.relpath(folder / part, home)).as_posix())
-            self._saver.submit(partial(self._save, contents(made=told), folder / part))
+            self._saver.submit(partial(self._save, contents(made=told), folder / part), size // len(files))
         if self._reporter is not None:
             self._report = self._report or Report(home, self.about, self.look)
             link = os.path.relpath(folder, home)
-            self._reporter.submit(partial(self._report.add, name, parts, image, group, link))
+            self._reporter.submit(partial(self._report.add, name, parts, image, group, link), size)
 
     def close(self) -> None:
         """Wait until all is written, and say what and where."""

@@ -9,6 +9,8 @@ import numpy as np
 
 from yolov5_featviz.errors import FeatvizError
 
+ORIENTATION = 0x0112  # of EXIF's tags
+
 
 def as_rgb(image: Any) -> np.ndarray:
     """Any image as uint8 RGB ``[H, W, 3]``, upright.
@@ -37,10 +39,11 @@ def as_rgb(image: Any) -> np.ndarray:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FeatvizError(f"cannot read the image {image}: {reason}") from None
     if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
         if image.mode[:1] not in "IF":  # those two hold more than 8 bits, which convert() would clip
             image = image.convert("RGBA") if image.mode == "P" else image
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         image = np.asarray(image)
         image = image if image.dtype.kind == "f" else image.clip(0, 65535).astype(np.uint16)
     elif hasattr(image, "detach"):

@@ -70,9 +70,9 @@ def pca(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 
     Cells are samples, channels are variables. The data are centred; the components are the eigenvectors
     of their covariance, or of the cells' Gram matrix where that is smaller, in float64: a singular value
-    decomposition gives the same ones and takes ten times as long. A component's sign is chosen so that the loading with the largest absolute value is
-    positive (as scikit-learn's ``svd_flip`` does by variables), so that colours do not flip between
-    runs, and each is scaled by the norm ``robust``.
+    decomposition gives the same ones and takes ten times as long. A component's sign is chosen so that
+    the loading with the largest absolute value is positive (as scikit-learn's ``svd_flip`` does by
+    variables), so that colours do not flip between runs, and each is scaled by the norm ``robust``.
 
     Args:
         x: ``[n, H, W]``, any real type.

@@ -82,21 +82,26 @@ def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
         float64 ``[len(groups), C]``: for each set what ``rank(feature_map, "contrast")`` scores where
         the map has those boxes; NaN where they leave no two cells on either side.
     """
-    x = feature_map.data.double().numpy().reshape(feature_map.channels, -1)
     masks = [np.stack(sides(replace(feature_map, boxes=boxes))).reshape(2, -1) for boxes in groups]
     if not masks:
-        return np.zeros((0, len(x)))
+        return np.zeros((0, feature_map.channels))
     image = masks[0].any(axis=0)  # what is not inside is outside, so the sums over both give those of the other
-    inside = np.stack([image, *(mask[0] for mask in masks)]).astype(np.float64)
+    inside = [cells.nonzero()[0] for cells in (image, *(mask[0] for mask in masks))]
+    x = feature_map.data.float().numpy().reshape(feature_map.channels, -1).T.astype(np.float64)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        # no matrix product: the threads that it starts would spin on the cores that the network needs
+        return np.stack([values[cells].sum(axis=0) for cells in inside])
+
     finite = np.isfinite(x)
     if finite.all():
-        x = x - x.mean(axis=1, keepdims=True)  # centred, the sums of squares lose nothing
-        n = inside.sum(axis=1, keepdims=True)
+        x = x - x.mean(axis=0)  # centred, the sums of squares lose nothing
+        n = np.array([[float(len(cells))] for cells in inside])
     else:
-        centre = np.where(finite, x, 0).sum(axis=1) / finite.sum(axis=1).clip(min=1)
-        x = np.where(finite, x, centre[:, None]) - centre[:, None]
-        n = inside @ finite.T
-    sums, squares = inside @ x.T, inside @ np.square(x).T
+        centre = np.where(finite, x, 0).sum(axis=0) / finite.sum(axis=0).clip(min=1)
+        x = np.where(finite, x, centre) - centre
+        n = total(finite.astype(np.float64))
+    sums, squares = total(x), total(np.square(x))
     with np.errstate(divide="ignore", invalid="ignore"):
 
         def side(n: np.ndarray, sums: np.ndarray, squares: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -125,10 +130,10 @@ def entry(name: str, parts: Sequence[Part], image: Any, level: Level, look: Look
         look: ``reduce`` says how channels become the heat map.
 
     Returns:
-        ``photo`` (a JPEG's data URI or None), ``size`` (height and width of the image, or of the
-        network's input), ``boxes`` (edges as shares of the image, best score first), ``captions``,
-        ``colours``, ``says`` (one sentence), ``best`` (position of the layer that responds most) and
-        ``parts``, each with ``name`` and ``layers``; see ``_layer`` for those.
+        ``photo`` and ``thumbnail`` (a JPEG's data URI each, or None), ``size`` (height and width of the
+        image, or of the network's input), ``boxes`` (edges as shares of the image, best score first),
+        ``captions``, ``colours``, ``says`` (one sentence), ``best`` (position of the layer that responds
+        most) and ``parts``, each with ``name`` and ``layers``; see ``_layer`` for those.
     """
     first = parts[0][1][0]
     pixels = _photo(image)
@@ -140,9 +145,11 @@ def entry(name: str, parts: Sequence[Part], image: Any, level: Level, look: Look
         for part, maps in parts
     ]
     shares = boxes.mapped(first.window, (1, 1)).xyxy if boxes is not None else np.zeros((0, 4))
+    small = None if pixels is None else _smaller(pixels, level.side)
     found = {
         "name": name,
-        "photo": None if pixels is None else _jpeg(pixels, level.side, 78),
+        "photo": None if small is None else _jpeg(small, level.side, 78),
+        "thumbnail": None if small is None else _jpeg(small, THUMBNAIL, 70),
         "size": [height, width],
         "detected": None if first.boxes is None else len(first.boxes),
         "boxes": [[_number(edge, 4) for edge in box] for box in shares],
@@ -329,15 +336,24 @@ def _window_size(fm: FeatureMap) -> Tuple[int, int]:
     return round(bottom - top), round(right - left)
 
 
-def _jpeg(pixels: np.ndarray, side: int, quality: int) -> str:
+def _smaller(pixels: np.ndarray, side: int) -> np.ndarray:
+    """An image whose longer side is ``side`` at most."""
     import cv2
 
     height, width = pixels.shape[:2]
     scale = min(1.0, side / max(height, width))
-    if scale < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    _, content = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if scale == 1:
+        return pixels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    smaller: np.ndarray = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return smaller
+
+
+def _jpeg(pixels: np.ndarray, side: int, quality: int) -> str:
+    import cv2
+
+    bgr = np.ascontiguousarray(_smaller(pixels, side)[..., ::-1])
+    _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
 
 
@@ -389,7 +405,7 @@ class Report:
                 return
             pixels = _photo(image)
             found = entry(name, parts, pixels, level, self.look)
-            item = _item(found, pixels, self.images, group, _link(folder), self._group).encode("utf-8", "replace")
+            item = _item(found, self.images, group, _link(folder), self._group).encode("utf-8", "replace")
             if self._body is None:
                 self._body = tempfile.TemporaryFile(dir=str(self.folder))  # noqa: SIM115
             try:
@@ -477,17 +493,14 @@ class Report:
         return f'<p class="overall">{html.escape(" ".join(words))}</p>' if words else ""
 
 
-def _item(found: Dict[str, Any], pixels: Optional[np.ndarray], index: int, group: str, link: str, before: str) -> str:
+def _item(found: Dict[str, Any], index: int, group: str, link: str, before: str) -> str:
     """The image's place in the list, and all that is known of it."""
     name, n = found["name"], found["detected"]
-    photo = (
-        f'<img alt="" loading="lazy" decoding="async" src="{_jpeg(pixels, THUMBNAIL, 70)}">'
-        if pixels is not None
-        else ""
-    )
+    thumbnail, known = found["thumbnail"], {key: value for key, value in found.items() if key != "thumbnail"}
+    photo = f'<img alt="" loading="lazy" decoding="async" src="{thumbnail}">' if thumbnail else ""
     count = "" if n is None else "nothing found" if n == 0 else f"{n} detection{'s' * (n > 1)}"
     head = f'<li class="group">{html.escape(group)}</li>\n' if group and group != before else ""
-    data = as_json({**found, "group": group, "link": link})
+    data = as_json({**known, "group": group, "link": link})
     return (
         f'{head}<li data-index="{index}" data-name="{html.escape(name)}" data-group="{html.escape(group)}">'
         f'<button type="button">{photo}{html.escape(name)}<small>{count}</small></button>'

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
+import sys
 import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, List, Optional, Set, Union
 
@@ -44,13 +47,14 @@ def write_new(path: Path, content: Iterable[bytes]) -> Path:
 @contextmanager
 def _part(path: Path, content: Iterable[bytes], mode: Optional[int] = None) -> Iterator[str]:
     """A file with ``content`` beside ``path``, to be renamed; it does not outlive an error."""
-    handle, part = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=str(path.parent))
+    part = str(path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}.part")
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+    handle = os.open(part, flags, 0o666)  # less what the user's umask says
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(part, 0o666 & ~mask if mode is None else mode & 0o7777)  # mkstemp's files are private
+        if mode is not None:
+            os.chmod(part, mode & 0o7777)
         yield part
     except BaseException:
         if os.path.exists(part):
@@ -85,29 +89,41 @@ def check_writable(folder: Path) -> None:
 
 
 class Saver:
-    """Does the drawing and writing in the background, a bounded number of pictures behind.
+    """Does the drawing and writing in the background, a bounded amount of memory behind.
 
     A job that fails is kept in ``errors`` and does not stop the others. ``pending`` are those that are
     not done yet, ``done`` is how many are, and ``close`` waits for all.
+
+    Args:
+        waiting: how many jobs may wait.
+        size: how many bytes these may hold together; a larger one waits alone.
     """
 
-    def __init__(self, workers: int = 1, waiting: int = 8) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="featviz")
-        self._places = threading.BoundedSemaphore(waiting)
+    def __init__(self, waiting: int = 64, size: int = 256 << 20) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="featviz", initializer=_step_back)
+        self._room = threading.Condition()
+        self._waiting, self._size, self._held = waiting, size, 0
         self.pending: Set[Future[None]] = set()
         self.errors: List[BaseException] = []
         self.done = 0
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Queue ``job``; waits while too many are queued, so that memory stays bounded."""
-        self._places.acquire()
-        future = self._pool.submit(job)
-        self.pending.add(future)
-        future.add_done_callback(self._finished)
+    def submit(self, job: Callable[[], None], size: int = 0) -> None:
+        """Queue ``job``, which holds ``size`` bytes; waits while there is no room for it."""
+        with self._room:
+            self._room.wait_for(lambda: not self.pending or self._has_room(size))
+            self._held += size
+            future = self._pool.submit(job)
+            self.pending.add(future)
+        future.add_done_callback(partial(self._finished, size))
 
-    def _finished(self, future: Future[None]) -> None:
-        self._places.release()
-        self.pending.discard(future)
+    def _has_room(self, size: int) -> bool:
+        return len(self.pending) < self._waiting and self._held + size <= self._size
+
+    def _finished(self, size: int, future: Future[None]) -> None:
+        with self._room:
+            self.pending.discard(future)
+            self._held -= size
+            self._room.notify_all()
         if future.cancelled():
             return
         error = future.exception()
@@ -119,3 +135,10 @@ class Saver:
     def close(self) -> None:
         """Wait until all is written."""
         self._pool.shutdown(wait=True)
+
+
+def _step_back() -> None:
+    """Let this thread work when the network leaves a core free, where threads have priorities of their own."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import inspect
 import os
 import re
@@ -30,6 +32,10 @@ from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values, values
 from yolov5_featviz.yolov5.source import Source, find_source
 from yolov5_featviz.yolov5.watch import Watcher
+
+SWITCH = (
+    0.0005  # seconds that the network may have to wait for what is drawn in the background; Python's is ten times that
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,9 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options, com
     watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit, photos)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches))
     watcher.attach(patches)
+    atexit.register(gc.freeze)  # else Python's last act is to look through all that torch brought along, for a second
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH)
     try:
         code = _execute(path, arguments, bool(source.package))
     finally:
@@ -118,6 +127,7 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options, com
             watcher.flush()
         finally:
             patches.undo()
+            sys.setswitchinterval(interval)
             artist.gallery.close()
     if not artist.gallery.folders and not artist.gallery.errors and code == 0:
         log(f"nothing was drawn: {path.name} put no image through a YOLOv5 model that could be followed")
