@@ -170,7 +170,10 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
         check_weights(file)
     names = list(o.names) or model_names(files)
     for name in names:
-        check_letters(name, Style())
+        try:
+            check_letters(name, Style())
+        except FeatvizError:
+            raise FeatvizError(f"the figures' font lacks letters of {name!r}: give other names, with --names") from None
     images = find_images(o.source)
     labels = [read_label(image, o.labels) for image in images]
     if o.labels is not None and not any(label is not None and label.file for label in labels):
@@ -178,7 +181,7 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
     selections = by_model(o.layers, names)
     check_writable(Path(o.project))
     with predictors(files, o.yolov5, o.trust) as models:
-        layers = [model.layers(selection) for model, selection in zip(models, selections)]
+        layers = [_layers(*one) for one in zip(names, models, selections)]
         if len({len(found) for found in layers}) > 1:
             counts = ", ".join(f"{name} {len(found)}" for name, found in zip(names, layers))
             raise FeatvizError(
@@ -207,10 +210,10 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
             stopped = True
         finally:
             run.close()
-    for words in failed:
-        tell(f"{words}; passed over")
     if run.home is None and failed and not stopped:
         raise FeatvizError(failed[0])
+    for words in failed:
+        tell(f"{words}; passed over")
     if run.home is not None and o.say >= 0:
         tell("\n" + table(run.rows))
         n = len(run.done)
@@ -245,12 +248,13 @@ class _Run:
         maps = [[_map(one, layer) for layer in found] for one, found in zip(seen, layers)]
         truths = None if label is None else [label.boxes(one.region, classes) for one in seen]
         rows = measure(name, self.names, maps, truths, o.reduce)
+        figures = _figures(name, self.names, seen, maps, None if truths is None else truths[0], o)
         self.home = self.home or new_folder(Path(o.project) / o.name)
         about = {**self.about, "image": identity(image)}
         if label is not None and label.file is not None:
             about["labels"] = identity(label.file)
         self.written = []
-        for stem, drawn in _figures(name, self.names, seen, maps, None if truths is None else truths[0], o):
+        for stem, drawn in figures:
             for format in o.formats:
                 file = f"{stem}.{format}"
                 write(self.home / file, replace(drawn, about={**about, "file": file, **drawn.about}).encode(format))
@@ -474,6 +478,14 @@ def to_latex(rows: Sequence[Row], first: str) -> str:
                 words.append(text + (spread if metric.spread and n > 1 else ""))
             lines.append(" & ".join(words) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _layers(name: str, model: Any, selection: str) -> List[str]:
+    try:
+        found: List[str] = model.layers(selection)
+    except FeatvizError as error:
+        raise FeatvizError(f"{name}: {error}") from None
+    return found
 
 
 def _map(seen: Prediction, layer: str) -> FeatureMap:
