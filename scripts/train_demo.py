@@ -1,10 +1,12 @@
-"""Train ``weights/best.pt``, the demo checkpoint, with YOLOv5's own ``train.py``.
+"""Train ``weights/best.pt``, the demo checkpoint, or ``weights/epoch60.pt``, with YOLOv5's own ``train.py``.
 
 The photographs are those that come inside the packages of ``requirements-dev.txt``; the boxes
 below were drawn by hand. Ten photographs are far too few for a detector to learn from: the
 result has memorised them, which is all that the demo and the tests need.
 
     python scripts/train_demo.py --epochs 150 --out weights/best.pt
+    python scripts/train_demo.py --epochs 60 --hyp mosaic=0.5 scale=0.6 --out weights/epoch60.pt
+    python scripts/train_demo.py --only-data demo-data  # the photographs and their labels, for val.py or a comparison
 """
 
 import argparse
@@ -74,7 +76,7 @@ def folder_of(package: str, yolov5: Path) -> Path:
     }[package]
 
 
-def write_dataset(root: Path, yolov5: Path, copies: int, epochs: int) -> Path:
+def write_dataset(root: Path, yolov5: Path, copies: int, hyp: dict) -> Path:
     """Lay the photographs and labels out as YOLOv5 wants them; return the dataset's YAML.
 
     YOLOv5 reads each file once an epoch, so files are copied to make an epoch of a useful length;
@@ -99,8 +101,8 @@ def write_dataset(root: Path, yolov5: Path, copies: int, epochs: int) -> Path:
             (root / "labels" / split / f"{stem}.txt").write_text("\n".join(rows) + "\n")
     data = {"path": str(root), "train": "images/train", "val": "images/val", "nc": len(NAMES), "names": NAMES}
     (root / "data.yaml").write_text(yaml.safe_dump(data))
-    hyp = yaml.safe_load((yolov5 / "data" / "hyps" / "hyp.scratch-low.yaml").read_text())
-    (root / "hyp.yaml").write_text(yaml.safe_dump({**hyp, **HYP, "warmup_epochs": float(epochs)}))
+    low = yaml.safe_load((yolov5 / "data" / "hyps" / "hyp.scratch-low.yaml").read_text())
+    (root / "hyp.yaml").write_text(yaml.safe_dump({**low, **HYP, **hyp}))
     return root / "data.yaml"
 
 
@@ -133,13 +135,20 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=16, help="copies of a photograph in one epoch")
     parser.add_argument("--imgsz", type=int, default=448, help="varied by +-50%% while training")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hyp", nargs="+", default=[], metavar="NAME=VALUE", help="other hyperparameters than here")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "weights" / "best.pt")
+    parser.add_argument("--only-data", type=Path, metavar="DIR", help="write photographs and labels; do not train")
     args = parser.parse_args()
+    changed = {name: float(value) for name, _, value in (word.partition("=") for word in args.hyp)}
+    hyp = {"warmup_epochs": float(args.epochs), **changed}
 
     checkout = Path(importlib.util.find_spec("yolov5").origin).parent
+    if args.only_data is not None:
+        print(write_dataset(args.only_data.absolute(), checkout, 0, hyp))
+        return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        data = write_dataset(root / "data", checkout, args.copies, args.epochs)
+        data = write_dataset(root / "data", checkout, args.copies, hyp)
         command = [
             *(
                 sys.executable,
