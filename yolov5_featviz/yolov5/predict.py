@@ -233,13 +233,13 @@ class RemotePredictor:
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # an interrupt is for us; it ends when its input does
         )
-        self.release: str
-        self.names: Dict[int, str]
-        try:
-            self.release, self.names = self._ask("start", self.weights, yolov5, trust)
-        except BaseException:
-            self.close()
-            raise
+        self.release = ""
+        self.names: Dict[int, str] = {}
+        self._tell("start", self.weights, yolov5, trust)
+
+    def ready(self) -> None:
+        """Wait until the checkpoint is read. Raises FeatvizError as :class:`Predictor`."""
+        self.release, self.names = self._hear()
 
     def layers(self, layers: LayerSpec) -> List[str]:
         """See :meth:`Predictor.layers`."""
@@ -265,10 +265,18 @@ class RemotePredictor:
         self._process.wait()
 
     def _ask(self, *question: Any, **options: Any) -> Any:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        self._tell(*question, **options)
+        return self._hear()
+
+    def _tell(self, *question: Any, **options: Any) -> None:
+        assert self._process.stdin is not None
+        with suppress(OSError):  # of a process that has ended, nothing will be heard
             pickle.dump((question, options), self._process.stdin)
             self._process.stdin.flush()
+
+    def _hear(self) -> Any:
+        assert self._process.stdout is not None
+        try:
             failed, answer = pickle.load(self._process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             raise RuntimeError(f"the process of {self.weights} ended with {self._process.wait()}") from None
@@ -299,9 +307,13 @@ def predictors(
     with ExitStack() as stack:
         found: List[Union[Predictor, RemotePredictor]] = []
         for path, checkout in zip(weights, checkouts):
-            found.append(kind(path, checkout, trust))
-            if isinstance(found[-1], RemotePredictor):
-                stack.callback(found[-1].close)
+            one = kind(path, checkout, trust)
+            found.append(one)
+            if isinstance(one, RemotePredictor):
+                stack.callback(one.close)
+        for one in found:  # which have read their checkpoints side by side
+            if isinstance(one, RemotePredictor):
+                one.ready()
         yield found
 
 
