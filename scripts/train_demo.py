@@ -101,8 +101,10 @@ def write_dataset(root: Path, yolov5: Path, copies: int, hyp: dict) -> Path:
             (root / "labels" / split / f"{stem}.txt").write_text("\n".join(rows) + "\n")
     data = {"path": str(root), "train": "images/train", "val": "images/val", "nc": len(NAMES), "names": NAMES}
     (root / "data.yaml").write_text(yaml.safe_dump(data))
-    low = yaml.safe_load((yolov5 / "data" / "hyps" / "hyp.scratch-low.yaml").read_text())
-    (root / "hyp.yaml").write_text(yaml.safe_dump({**low, **HYP, **hyp}))
+    known = yaml.safe_load((yolov5 / "data" / "hyps" / "hyp.scratch-low.yaml").read_text())
+    if set(hyp) - set(known):
+        sys.exit(f"no hyperparameter {min(set(hyp) - set(known))}: YOLOv5 has {', '.join(known)}")
+    (root / "hyp.yaml").write_text(yaml.safe_dump({**known, **HYP, **hyp}))
     return root / "data.yaml"
 
 

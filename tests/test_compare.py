@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT, WEIGHTS, feature_map, files_below, run
 
 import yolov5_featviz as fv
@@ -437,6 +438,27 @@ def test_labels(tmp_path):
         (folder / "a.txt").write_text(wrong)
         with pytest.raises(fv.FeatvizError, match=r"line 1.*is no label"):
             read_label(image)
+
+
+def test_demo_data(tmp_path):
+    """The photographs with the boxes that the card speaks of, where a comparison finds them; other hyperparameters."""
+    script = ROOT / "scripts" / "train_demo.py"
+    words = ("--only-data", "data", "--epochs", "60", "--hyp", "mosaic=0.5", "scale=0.6")
+    run(*words, cwd=tmp_path, script=script)
+    photographs = sorted((tmp_path / "data" / "images" / "val").iterdir())
+    assert len(photographs) == 10
+    boxes = {path.stem: read_label(path) for path in photographs}
+    assert all(label.file for label in boxes.values()) and len(boxes["china_00"].xyxy) == 0
+    k, *edges = LABELS["zidane"][1]
+    assert boxes["zidane_00"].classes[2] == k
+    np.testing.assert_allclose(boxes["zidane_00"].xyxy[2] * [1280, 720, 1280, 720], edges, atol=0.01)
+
+    recorded = fv.load(EPOCH60).hyp  # what it was trained with is what the script would train it with
+    written = yaml.safe_load((tmp_path / "data" / "hyp.yaml").read_text())
+    for name in ("mosaic", "scale", "warmup_epochs", "lr0", "degrees", "mixup", "hsv_h"):
+        assert recorded[name] == written[name], name
+    done = run("--only-data", "other", "--hyp", "mosiac=1", cwd=tmp_path, script=script, check=1)
+    assert done.stderr.startswith("no hyperparameter mosiac: YOLOv5 has")
 
 
 def test_names():
