@@ -235,7 +235,7 @@ class RemotePredictor:
         )
         self.release = ""
         self.names: Dict[int, str] = {}
-        self._tell("start", self.weights, yolov5, trust)
+        self._tell("start", torch.get_num_threads(), self.weights, yolov5, trust)
 
     def ready(self) -> None:
         """Wait until the checkpoint is read. Raises FeatvizError as :class:`Predictor`."""
@@ -329,7 +329,8 @@ def _serve() -> None:
             return
         try:
             if what == "start":
-                predictor = Predictor(*arguments)
+                torch.set_num_threads(arguments[0])  # or sums would come out otherwise in their last bits
+                predictor = Predictor(*arguments[1:])
                 answer: Any = predictor.release, predictor.names
             elif what == "layers":
                 answer = predictor.layers(*arguments)
