@@ -368,7 +368,7 @@ BOTH = ("--weights", WEIGHTS, EPOCH60)
         ((*BOTH, "--layers", "17", "--labels", "wrong"), "line 2: '0 0.5 0.5 3 0.2' is no label"),
         ((*BOTH, "--layers", "17", "--conf-thres", "2"), "--conf-thres 2: take 0 to 1"),
         ((*BOTH, "--layers", "17", "--width", "narrow"), "no width 'narrow'"),
-        ((*BOTH, "--layers", "17,18,19,20,21", "--width", "1"), "do not fit in 1 inches"),
+        ((*BOTH, "--layers", "17", "--width", "0.5"), "width 0.5: give a number, 1 to 40"),
         ((*BOTH, "--layers", "17", "--quiet", "--verbose"), "take one of them"),
         ((*BOTH, "--layers", "17", "--yolov5", "empty"), "empty holds no YOLOv5"),
     ],
@@ -417,6 +417,20 @@ def test_interrupted(images, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     assert {f: (Path("out/n") / f).read_bytes() for f in files_below("out/n")} == before
     assert {row["image"] for row in rows_of("out/n2/metrics.csv")} == set("abc")
+
+
+def test_pages(tmp_path, monkeypatch):
+    """Panels of 1.1 inches at least: three layers do not fit in a column of a journal."""
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("image.png", np.full((64, 64, 3), 99, np.uint8))
+    words = (*BOTH, "--layers", "0-2", "--source", "image.png", "--imgsz", "64", "--dpi", "80", "--quiet")
+    assert compare(*words, "--width", "ieee-column") == compare(*words, "--width", "ieee-page") == 0
+    home = Path("runs/compare")
+    assert [f for f in files_below(home / "exp") if f.endswith("png")] == ["image.png", "image_page2.png"]
+    assert read(home / "exp/image.png")["layers"] == ["0", "1"]
+    assert read(home / "exp/image_page2.png")["layers"] == ["2"]
+    assert [f for f in files_below(home / "exp2") if f.endswith("png")] == ["image.png"]
+    assert (home / "exp/metrics.csv").read_bytes() == (home / "exp2/metrics.csv").read_bytes()
 
 
 def test_labels(tmp_path):

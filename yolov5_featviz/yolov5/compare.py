@@ -67,6 +67,7 @@ METRICS: Dict[str, Metric] = {
     "cka_debiased": Metric("CKA debiased", "CKA (debiased)"),
 }
 LAYERS_ON_A_PAGE = 5
+LEAST_INCHES = 1.1  # of a panel's width: in narrower ones the names at the boxes hide the picture
 DIFFERENCE = "RdBu_r"
 
 
@@ -510,8 +511,9 @@ def _figures(
     style = Style(width=o.width, font_size=7, dpi=o.dpi)
     found = []
     count = len(maps[0])
-    for start in range(0, count, LAYERS_ON_A_PAGE):
-        shown = range(start, min(start + LAYERS_ON_A_PAGE, count))
+    most_shown = max(1, min(LAYERS_ON_A_PAGE, int(o.width / LEAST_INCHES) - 1))
+    for start in range(0, count, most_shown):
+        shown = range(start, min(start + most_shown, count))
         rows: List[List[Optional[Panel]]] = []
         for one in seen:
             boxes = None if one.boxes is None else one.boxes.mapped(one.region, size)
@@ -538,7 +540,7 @@ def _figures(
             scales[layer_name(of_layer)] = [number(end) for end in (*pair, -most, most)]
         columns = ["Detections", *(f"Layer {layer_name([of_model[k] for of_model in maps])}" for k in shown)]
         about = {"shows": "comparison", "layers": list(scales), "scales": scales}
-        page = "" if start == 0 else f"_page{start // LAYERS_ON_A_PAGE + 1}"
+        page = "" if start == 0 else f"_page{start // most_shown + 1}"
         title = f"{image}: {', '.join(names)}; layers {', '.join(scales)}"
         found.append((image + page, compose(rows, columns, titles, style, title, about)))
     return found
