@@ -160,7 +160,7 @@ class Composition:
         """The figure as uint8 ``[height, width, 3]``, at its dpi."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        with parameters(_SETTINGS):
+        with parameters(_settings(self.style)):
             canvas: Any = FigureCanvasAgg(self.figure)
             canvas.draw()
             return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
@@ -180,7 +180,7 @@ class Composition:
         logging.getLogger("fontTools.subset").setLevel(logging.WARNING)
         stream = BytesIO()
         words = f"{KEY} {dumps(self.about)}"
-        with parameters(_SETTINGS):
+        with parameters(_settings(self.style)):
             if format == "pdf":
                 about = {"Title": self.title, "Creator": KEY, "Subject": words, "CreationDate": None}
                 FigureCanvasPdf(self.figure).print_figure(stream, format="pdf", metadata=about)
@@ -205,18 +205,44 @@ class Composition:
 
 # What a user may have set otherwise, and what makes files come out the same every time.
 _SETTINGS: Dict[str, Any] = {
-    "pdf.fonttype": 42,
-    "pdf.use14corefonts": False,
+    "agg.path.chunksize": 0,
+    "axes.unicode_minus": True,
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
+    "figure.edgecolor": "white",
+    "figure.facecolor": "white",
+    "font.stretch": "normal",
+    "font.style": "normal",
+    "font.variant": "normal",
+    "font.weight": "normal",
+    "image.composite_image": False,
+    "image.resample": True,
+    "mathtext.default": "it",
+    "patch.antialiased": True,
+    "path.effects": [],
+    "path.simplify": True,
+    "path.sketch": None,
+    "path.snap": True,
     "pdf.compression": 6,
+    "pdf.fonttype": 42,
+    "pdf.inheritcolor": False,
+    "pdf.use14corefonts": False,
+    "savefig.bbox": None,
+    "savefig.edgecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.transparent": False,
     "svg.fonttype": "none",
     "svg.hashsalt": KEY,
     "svg.image_inline": True,
-    "savefig.bbox": None,
-    "savefig.facecolor": "white",
-    "text.usetex": False,
+    "text.antialiased": True,
+    "text.color": "black",
     "text.hinting": "force_autohint",
-    "image.composite_image": False,
+    "text.usetex": False,
 }
+
+
+def _settings(style: Style) -> Dict[str, Any]:
+    return {**_SETTINGS, "mathtext.fontset": "stix" if style.font == "serif" else "dejavusans"}
 
 
 def compose(
@@ -251,7 +277,7 @@ def compose(
     letter = _Letters(style)
     columns = [f"{letter.take()} {words}".strip() for words in columns] if style.letters == "columns" else columns
     rows = [f"{letter.take()} {words}".strip() for words in rows] if style.letters == "rows" else rows
-    with parameters(_SETTINGS):
+    with parameters(_settings(style)):
         layout = _lay_out(panels, columns, rows, style)
         figure = Figure(figsize=(layout.width / style.dpi, layout.height / style.dpi), dpi=style.dpi)
         draw = _Draw(figure, layout, style, panels)
@@ -413,7 +439,7 @@ class _Draw:
     def image(self, axes: Any, pixels: np.ndarray, x: float = 0, y: float = 0, zorder: float = 0) -> None:
         height, width = pixels.shape[:2]
         extent = (x, x + width, y + height, y)
-        axes.imshow(pixels, interpolation="none", extent=extent, aspect="auto", zorder=zorder)
+        axes.imshow(pixels, interpolation="none", extent=extent, origin="upper", aspect="auto", zorder=zorder)
 
     def rectangle(self, axes: Any, box: Region, colour: Any, points: float, zorder: float = 2) -> None:
         from matplotlib.patches import Rectangle

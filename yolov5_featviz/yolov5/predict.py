@@ -223,7 +223,7 @@ class RemotePredictor:
 
     def __init__(self, weights: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> None:
         self.weights = str(weights)
-        command = [sys.executable, "-m", "yolov5_featviz.yolov5.predict"]
+        command = [sys.executable, "-c", "from yolov5_featviz.yolov5.predict import serve; serve()"]
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
@@ -317,7 +317,7 @@ def predictors(
         yield found
 
 
-def _serve() -> None:
+def serve() -> None:
     """What a process of its own does: answer what is asked on its input."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what YOLOv5 prints is no answer
@@ -353,7 +353,3 @@ def _serve() -> None:
 def _bare(feature_map: FeatureMap) -> FeatureMap:
     """Without the module, which is of this process."""
     return replace(feature_map, layer=replace(feature_map.layer, module=nn.Identity()))
-
-
-if __name__ == "__main__":
-    _serve()
