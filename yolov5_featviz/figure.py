@@ -324,9 +324,12 @@ def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -
     height, width = seen.pixels.shape[:2]
     window = cell.crop or (0.0, 0.0, float(width), float(height))
     for name, box in (("crop", cell.crop), ("zoom", cell.zoom and cell.zoom.box)):
-        if box and not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
-            edges = ", ".join(f"{edge:g}" for edge in box)
+        edges = ", ".join(f"{edge:g}" for edge in box or ())
+        if box and _beyond(box, (0.0, 0.0, float(width), float(height))):
             raise FeatvizError(f"{name} [{edges}] lies outside {Path(str(cell.image)).name}, {width}×{height} pixels")
+        if name == "zoom" and box and _beyond(box, window):
+            crop = ", ".join(f"{edge:g}" for edge in window)
+            raise FeatvizError(f"zoom [{edges}] lies outside the crop [{crop}]: name a part of that")
     boxes = None
     if seen.prediction is not None and (cell.boxes or cell.shown == "detections"):
         known = seen.prediction.boxes
@@ -365,6 +368,10 @@ def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -
         words += ", each on its own"
     paint = heat(scaled, fm, (height, width), cmap, how, photo if over else None, cell.alpha)
     return replace(panel, paint=paint, bar=Bar(cmap, low, high, words))
+
+
+def _beyond(box: Region, window: Region) -> bool:
+    return box[0] < window[0] or box[1] < window[1] or box[2] > window[2] or box[3] > window[3]
 
 
 def _measured(cell: Cell, feature_map: FeatureMap) -> str:

@@ -150,10 +150,15 @@ def _name(spec: Any) -> str:
 def _portable(given: Mapping[str, Any]) -> Dict[str, Any]:
     """The figure as it was given, with paths that tell nothing about the machine, and stay distinct."""
     names = {
-        key: dict(zip(paths, distinct(portable([path])[0] for path in paths))) for key, paths in paths_in(given).items()
+        key: dict(zip(paths, distinct(_told(key, path) for path in paths))) for key, paths in paths_in(given).items()
     }
     told: Dict[str, Any] = with_paths(given, names)
     return {name: value for name, value in told.items() if name != "output"}
+
+
+def _told(key: str, path: str) -> str:
+    told = portable([path])[0]
+    return told if key == "yolov5" else Path(told).name
 
 
 def paths_in(given: Any, key: str = "") -> Dict[str, List[str]]:
