@@ -20,7 +20,7 @@ usage: yolov5-featviz run SCRIPT [YOLOv5's own flags] [flags below]
        yolov5-featviz patch CHECKOUT [--reverse]
        yolov5-featviz image --model M --layers LAYERS --source IMAGES [--weights W] [--imgsz N] [flags below]
        yolov5-featviz layers --model M [--weights W] [--imgsz N] [--depth N] [--json]
-       yolov5-featviz figure FIGURE.yaml [--output FILE...]
+       yolov5-featviz figure FIGURE.yaml [--output FILE...] [--dpi N]
        yolov5-featviz compare --weights A.pt B.pt... --layers LAYERS --source IMAGES
        yolov5-featviz info FIGURE [--json]
        yolov5-featviz redo FIGURE [--weights W...] [--source IMAGE] [--yolov5 DIR]
@@ -294,9 +294,10 @@ def figure(arguments: List[str], command: Sequence[str] = ()) -> int:
     )
     parser.add_argument("figure", metavar="FIGURE.yaml", help="rows and columns of images, detections and layers")
     parser.add_argument("--output", nargs="+", metavar="FILE", help="instead of those in the file: pdf, svg, png, tif")
+    parser.add_argument("--dpi", type=int, help="instead of that in the file")
     parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
     o = parser.parse_args(arguments)
-    for path in figures.write_figure(o.figure, o.output, command or ["figure", *arguments], o.trust_weights):
+    for path in figures.write_figure(o.figure, o.output, command or ["figure", *arguments], o.trust_weights, o.dpi):
         say(f"wrote {path}")
     return 0
 

@@ -41,7 +41,11 @@ def figure(spec: Union[str, Path, Mapping[str, Any]], trust: bool = False) -> Co
 
 
 def write_figure(
-    path: str, outputs: Optional[Sequence[str]] = None, command: Sequence[str] = (), trust: bool = False
+    path: str,
+    outputs: Optional[Sequence[str]] = None,
+    command: Sequence[str] = (),
+    trust: bool = False,
+    dpi: Optional[int] = None,
 ) -> List[str]:
     """Make the figure of a YAML file and write it.
 
@@ -50,6 +54,7 @@ def write_figure(
         outputs: files to write, relative to the current folder; None for those that the file names.
         command: the whole command line, for the files to tell.
         trust: unpickle checkpoints without the allow-list.
+        dpi: instead of the file's.
 
     Returns:
         The files that were written. A figure of this kind that was there is replaced.
@@ -61,6 +66,8 @@ def write_figure(
     if outputs is not None and isinstance(given, Mapping):
         given = {name: value for name, value in given.items() if name != "output"}
         given["output"] = [str(Path(output).absolute()) for output in outputs]
+    if dpi is not None and isinstance(given, Mapping):
+        given = {**given, "dpi": dpi}
     spec = check(given, base, _name(path))
     if not spec.outputs:
         raise FeatvizError(f"{_name(path)}: no output: give one there, such as figure.pdf, or with --output")
