@@ -8,7 +8,7 @@ RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-checkouts test-stacks test-releases test-report test-mmdet bench lint train-demo clean
+.PHONY: help demo test test-checkouts test-stacks test-releases test-report test-mmdet bench figures lint train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ test-mmdet: $(MMDET)/.ready ## mmdetection's detectors and timm's models, in an 
 
 bench: $(VENV)/.run ## what the pictures cost, against YOLOv5's own and other tools (five minutes, on a quiet machine)
 	$(BIN)/python scripts/benchmark.py
+
+figures: $(VENV)/.dev ## make the pictures of README and docs anew, and say which came out differently
+	$(BIN)/python scripts/figures.py
+	git status --short docs/figures
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .
