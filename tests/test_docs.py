@@ -27,14 +27,13 @@ def test_links_lead_somewhere():
 
 def test_pictures_are_small_say_how_they_were_made_and_are_shown():
     """What `make figures` makes; scripts/figures.py --check compares their bytes."""
-    pages = "".join(
-        page.read_text(encoding="utf-8") for page in (*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md"))
-    )
+    pages = [*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")]
+    words = "".join(page.read_text(encoding="utf-8") for page in pages)
     pictures = sorted((ROOT / "docs" / "figures").iterdir())
     assert len(pictures) == 7 and sum(picture.stat().st_size for picture in pictures) < 2.5e6
     weights = sha256(WEIGHTS)
     for picture in pictures:
-        assert f"figures/{picture.name})" in pages, picture.name
+        assert f"figures/{picture.name})" in words, picture.name
         about = read(picture)
         assert "root" not in str(about) and "tmp" not in str(about)
         if picture.name != "kernels.png":  # which was made in Python

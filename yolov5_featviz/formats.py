@@ -117,7 +117,20 @@ def jpg(picture: Picture, dpi: float) -> bytes:
 def tif(picture: Picture, dpi: float) -> bytes:
     """TIFF, lossless, compressed by LZW, which every publisher's software reads."""
     about = f"{picture.title}\n{KEY} {dumps(picture.about)}"
-    return _pillow(picture, dpi, "tiff", compression="tiff_lzw", description=about)
+    file = bytearray(_pillow(picture, dpi, "tiff", compression="tiff_lzw", description=about))
+    # The directory stands at an even place; what older libtiff leaves in the byte before it is chance.
+    directory = int.from_bytes(file[4:8], "little" if file[:2] == b"II" else "big")
+    if _end_of_strips(file) == directory - 1:
+        file[directory - 1] = 0
+    return bytes(file)
+
+
+def _end_of_strips(file: bytearray) -> int:
+    from PIL import Image
+
+    with Image.open(BytesIO(file)) as image:
+        known: Any = image
+        return int(max(start + size for start, size in zip(known.tag_v2[273], known.tag_v2[279])))
 
 
 def svg(picture: Picture, dpi: float) -> bytes:
