@@ -141,4 +141,4 @@ def _step_back() -> None:
     """Let this thread work when the network leaves a core free, where threads have priorities of their own."""
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
