@@ -117,7 +117,7 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options, com
     watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit, photos)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches))
     watcher.attach(patches)
-    atexit.register(gc.freeze)  # else Python's last act is to look through all that torch brought along, for a second
+    atexit.register(_leave)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     try:
@@ -133,6 +133,16 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options, com
         log(f"nothing was drawn: {path.name} put no image through a YOLOv5 model that could be followed")
         return 1
     return code or int(bool(watcher.unreadable or artist.gallery.errors))
+
+
+def _leave() -> None:
+    """Spare Python its last act, looking through all that torch brought along, which takes a second.
+
+    Not where a library bound by nanobind is loaded (Triton's since torch 2.13 or so): it would report leaks.
+    """
+    modules = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
+    if not any(type(value).__name__.startswith("nb_") for names in modules for value in list(names.values())):
+        gc.freeze()
 
 
 class _Artist:
