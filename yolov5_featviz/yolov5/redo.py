@@ -18,6 +18,7 @@ from yolov5_featviz.provenance import command_line, read, sha256
 from yolov5_featviz.save import write
 from yolov5_featviz.yolov5.figure import paths_in, with_paths
 from yolov5_featviz.yolov5.preflight import replace_values, values
+from yolov5_featviz.yolov5.runner import find_script
 from yolov5_featviz.yolov5.source import find_source
 
 Run = Callable[[List[str], Sequence[str]], int]  # from words of a command line, and what to record as such
@@ -199,10 +200,8 @@ def _into(words: List[str], home: Path) -> List[str]:
         return [*with_values(with_values(words, "--project", [str(home)]), "--name", ["redo"]), "--quiet"]
     if command_of(words) != "run":
         return with_values(words, "--visualize-dir", [str(home)])
-    script = Path(words[1])
-    if not script.is_file():
-        checkout = values(words, "--yolov5")
-        script = find_source(checkout[0] if checkout else None).root / words[1]
+    checkout = values(words, "--yolov5")
+    script, _ = find_script(words[1], checkout[0] if checkout else None)
     text = script.read_text(encoding="utf-8", errors="replace") if script.is_file() else ""
     for flag in OUTPUT:
         if flag in text:

@@ -83,12 +83,7 @@ def run(
     Raises:
         FeatvizError: the input is wrong. Nothing was written.
     """
-    path = Path(script)
-    if here and path.is_file() and "yolov5_featviz.cli" not in path.read_text(encoding="utf-8", errors="replace"):
-        source = find_source(options.yolov5, path)
-    else:  # a name to be found in YOLOv5; our own launcher of that name is not meant
-        source = find_source(options.yolov5)
-        path = source.root / script
+    path, source = find_script(script, options.yolov5, here)
     if not path.is_file():
         raise FeatvizError(f"no script {script}: neither here nor in {source.root}")
     if options.say >= 0:
@@ -99,6 +94,15 @@ def run(
     arguments = _keep_out_of_package(arguments, path, source)
     with Surroundings(source):
         return _run(path, arguments, source, options, command)
+
+
+def find_script(script: str, yolov5: Optional[str] = None, here: bool = True) -> Tuple[Path, Source]:
+    """Where a script lies, if there is one, and the YOLOv5 to use; see :func:`run`."""
+    path = Path(script)
+    if here and path.is_file() and "yolov5_featviz.cli" not in path.read_text(encoding="utf-8", errors="replace"):
+        return path, find_source(yolov5, path)
+    source = find_source(yolov5)  # a name to be found in YOLOv5; our own launcher of that name is not meant
+    return source.root / script, source
 
 
 def _run(path: Path, arguments: List[str], source: Source, options: Options, command: Sequence[str]) -> int:
