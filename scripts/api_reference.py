@@ -1,5 +1,6 @@
 """Write docs/api.md from the docstrings of the public names: python scripts/api_reference.py [--check]."""
 
+import importlib
 import inspect
 import re
 import sys
@@ -12,21 +13,38 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 HEAD = (
     "# API reference\n\nMade from the docstrings by `python scripts/api_reference.py`. `import yolov5_featviz as fv`.\n"
 )
+BEHIND = (
+    "\n# Behind the public names\n\nWhat the entries above refer to, each in its module of `yolov5_featviz`. These may "
+    "change between versions.\n"
+)
 
 
 def reference() -> str:
-    """The page."""
+    """The page: the public names, and below them what their docstrings refer to."""
     parts = [HEAD]
     for name in fv.__all__:
         thing = getattr(fv, name)
-        if not callable(thing):
-            continue
-        parts.append(f"\n## fv.{name}\n\n{_entry(name, thing)}")
-        if isinstance(thing, type):
-            for method, member in vars(thing).items():
-                function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-                if not method.startswith("_") and inspect.isfunction(function):
-                    parts.append(f"\n### {name}.{method}\n\n{_entry(method, function, isinstance(member, property))}")
+        if callable(thing):
+            parts.append(_section(f"fv.{name}", name, thing))
+    parts.append(BEHIND)
+    seen = [getattr(fv, name) for name in fv.__all__]
+    for part in parts:  # which grows meanwhile
+        for module, name in re.findall(r":(?:func|class):`~?(yolov5_featviz[\w.]*)\.(\w+)`", part):
+            thing = getattr(importlib.import_module(module), name)
+            if thing not in seen:
+                seen.append(thing)
+                parts.append(_section(f"{module.partition('.')[2]}.{name}", name, thing))
+    return re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", "".join(parts))
+
+
+def _section(title: str, name: str, thing: object) -> str:
+    parts = [f"\n## {title}\n\n{_entry(name, thing)}"]
+    for method, member in vars(thing).items() if isinstance(thing, type) else ():
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        special = method in ("__call__", "__getitem__") and function.__doc__
+        if inspect.isfunction(function) and (special or not method.startswith("_")):
+            entry = _entry(method, function, isinstance(member, property))
+            parts.append(f"\n### {name}.{f'`{method}`' if special else method}\n\n{entry}")
     return "".join(parts)
 
 
@@ -60,21 +78,20 @@ def _type(annotation: object) -> str:
 def _plain(words: str) -> str:
     """A docstring as Markdown: its sections in bold, their entries as lists, its roles as code."""
     lines = []
-    section = False
-    for line in words.replace("::\n", ":\n").splitlines():
+    section = ""
+    for line in re.sub(r"(?m)^::\n\n", "", words).replace("::\n", ":\n").splitlines():
         bare = line.strip()
         if bare in ("Args:", "Returns:", "Raises:", "Yields:", "Attributes:"):
-            section = True
+            section = bare
             lines.append(f"**{bare[:-1]}**\n")
         elif section and line.startswith("    "):
             deeper = line.startswith("     ")
-            entry = not deeper and re.match(r"[\w, *]+: ", bare)
+            entry = section not in ("Returns:", "Yields:") and not deeper and re.match(r"[\w, *]+: ", bare)
             lines.append(f"- {bare}" if entry else f"{'  ' * deeper}{bare}")
         else:
-            section = section and not bare
+            section = "" if bare else section
             lines.append(line)
-    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", "\n".join(lines))
-    return text.replace("``", "`").strip()
+    return "\n".join(lines).replace("``", "`").strip()
 
 
 if __name__ == "__main__":
