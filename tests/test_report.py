@@ -270,6 +270,12 @@ def test_the_page_is_the_same_again_and_replaces_nothing(tmp_path):
     assert Report(tmp_path).close() is None and len(list(tmp_path.iterdir())) == 2
 
 
+def test_its_folder_is_made_when_there_is_something_to_put_in(tmp_path):
+    assert Report(tmp_path / "a" / "b").close() is None and not (tmp_path / "a").exists()
+    page_of(tmp_path / "a" / "b", {"name": "x", "parts": [("", [some_map()])]})
+    assert (tmp_path / "a" / "b" / "index.html").is_file()
+
+
 def test_later_images_are_shown_at_less(tmp_path, monkeypatch):
     """Where it stops is the size of the page, not the number of images."""
     monkeypatch.setattr(

@@ -370,7 +370,7 @@ class Report:
     that the page stays below about 100 MB (``LEVELS``); what no longer fits is counted.
 
     Args:
-        folder: where the page goes, which exists.
+        folder: where the page goes; made with the first image, if need be.
         about: a line about the run, under the heading.
         look: ``reduce`` and ``cmap`` are used.
     """
@@ -407,6 +407,7 @@ class Report:
             found = entry(name, parts, pixels, level, self.look)
             item = _item(found, self.images, group, _link(folder), self._group).encode("utf-8", "replace")
             if self._body is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
                 self._body = tempfile.TemporaryFile(dir=str(self.folder))  # noqa: SIM115
             try:
                 self._body.write(item)
