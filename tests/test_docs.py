@@ -6,6 +6,7 @@ import sys
 
 from conftest import ROOT, WEIGHTS
 
+from yolov5_featviz.cli import USAGE
 from yolov5_featviz.compose import WIDTHS, Style
 from yolov5_featviz.figure import _CELL, _FIGURE, SHOWS
 from yolov5_featviz.provenance import read, sha256
@@ -16,6 +17,43 @@ def test_the_api_reference_is_up_to_date():
         [sys.executable, "scripts/api_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr + "run python scripts/api_reference.py"
+
+
+def fenced(page):
+    """Code blocks without their comments, which are in the page's language, and the words between them."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```[^`]*```|(?<=\n\n)(?: {4}.*\n)+", text)
+    for block in blocks:
+        text = text.replace(block, "")
+    return [re.sub(r"(?m) *#.*$", "", block) for block in blocks], text
+
+
+def test_both_readmes_say_the_same():
+    """But for the language: code, pictures, links, headings, tables, and in each row the same flags and values."""
+    (code, english), (their_code, chinese) = fenced("README.md"), fenced("README.zh-CN.md")
+    assert code == their_code and len(code) == 5
+    for pattern in (r"(?m)^#+", r"\]\(((?!README)[^)]+)\)", r"<!--.*?-->"):
+        assert re.findall(pattern, english) == re.findall(pattern, chinese), pattern
+    rows, their_rows = (re.findall(r"(?m)^\|.*\|$", text) for text in (english, chinese))
+    assert len(rows) == len(their_rows) > 60
+    for row, theirs in zip(rows, their_rows):
+        assert sorted(re.findall(r"`[^`]+`", row)) == sorted(re.findall(r"`[^`]+`", theirs)), row
+        assert row.count("|") == theirs.count("|")
+        theirs = re.sub(r"\d+ 月", "", theirs)  # a month, which is a word in English
+        assert re.findall(r"\d[\d.]*", row) == re.findall(r"\d[\d.]*", theirs), row
+    assert set(re.findall(r"`[^`]+`", english)) == set(re.findall(r"`[^`]+`", chinese))
+
+
+def test_the_readmes_name_every_command_and_target():
+    targets = re.findall(r"(?m)^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    commands = re.findall(r"yolov5-featviz ([a-z]+) ", USAGE)
+    assert len(targets) > 10 and len(set(commands)) == 8
+    for page in ("README.md", "README.zh-CN.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for words in [f"make {name}" for name in {*targets} - {"help", "lint", "clean"}]:
+            assert re.search(rf"{words}(?![\w-])", text), words
+        for name in commands:
+            assert f"yolov5-featviz {name} " in text, name
 
 
 def test_links_lead_somewhere():
