@@ -1,9 +1,12 @@
 """What the command line says, and when it keeps still."""
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
-from conftest import WEIGHTS, files_below, run
+from conftest import ROOT, WEIGHTS, files_below, run
 
 import yolov5_featviz as fv
 from yolov5_featviz import progress as module
@@ -124,3 +127,13 @@ def test_wrong_input_is_told_also_when_quiet(tmp_path):
     words = ("--weights", WEIGHTS, "--visualize-layers", "99", "--visualize-quiet")
     done = run(*words, cwd=tmp_path, check=2)
     assert len(done.stderr.splitlines()) == 1 and "no layer 99" in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    """As ``yolov5-featviz layers --weights best.pt | head``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "yolov5_featviz", "layers", "--weights", str(WEIGHTS)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=str(ROOT))
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -452,31 +453,36 @@ def say(message: str) -> None:
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """The console script. Returns the exit code: 0 done, 1 something failed while running, 2 the input is wrong."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if arguments[:1] == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-            return run(arguments[1], arguments[2:])
-        if arguments[:1] == ["layers"]:
-            return layers(arguments[1:])
-        if arguments[:1] == ["patch"]:
-            return patch(arguments[1:])
-        if arguments[:1] == ["image"]:
-            return image(arguments[1:])
-        if arguments[:1] == ["figure"]:
-            return figure(arguments[1:])
-        if arguments[:1] == ["compare"]:
-            return compare(arguments[1:])
-        if arguments[:1] == ["info"]:
-            return info(arguments[1:])
-        if arguments[:1] == ["redo"]:
-            return redo(arguments[1:])
-        if arguments == ["--version"]:
-            print(__version__)
-            return 0
-        print(USAGE + flags().format_help().rstrip())
-        return 0 if arguments in (["-h"], ["--help"], ["run", "-h"], ["run", "--help"]) else 2
+        code = _command(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
     except FeatvizError as error:
         return fail(error)
+    except BrokenPipeError:  # who reads along, `head` for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _command(arguments: List[str]) -> int:
+    commands: Dict[str, Callable[..., int]] = {
+        "layers": layers,
+        "patch": patch,
+        "image": image,
+        "figure": figure,
+        "compare": compare,
+        "info": info,
+        "redo": redo,
+    }
+    if arguments[:1] == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+        return run(arguments[1], arguments[2:])
+    if arguments and arguments[0] in commands:
+        return commands[arguments[0]](arguments[1:])
+    if arguments == ["--version"]:
+        print(__version__)
+        return 0
+    print(USAGE + flags().format_help().rstrip())
+    return 0 if arguments in (["-h"], ["--help"], ["run", "-h"], ["run", "--help"]) else 2
 
 
 def fail(error: FeatvizError) -> int:
