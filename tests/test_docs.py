@@ -1,10 +1,11 @@
 """The reference says what the code says."""
 
 import re
+import shutil
 import subprocess
 import sys
 
-from conftest import ROOT, WEIGHTS
+from conftest import ROOT, WEIGHTS, run
 
 from yolov5_featviz.cli import USAGE
 from yolov5_featviz.compose import WIDTHS, Style
@@ -42,6 +43,21 @@ def test_both_readmes_say_the_same():
         theirs = re.sub(r"\d+ 月", "", theirs)  # a month, which is a word in English
         assert re.findall(r"\d[\d.]*", row) == re.findall(r"\d[\d.]*", theirs), row
     assert set(re.findall(r"`[^`]+`", english)) == set(re.findall(r"`[^`]+`", chinese))
+
+
+def test_the_snippets_run_as_they_stand(checkout, images, tmp_path):
+    """Those of README.md and docs/report.md, for which nothing is needed but a checkpoint and a photograph."""
+    for path in (WEIGHTS, images / "bus.jpg"):
+        shutil.copy(path, tmp_path)
+    shutil.copytree(checkout, tmp_path / "path" / "to" / "yolov5")
+    for page in ("README.md", "docs/report.md"):
+        snippets = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+        assert len(snippets) == 1 + (page == "README.md")
+        for snippet in snippets:  # a process each, since each can import one YOLOv5
+            run("-c", f"import torch\nimport yolov5_featviz as fv\n{snippet}", cwd=tmp_path, script=None)
+    made = {path.name for path in tmp_path.iterdir() if path.suffix in (".pdf", ".png")}
+    assert made == {"heat.png", "stage17.pdf", "channel37.png", "pca.png"}
+    assert (tmp_path / "out" / "index.html").is_file()
 
 
 def test_the_readmes_name_every_command_and_target():
