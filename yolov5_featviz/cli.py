@@ -145,10 +145,12 @@ def split(arguments: List[str]) -> Tuple[List[str], List[str]]:
         if word == "--":
             return ours, [*rest, word, *words]
         if name not in takes:
-            if name.startswith("--visualize-"):
+            if re.match("--visuali[sz]e[-_]", name):
                 near = difflib.get_close_matches(name, takes, 1)
                 raise FeatvizError(f"no flag {name}" + (f": did you mean {near[0]}?" if near else ""))
             rest.append(word)
+        elif "=" in word and not takes[name]:
+            raise FeatvizError(f"{name} takes no value")
         elif takes[name] and "=" not in word:
             value = next(words, None)
             if value is None or value.startswith("--"):
@@ -233,7 +235,11 @@ def run(
     ours, rest = split(arguments)
     if "-h" in rest or "--help" in rest:
         print(flags().format_help())
-    return runner.run(script, rest, options(ours), weights_folder, here, command or ["run", script, *arguments])
+    asked = options(ours)
+    idle = [word.split("=", 1)[0] for word in ours if word.startswith("--visualize-")]
+    if asked.layers is None and idle:
+        raise FeatvizError(f"{idle[0]} does nothing without --visualize-layers: name some, such as 17,20,23")
+    return runner.run(script, rest, asked, weights_folder, here, command or ["run", script, *arguments])
 
 
 def layers(arguments: List[str]) -> int:

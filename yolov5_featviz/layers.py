@@ -202,7 +202,7 @@ def _find_inside(index: LayerIndex, token: str) -> Iterable[Layer]:
         inside = [name for name, _ in index.layers[int(head)].module.named_children()]
         raise FeatvizError(f"no layer {token!r}: layer {head} holds {', '.join(inside) or 'no further modules'}")
     types = list(dict.fromkeys(layer.type for layer in index.layers))
-    near = difflib.get_close_matches(token, modules, 1)
+    near = difflib.get_close_matches(token, filter(None, modules), 1) if token else []
     raise FeatvizError(
         f"no layer {token!r}{f' (did you mean {near[0]}?)' if near else ''}: this model has layers 0 to "
         f"{len(index.layers) - 1}, the types {', '.join(types)} and the groups {', '.join(index.groups)}"

@@ -115,7 +115,8 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options, com
             patches.undo()
 
     o = options
-    check(arguments, source, options.layers, o.channels or 64, o.folder, o.trust, o.target)
+    channels = 64 if o.channels is None else o.channels
+    check(arguments, source, options.layers, channels, o.folder, o.trust, o.target)
     artist = _Artist(str(path), arguments, source, options, command)
     photos = bool({"heatmap", "cam"} & {*o.modes}) or o.overlay or o.report
     watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit, photos)
