@@ -94,6 +94,7 @@ def test_any_module_and_several_levels():
     assert features["layer4"].data.shape == (512, 2, 3)
     assert features["layer4"].stride == (32, 32)
     assert features["layer4"].stem == "layer4_Sequential"
+    assert repr(features["layer4"]) == "<FeatureMap layer layer4 (Sequential): [512, 2, 3] torch.float32>"
 
     class Pyramid(nn.Module):
         def forward(self, x):

@@ -71,6 +71,9 @@ class FeatureMap:
     region: Optional[Region] = None
     boxes: Optional[Boxes] = None
 
+    def __repr__(self) -> str:
+        return f"<FeatureMap {self.title}: {list(self.data.shape)} {self.data.dtype}>"
+
     @property
     def channels(self) -> int:
         """Number of channels, C."""

@@ -12,6 +12,7 @@ import torch
 
 from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import Capture
+from yolov5_featviz.channels import choose
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.gallery import Files, Gallery
 from yolov5_featviz.heatmap import HeatMap
@@ -99,6 +100,9 @@ def run_images(
             maps = features.of_image(0, path.stem)
             if not maps:
                 raise FeatvizError(next(iter(features.skipped.values()), f"no feature map of {layers}"))
+            if look.channels is not None and not gallery.folders:
+                for feature_map in maps:
+                    choose(feature_map, look.channels)
             heats: List[HeatMap] = []
             if "cam" in look.modes:
                 heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, path.stem)

@@ -238,6 +238,8 @@ def _function(module: str, name: str) -> Callable[..., Any]:
         finally:
             sys.path.remove(str(Path.cwd()))
     function = getattr(found, name, None)
+    if hasattr(found, name) and not callable(function):
+        raise FeatvizError(f"{module}:{name} is a {type(function).__name__}, not a function that returns a model")
     if not callable(function):
         raise FeatvizError(f"{module} has no function {name!r}{_near(name, vars(found))}")
     return function  # type: ignore[no-any-return]
