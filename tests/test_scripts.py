@@ -11,6 +11,8 @@ import torch
 from conftest import WEIGHTS, files_below, run
 
 import yolov5_featviz as fv
+from yolov5_featviz.yolov5.source import Source
+from yolov5_featviz.yolov5.watch import Watcher
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TRUSTED = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOv5_AUTOINSTALL": "false", **ONE_THREAD}
@@ -343,3 +345,14 @@ def test_the_packages_own_loader(images, tmp_path):
     )
     done = run(WEIGHTS, images / "bus.jpg", cwd=tmp_path, script=tmp_path / "load.py")
     assert done.stdout.splitlines()[-1] == "64 40 32"
+
+
+def test_a_script_that_is_named_from_inside_its_checkout(tmp_path, monkeypatch):
+    """``run train.py``: Python knows such code by a bare name, and still its variables tell the epoch."""
+    monkeypatch.chdir(tmp_path)
+    watcher = Watcher(Source(tmp_path, "test"), "17", lambda *_: None, print)
+    script = "def train(epochs):\n    for epoch in range(epochs):\n        found.append(watcher._epoch())\ntrain(2)\n"
+    for name, seen in (("train.py", [(0, False), (1, True)]), ("<string>", [(None, False)] * 2)):
+        found = []
+        exec(compile(script, name, "exec"), {"watcher": watcher, "found": found})
+        assert found == seen

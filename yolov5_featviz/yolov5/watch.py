@@ -131,9 +131,11 @@ class Watcher:
                     yield thing, module
 
     def _is_below(self, file: str) -> bool:
-        folder = os.path.dirname(file)
+        if not file or file.startswith("<"):  # code that is in no file
+            return False
+        folder = os.path.dirname(file)  # empty for a script that was given by its bare name
         if folder not in self._below:
-            self._below[folder] = bool(folder) and os.path.join(os.path.realpath(folder), "").startswith(self._root)
+            self._below[folder] = os.path.join(os.path.realpath(folder), "").startswith(self._root)
         return self._below[folder]
 
     def _patch_model(self, patches: Patches, cls: Type[nn.Module], names: List[str]) -> None:
