@@ -97,6 +97,12 @@ def test_redo(demo, images):
     assert files_below(demo) == before
 
 
+def test_redo_of_a_ranking_by_its_record(demo, images):
+    ranking = HOME / "bus/stage20_C3_ranking.csv"
+    done = run(*TOOL, "redo", f"{ranking}.json", "--source", images / "bus.jpg", cwd=demo, script=None)
+    assert done.stdout.splitlines()[-1] == f"{ranking}: identical, byte for byte"
+
+
 def test_redo_with_other_weights(demo, tmp_path):
     """The image is YOLOv5's own, and found by its name; the new figure is kept beside, the old one as it is."""
     figure = demo / HOME / "bus/stage20_C3_features.png"

@@ -184,3 +184,9 @@ def test_as_a_user_would(there):
     done = run("-m", "yolov5_featviz", *words, cwd=there, script=None)
     assert "2 feature maps in runs/featviz/exp" in done.stderr
     assert len(files_below(there / "runs")) == 5
+
+
+def test_no_detections_to_draw(there, capsys):
+    words = ("--model", "nets:spot", "--layers", "1", "--source", "photos", "--visualize-boxes")
+    assert image(*words) == 2
+    assert "`image` knows of no detections" in capsys.readouterr().err and not (there / "runs").exists()

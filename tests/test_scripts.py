@@ -196,6 +196,21 @@ def test_augmentation_is_turned_back(checkout, images, tmp_path):
         np.testing.assert_array_equal(dumped, expected)
 
 
+def test_augmentation_by_another_name(checkout, images, tmp_path):
+    """Where no pass has a name that is known, the last is drawn as what it is, and that is said."""
+    fork = tmp_path / "fork"
+    shutil.copytree(checkout, fork)
+    file = fork / "models" / "yolo.py"
+    file.write_text(file.read_text().replace("_forward_once", "_one_pass"))
+    words = ("--weights", WEIGHTS, "--source", images / "bus.jpg", "--project", "runs", "--augment")
+    ours = ("--visualize-layers", "17", "--visualize-format", "npy", "--visualize-report", "off")
+    done = run(*THROUGH_US, fork / "detect.py", *words, *ours, cwd=tmp_path, script=None, env=ONE_THREAD)
+    assert "passes at several scales cannot be told apart: drawn is the last of them" in done.stderr
+    expected = alone(fork / "detect.py", *words[:-3], "--project", "alone", "--augment", cwd=tmp_path)[-1]
+    (file,) = [file for file in files_below(tmp_path / "runs" / "exp") if file.endswith(".npy")]
+    np.testing.assert_array_equal(np.load(tmp_path / "runs" / "exp" / file), expected[0])
+
+
 FORK = """
 import torch
 from torch import nn

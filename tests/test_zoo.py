@@ -124,6 +124,8 @@ def test_your_own(tmp_path, monkeypatch):
     (tmp_path / "mynets.py").write_text(
         "from torch import nn\n\ndef tiny(width=4):\n    return nn.Sequential(nn.Conv2d(3, width, 3))\n\nnumber = 5\n"
     )
+    (tmp_path / "halfnets.py").write_text("def tiny(:\n")
+    (tmp_path / "needy.py").write_text("import nowhere_to_be_found\n")
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
     assert load_model("mynets:tiny").model[0].out_channels == 4
@@ -133,10 +135,13 @@ def test_your_own(tmp_path, monkeypatch):
     assert x.shape == (1, 3, 384, 384) and region is None
     for name, says in (
         ("mynets:tin", "no function 'tin': did you mean tiny"),
-        ("mynets:number", "no function 'number'"),
+        ("mynets:number", "is of type int, no function"),
         ("mynets:nn(4)", "not understood: give key=value"),
         ("nonets:tiny", "no module nonets"),
         ("nonets.py:tiny", "there is no such file"),
+        ("halfnets.py:tiny", "halfnets.py cannot be imported: SyntaxError"),
+        ("halfnets:tiny", "halfnets cannot be imported: SyntaxError"),
+        ("needy.py:tiny", "no module nowhere_to_be_found"),
         ("mynets:tiny(depth=3)", "could not be built: .*'depth'"),
         ("builtins:dict", "returned a dict, not a torch.nn.Module"),
     ):

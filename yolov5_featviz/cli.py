@@ -434,6 +434,8 @@ def image(arguments: List[str], command: Sequence[str] = ()) -> int:
     _report_flags(parser)
     o = parser.parse_args(arguments)
     look = Look(**_look(o))
+    if look.boxes:
+        raise FeatvizError("--visualize-boxes: `image` knows of no detections; `run detect.py` does")
     zoo = _zoo_model(o)
     about = made(command or ["image", *arguments], [o.weights] if o.weights == zoo.weights else [])
     return run_images(zoo, o.layers, o.source, look, o.visualize_dir, say, about, **_report(o))

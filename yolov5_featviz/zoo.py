@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple
 
@@ -223,23 +224,27 @@ def _timm(name: str, arguments: Dict[str, Any], weights: Optional[str], imgsz: O
 
 def _function(module: str, name: str) -> Callable[..., Any]:
     """A function of a module, which is given by its dotted name, also from the current folder, or by its file."""
+    found: Any = None
     if module.endswith(".py"):
         spec = importlib.util.spec_from_file_location(Path(module).stem, module)
         if spec is None or spec.loader is None or not Path(module).is_file():
             raise FeatvizError(f"no model {module}:{name}: there is no such file")
         found = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found)
+        load: Callable[[], Any] = partial(spec.loader.exec_module, found)
     else:
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            found = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise FeatvizError(f"no model {module}:{name}: no module {error.name}; give {FORMS}") from None
-        finally:
-            sys.path.remove(str(Path.cwd()))
+        load = partial(importlib.import_module, module)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = load() or found
+    except ModuleNotFoundError as error:
+        raise FeatvizError(f"no model {module}:{name}: no module {error.name}; give {FORMS}") from None
+    except Exception as error:
+        raise FeatvizError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
     function = getattr(found, name, None)
     if hasattr(found, name) and not callable(function):
-        raise FeatvizError(f"{module}:{name} is a {type(function).__name__}, not a function that returns a model")
+        raise FeatvizError(f"{module}:{name} is of type {type(function).__name__}, no function that returns a model")
     if not callable(function):
         raise FeatvizError(f"{module} has no function {name!r}{_near(name, vars(found))}")
     return function  # type: ignore[no-any-return]

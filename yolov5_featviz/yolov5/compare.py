@@ -538,7 +538,8 @@ def _figures(
                 scaled = stretched(values, (-most, most)) if most else np.full_like(values, 0.5)
                 row.append(Panel(heat(scaled, there, size, DIFFERENCE), whole, bar=bar))
             scales[layer_name(of_layer)] = [number(end) for end in (*pair, -most, most)]
-        columns = ["Detections", *(f"Layer {layer_name([of_model[k] for of_model in maps])}" for k in shown)]
+        first = "Detections" if truth is None else "Detections; labels below"
+        columns = [first, *(f"Layer {layer_name([of_model[k] for of_model in maps])}" for k in shown)]
         about = {"shows": "comparison", "layers": list(scales), "scales": scales}
         page = "" if start == 0 else f"_page{start // most_shown + 1}"
         title = f"{image}: {', '.join(names)}; layers {', '.join(scales)}"

@@ -56,6 +56,8 @@ def redo(
         FeatvizError: the figure does not say how it was made, it cannot be made again, or an input is
             not found.
     """
+    beside = figure[: -len(".json")] if figure.endswith(".json") else ""
+    figure = beside if beside and Path(beside).is_file() else figure  # the file that these words are about
     about = read(figure)
     command = about.get("command")
     if not command:

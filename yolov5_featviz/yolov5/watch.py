@@ -208,7 +208,14 @@ class Watcher:
             self._active.remove(visit)
             visit.whole = None
         if not visit.passes:
-            visit.passes.append(Pass(features))
+            if visit.prepared[0] is not None and "scales" not in self._told:
+                self._told.add("scales")
+                names = " or ".join(ONE_PASS)
+                self.warn(
+                    f"{type(model).__name__} has no {names}, so that its passes at several scales cannot be told "
+                    "apart: drawn is the last of them"
+                )
+            visit.passes.append(Pass(features, *visit.prepared))
         for p in visit.passes:
             for reason in p.features.skipped.values():
                 if reason not in self._told:
