@@ -139,7 +139,7 @@ def test_a_bad_image_among_good_ones(there, capsys):
         (["--visualize-channels", "few"], "channels 'few' are not understood"),
         (["--visualize-channels", ""], "channels '' are not understood"),
         (["--visualize-channels", "2-9"], "no channel 9: this layer has channels 0 to 3"),
-        (["--model", "nets:torch"], "nets:torch is a module, not a function that returns a model"),
+        (["--model", "nets:torch"], "nets:torch is of type module, no function that returns a model"),
         (["--weights", "nets.py"], "nets.py"),
         (["--weights", "default"], "offers no default weights"),
         (["--visualize-dir", "nets.py"], "cannot write into nets.py"),
