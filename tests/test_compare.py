@@ -359,7 +359,7 @@ BOTH = ("--weights", WEIGHTS, EPOCH60)
         ((*BOTH, "--layers", "best=17,20", "epoch60=20"), "their numbers differ: best 2, epoch60 1"),
         ((*BOTH, "--layers", "17", "--names", "one"), "1 --names for 2 --weights: give one for each"),
         ((*BOTH, "--layers", "17", "--names", "a", "a"), "give each model a name of its own"),
-        ((*BOTH, "--layers", "17", "--names", "模型", "b"), "give other names, with --names"),
+        ((*BOTH, "--layers", "17", "--names", "\U0010fffd", "b"), "give other names, with --names"),
         (("--weights", WEIGHTS, "none.pt", "--layers", "17"), "no weights at none.pt"),
         ((*BOTH, "--layers", "17", "--source", "none"), "no image none"),
         ((*BOTH, "--layers", "17", "--source", "damaged.jpg"), "cannot read the image damaged.jpg"),

@@ -258,7 +258,7 @@ GOOD = {"weights": "a.pt", "rows": ["light.png"], "columns": ["input", {"layer":
         ({"columns": [{"layer": 3, "alpha": 2}]}, "alpha 2: give a number, 0 to 1"),
         ({"columns": [{"layer": 3, "over": "yes"}]}, "over 'yes': write true or false"),
         ({"columns": [{"layer": 3, "scale": [2, 1]}]}, "scale [2, 1]: give the lower end first"),
-        ({"columns": [{"layer": 3, "title": "層"}]}, "the font sans has no '層', which '層' needs"),
+        ({"columns": [{"layer": 3, "title": "\U0010fffd"}]}, "the font sans has no '\\U0010fffd', which"),
         ({"columns": []}, "no columns: give a list of them"),
         ({"rows": None}, "no rows: give a list of them"),
         ({"columns": [1.5]}, "column 1: 1.5 is not understood"),

@@ -1,14 +1,16 @@
 import io
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
 from conftest import feature_map, independent_hooks
+from matplotlib.font_manager import get_font
 from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz.render import COLOURS, NAN, PAPER
+from yolov5_featviz.render import COLOURS, NAN, PAPER, font_file, letters
 
 
 def decode(png, cells):
@@ -165,3 +167,17 @@ def test_nothing_is_left_open():
     import sys
 
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_letters_that_our_font_lacks_come_from_another():
+    """STIX, which is installed wherever matplotlib is, stands for a Chinese font here."""
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    stix, own = (set(get_font(str(fonts / f"{name}.ttf")).get_charmap()) for name in ("STIXGeneral", "DejaVuSans"))
+    letter, nowhere = chr(min(stix - own)), chr(0x10FFFD)
+    assert font_file() == font_file("bus é·") == str(fonts / "DejaVuSans.ttf")
+    assert ord(letter) in get_font(font_file(letter)).get_charmap() and "LastResort" not in font_file(letter)
+    assert font_file(nowhere) == font_file(f"{letter}{nowhere}") == font_file()
+    drawn, frame = letters(letter, 10, 300), letters(nowhere, 10, 300)
+    assert drawn.shape[0] == frame.shape[0] and not np.array_equal(drawn, frame)
+    picture = feature_map(np.random.default_rng(0).normal(size=(1, 8, 8)), image=letter).grid()
+    assert b"/FontDescriptor" in picture.encode("pdf") and picture.encode("pdf").count(b"/FontFile2") > 1

@@ -24,7 +24,7 @@ from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.formats import check_format, format_of, parameters
 from yolov5_featviz.heatmap import BOX_COLOURS, place_labels
-from yolov5_featviz.render import COLOURS, Picture, palette_of
+from yolov5_featviz.render import COLOURS, Picture, font_file, palette_of
 
 # Text widths in inches, from the authors' guides of these publishers.
 WIDTHS: Dict[str, float] = {
@@ -467,7 +467,7 @@ class _Draw:
                 (place.x + x) / layout.width,
                 1 - (place.y + y) / layout.height,
                 one,
-                fontproperties=font(style),
+                fontproperties=font(style, words=one),
                 ha="center",
                 va="baseline",
                 **({"rotation": 90, "rotation_mode": "anchor"} if turned else {}),
@@ -557,7 +557,7 @@ class _Draw:
                 x + w / 2,
                 y + h / 2 + 0.32 * small * unit,
                 panel.boxes.caption(i),
-                fontproperties=font(self.style, size=small),
+                fontproperties=font(self.style, size=small, words=panel.boxes.caption(i)),
                 color="white" if dark else "black",
                 ha="center",
                 va="baseline",
@@ -633,17 +633,20 @@ class _Letters:
         return self.how.replace("a", words) if "a" in self.how else self.how.replace("A", words.upper())
 
 
-def font(style: Style, size: Optional[float] = None, weight: str = "normal") -> Any:
-    """The style's font, for matplotlib. Raises FeatvizError if it is not found."""
+def font(style: Style, size: Optional[float] = None, weight: str = "normal", words: str = "") -> Any:
+    """The style's font, for matplotlib, or for ``words`` that it lacks letters of another that is installed.
+
+    Raises FeatvizError if the style's is not found.
+    """
     from matplotlib.font_manager import FontProperties
 
     # the file is what is drawn with; the names are what an SVG file carries, with what to take where it is missing
     alike = ["Times New Roman", "Times", "serif"] if style.font == "serif" else ["sans-serif"]
     return FontProperties(
-        [FONTS.get(style.font, style.font), *alike],
+        family=[FONTS.get(style.font, style.font), *alike],
         weight=weight,
         size=size or style.font_size,
-        fname=font_file_of(style.font, weight),
+        fname=font_file(words) if lacking(words, style) else font_file_of(style.font, weight),
     )
 
 
@@ -663,15 +666,22 @@ def font_file_of(name: str, weight: str = "normal") -> str:
 
 
 def check_letters(words: str, style: Style) -> None:
-    """Raise FeatvizError if the style's font lacks a letter of ``words``."""
+    """Raise FeatvizError if the style's font lacks a letter of ``words``, and no font that is installed has all."""
+    missing = lacking(words, style)
+    if missing and font_file(words) == font_file():
+        raise FeatvizError(
+            f"the font {style.font} has no {missing!r}, which {words!r} needs: install a font that has, or name it"
+        )
+
+
+def lacking(words: str, style: Style) -> str:
+    """The first letter of ``words`` that the style's font lacks; empty if it has all."""
     from matplotlib.font_manager import get_font
 
-    if "$" in words:  # a formula has fonts of its own
-        return
+    if words.isascii() or "$" in words:  # a formula has fonts of its own
+        return ""
     known = get_font(font_file_of(style.font)).get_charmap()
-    missing = [letter for letter in words if ord(letter) not in known and not letter.isspace()]
-    if missing:
-        raise FeatvizError(f"the font {style.font} has no {missing[0]!r}, which {words!r} needs: name another font")
+    return next((letter for letter in words if ord(letter) not in known and not letter.isspace()), "")
 
 
 def measure(words: str, style: Style, size: Optional[float] = None, weight: str = "normal") -> Tuple[float, float]:
@@ -679,7 +689,7 @@ def measure(words: str, style: Style, size: Optional[float] = None, weight: str 
     from matplotlib.cbook import is_math_text
     from matplotlib.textpath import text_to_path
 
-    prop = font(style, size, weight)
+    prop = font(style, size, weight, words)
     width, height, _ = text_to_path.get_text_width_height_descent(words, prop, is_math_text(words))
     return float(width), max(float(height), 1.05 * float(prop.get_size_in_points()))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from yolov5_featviz.about import KEY, dumps
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.render import font_file, text_metrics
+from yolov5_featviz.render import font_file, parts, text_metrics, text_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,10 +173,12 @@ def pdf(picture: Picture, dpi: float) -> bytes:
             renderer.draw_image(context, 0, 0, art)
             for text in picture.texts:
                 size, ascent, _ = text_metrics(text.text, text.points, text.dpi)
-                font = FontProperties(fname=font_file(), size=size * 72 / dpi)
                 context.set_foreground([part / 255 for part in text.ink])
                 x, y = text.x * 72 / dpi, (height - text.y - ascent) * 72 / dpi
-                renderer.draw_text(context, x, y, text.text, font, 0)
+                for part in parts(text.text):
+                    font = FontProperties(fname=font_file(part), size=size * 72 / dpi)
+                    renderer.draw_text(context, x, y, part, font, 0)
+                    x += text_size(part, text.points, text.dpi)[0] * 72 / dpi
             context.restore()
 
     logging.getLogger("fontTools.subset").setLevel(logging.WARNING)  # or it tells every step of embedding a font

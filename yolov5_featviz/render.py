@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -385,33 +385,54 @@ def palette_of(cmap: str) -> np.ndarray:
     return palette
 
 
-@lru_cache(maxsize=8)
-def _font(pixels: int) -> Any:
+@lru_cache(maxsize=32)
+def _font(pixels: int, file: str) -> Any:
     from PIL import ImageFont
 
-    return ImageFont.truetype(font_file(), pixels)
+    return ImageFont.truetype(file, pixels)
 
 
-def font_file() -> str:
-    """The font of all lettering, which comes with matplotlib."""
+@lru_cache(maxsize=4096)
+def font_file(text: str = "") -> str:
+    """The font of lettering: the one that comes with matplotlib; where that lacks a letter, one that is installed."""
     from matplotlib import get_data_path
 
-    return f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    own = f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    wanted = {ord(letter) for letter in text if not letter.isspace()}
+    if text.isascii() or wanted <= _letters_of(own):
+        return own
+    from matplotlib.font_manager import fontManager
+
+    # the font of last resort has a frame for each letter there is, and no letters
+    fonts = [font for font in fontManager.ttflist if font.style == "normal" and "Last Resort" not in font.name]
+    files = (entry.fname for entry in sorted(fonts, key=lambda entry: (entry.weight != 400, entry.name, entry.fname)))
+    return next((file for file in files if wanted <= _letters_of(file)), own)
+
+
+@lru_cache(maxsize=None)
+def _letters_of(file: str) -> FrozenSet[int]:
+    from matplotlib.font_manager import get_font
+
+    try:
+        return frozenset(get_font(file).get_charmap())
+    except (OSError, RuntimeError):  # it is gone, or damaged
+        return frozenset()
 
 
 def letters(text: str, points: float, dpi: float) -> np.ndarray:
     """``text`` as palette indices from ``PAPER`` to ``INK``, ``[line height, width]``."""
     # part by part, since of a title most parts come again and again
-    return np.hstack([_letters(part, points, dpi) for part in _parts(text)])
+    return np.hstack([_letters(part, points, dpi) for part in parts(text)])
 
 
 def text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
     """Width and height of a line in pixels."""
-    sizes = [_text_size(part, points, dpi) for part in _parts(text)]
+    sizes = [_text_size(part, points, dpi) for part in parts(text)]
     return sum(width for width, _ in sizes), sizes[0][1]
 
 
-def _parts(text: str) -> List[str]:
+def parts(text: str) -> List[str]:
+    """A line in parts that are set one after the other, each in a font that has its letters."""
     first, *rest = text.split(SEPARATOR)
     return [first, *(SEPARATOR + part for part in rest)]
 
@@ -421,7 +442,9 @@ def _letters(text: str, points: float, dpi: float) -> np.ndarray:
     from PIL import Image, ImageDraw
 
     image = Image.new("L", _text_size(text, points, dpi), 0)
-    ImageDraw.Draw(image).text((0, 0), text, fill=255, font=_font(_pixels(points, dpi)))
+    pixels, file = _pixels(points, dpi), font_file(text)
+    place, anchor = ((0, 0), "la") if file == font_file() else ((0, _font(pixels, font_file()).getmetrics()[0]), "ls")
+    ImageDraw.Draw(image).text(place, text, fill=255, font=_font(pixels, file), anchor=anchor)
     block: np.ndarray = np.rint(PAPER + np.asarray(image) * ((INK - PAPER) / 255)).astype(np.uint8)
     block.setflags(write=False)
     return block
@@ -429,14 +452,14 @@ def _letters(text: str, points: float, dpi: float) -> np.ndarray:
 
 @lru_cache(maxsize=4096)
 def _text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
-    font = _font(_pixels(points, dpi))
-    return math.ceil(font.getlength(text)) + 1, sum(font.getmetrics())
+    pixels = _pixels(points, dpi)
+    return math.ceil(_font(pixels, font_file(text)).getlength(text)) + 1, sum(_font(pixels, font_file()).getmetrics())
 
 
 def text_metrics(text: str, points: float, dpi: float) -> Tuple[int, int, int]:
     """For whoever sets the text himself: size of the letters, height above the base line, and length, in pixels."""
     size = _pixels(points, dpi)
-    return size, _font(size).getmetrics()[0], text_size(text, points, dpi)[0]
+    return size, _font(size, font_file()).getmetrics()[0], text_size(text, points, dpi)[0]
 
 
 def _pixels(points: float, dpi: float) -> int:
