@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import functools
 import inspect
 import io
@@ -91,6 +92,9 @@ def load_checkpoint(
     except FeatvizError:
         raise
     except Exception as error:
+        if "weights_only" not in options:
+            # torch 1.8 frees a storage when its file ends early, and once more when that storage is let go of
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(error))
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FeatvizError(f"{name} is no PyTorch checkpoint, or a damaged one: {reason[:200]}") from error
 
