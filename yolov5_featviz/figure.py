@@ -350,7 +350,7 @@ def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -
         shown = choose(fm, cell.channels or "16").channels
         norm = cell.norm or "channel"
         scaled, ends = normalize(data[shown], norm, data)
-        low, high = NORMS[norm].ends or (_words(ends[0][0]), _words(ends[0][1]))
+        low, high = NORMS[norm].ends or (limit_words(ends[0][0]), limit_words(ends[0][1]))
         tiles = mosaic([heat(one, fm, (height, width), cmap, how) for one in scaled])
         words = NORMS[norm].scope.replace("on its own", "").strip()
         return replace(panel, paint=tiles, zoom=None, bar=Bar(cmap, low, high, words))
@@ -362,7 +362,7 @@ def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -
     elif _is_shared(cell) or isinstance(cell.scale, tuple):
         pair = _limits(cell, seen, limits)
         scaled = stretched(seen.values, pair)
-        low, high = _words(pair[0]), _words(pair[1])
+        low, high = limit_words(pair[0]), limit_words(pair[1])
     else:
         low, high = NORMS[seen.norm].ends or ("min", "max")
         words += ", each on its own"
@@ -475,7 +475,7 @@ def cells(feature_map: FeatureMap, image: Tuple[int, int], window: Region) -> Re
     )
 
 
-def _words(value: float) -> str:
+def limit_words(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 

@@ -16,7 +16,7 @@ from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.compose import WIDTHS, Bar, Composition, Panel, Style, check_letters, compose
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.figure import heat, photograph, stretched
+from yolov5_featviz.figure import heat, limit_words, photograph, stretched
 from yolov5_featviz.formats import check_format
 from yolov5_featviz.metrics import (
     channel_sparsity,
@@ -527,13 +527,13 @@ def _figures(
         for k in shown:
             of_layer = [of_model[k] for of_model in maps]
             heats, pair = _heats(of_layer, o.reduce)
-            bar = Bar(o.cmap, _words(pair[0]), _words(pair[1]))
+            bar = Bar(o.cmap, limit_words(pair[0]), limit_words(pair[1]))
             for row, fm, values in zip(rows, of_layer, heats):
                 paint = heat(stretched(values, pair), fm, size, o.cmap, "bilinear", photo, o.alpha)
                 row.append(Panel(paint, whole, bar=bar))
             apart = [difference(of_layer[0], fm, heats[0], values) for fm, values in zip(of_layer[1:], heats[1:])]
             most = max(float(np.abs(values[np.isfinite(values)]).max(initial=0)) for values, _ in apart)
-            bar = Bar(DIFFERENCE, _words(-most), _words(most), "difference")
+            bar = Bar(DIFFERENCE, limit_words(-most), limit_words(most), "difference")
             for row, (values, there) in zip(rows[len(names) :], apart):
                 scaled = stretched(values, (-most, most)) if most else np.full_like(values, 0.5)
                 row.append(Panel(heat(scaled, there, size, DIFFERENCE), whole, bar=bar))
@@ -600,7 +600,3 @@ def _latex(words: str) -> str:
         "|": r"\textbar{}",
     }
     return "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in words)
-
-
-def _words(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")

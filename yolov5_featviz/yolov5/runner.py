@@ -33,9 +33,7 @@ from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_value
 from yolov5_featviz.yolov5.source import Source, find_source
 from yolov5_featviz.yolov5.watch import Watcher
 
-SWITCH = (
-    0.0005  # seconds that the network may have to wait for what is drawn in the background; Python's is ten times that
-)
+SWITCH = 0.0005  # seconds that the network may wait for what is drawn in the background; Python's is ten times that
 
 
 @dataclass(frozen=True)
@@ -156,9 +154,10 @@ class _Artist:
     def __init__(
         self, script: str, arguments: List[str], source: Source, options: Options, command: Sequence[str] = ()
     ) -> None:
-        self.script, self.source, self.options, self.command, self._release = script, source, options, command, ""
+        self.script, self.source, self.options, self.command = script, source, options, command
+        self._release = source.release
         weights = [Path(name).name for name in values(arguments, "--weights") if name]
-        about = [Path(script).name, f"YOLOv5 {source.release}", *weights, f"layers {options.layers}"]
+        about = [Path(script).name, f"YOLOv5 {self._release}", *weights, f"layers {options.layers}"]
         about.append(f"yolov5-featviz {__version__}")  # no folders, since the page may go to others
         self.gallery = Gallery(options, log, options.report, " · ".join(about), options.say)
         self._home: Optional[Path] = Path(options.folder) if options.folder else None
@@ -199,7 +198,6 @@ class _Artist:
 
     def _made(self, weights: Sequence[str], image: str, frame: Optional[int], epoch: Optional[int]) -> Dict[str, Any]:
         """What the files of an image tell; in the background, since it needs hashes."""
-        self._release = self._release or self.source.release
         place = {name: n for name, n in (("frame", frame), ("epoch", epoch)) if n is not None}
         return {**made(self.command, weights, yolov5=self._release), "image": identity(image, **place)}
 
