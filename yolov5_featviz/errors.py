@@ -1,4 +1,6 @@
-"""The exceptions whose messages are meant for the person at the keyboard."""
+"""Exceptions whose messages are meant for users."""
+
+from yolov5_featviz.text import printable
 
 
 class FeatvizError(ValueError):
@@ -11,3 +13,9 @@ class FeatvizError(ValueError):
 
 class UnsafeCheckpoint(FeatvizError):
     """A checkpoint asks for something that no checkpoint needs. None of it was run."""
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an exception says, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0] if lines else type(error).__name__, 200)
