@@ -223,7 +223,7 @@ def test_streams_are_refused(case, write, tmp_path, monkeypatch):
     assert not {name for name in set(sys.modules) - before if name.startswith(("utils.aws", "mmdet", "antigravity"))}
 
 
-def test_a_definition_that_yolov5_would_evaluate(tmp_path):
+def test_a_definition_that_yolov5_would_evaluate(tmp_path, model):
     checkpoint = torch_load(WEIGHTS)
     for row, evil in ((0, [-1, 1, "__import__('os').system('touch canary')", []]), (1, [-1, 1, "Conv", ["print(1)"]])):
         checkpoint["model"].yaml["backbone"][row] = evil
@@ -274,7 +274,7 @@ def test_the_command_line_refuses_and_writes_nothing(tmp_path, images):
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_real_checkpoints_load(legacy, tmp_path, bus):
+def test_real_checkpoints_load(legacy, tmp_path, bus, model):
     """The same weights and the same outputs as torch's own reader gives."""
     checkpoint = torch_load(WEIGHTS)
     torch.save(checkpoint, tmp_path / "best.pt", _use_new_zipfile_serialization=not legacy)
@@ -386,7 +386,7 @@ def test_a_checkout_that_cannot_be_imported(tmp_path):
     for folder in ("models", "utils"):
         (tmp_path / "fork" / folder).mkdir(parents=True)
     (tmp_path / "fork" / "models" / "yolo.py").write_text("import nowhere_to_be_had\nclass Model(Module): pass\n")
-    path = save_stream(b"\x80\x02" + old_global("models.yolo", "Model") + b")\x81.", tmp_path / "best.pt")
+    path = save_stream(b"\x80\x02" + old_global("models.yolo", "Model") + b")\x81}b.", tmp_path / "best.pt")
     words = ("-m", "yolov5_featviz", "layers", "--weights", path, "--yolov5", tmp_path / "fork")
     done = run(*words, cwd=tmp_path, script=None, check=2)
     says = "cannot be imported: No module named 'nowhere_to_be_had'; install what it requires"

@@ -1,28 +1,23 @@
-"""Reading a checkpoint without running it."""
+"""Read a checkpoint."""
 
 from __future__ import annotations
 
-import ast
-import ctypes
-import functools
+import gc
 import inspect
-import io
-import pickle
-import tarfile
-import zipfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Dict, Iterator, List, Optional, Union
+from typing import Any, BinaryIO, ContextManager, Dict, Iterator, Optional, Union
 
 import torch
 from torch import nn
 
-from yolov5_featviz.errors import FeatvizError, UnsafeCheckpoint
-from yolov5_featviz.yolov5.modules import is_module_class
-from yolov5_featviz.yolov5.patch import Patches
+from yolov5_featviz.errors import FeatvizError, UnsafeCheckpoint, reason
+from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.source import Source, find_source
-from yolov5_featviz.yolov5.unpickle import pickle_module
+from yolov5_featviz.yolov5.weights.archive import OtherKind, open_archive
+from yolov5_featviz.yolov5.weights.build import Builder
+from yolov5_featviz.yolov5.weights.grammar import Grammar
+from yolov5_featviz.yolov5.weights.guard import guard
 
 EXPORTED = {
     ".onnx": "ONNX",
@@ -40,7 +35,11 @@ EXPORTED = {
 def load_checkpoint(
     path: Union[str, Path, Any], source: Optional[Source] = None, map_location: Any = "cpu", trust: bool = False
 ) -> Any:
-    """Read a ``.pt`` file, constructing nothing outside an allow-list.
+    """Read a ``.pt`` file without running it.
+
+    Its pickle is parsed to inert data, that is checked against what a checkpoint may consist of, and only then
+    built, while a guard refuses to spawn, connect, write or import. The checkout's own code is imported for the
+    classes of modules that the file names.
 
     Args:
         path: the file, or an open binary file.
@@ -53,50 +52,78 @@ def load_checkpoint(
         What the file holds, in YOLOv5's case a dictionary with the module under ``model``.
 
     Raises:
-        UnsafeCheckpoint: the file names something outside the allow-list. Nothing of it was run.
+        UnsafeCheckpoint: the file holds something that no checkpoint needs.
         FeatvizError: there is no such file, or it is no checkpoint, or only part of one.
     """
-    from yolov5_featviz.yolov5.compat import Surroundings  # whose patches come here for their reader
-
-    name = str(getattr(path, "name", "checkpoint") if hasattr(path, "read") else path)
+    name = printable(getattr(path, "name", "checkpoint") if hasattr(path, "read") else path, 300)
     if not hasattr(path, "read"):
         check_weights(path)
-        path = str(path)
+    try:
+        with ExitStack() as stack:
+            file: Any = path if hasattr(path, "read") else stack.enter_context(open(path, "rb"))
+            loaded = _trusted(file, source, map_location) if trust else _read(file, source, map_location)
+    except UnsafeCheckpoint as error:
+        raise UnsafeCheckpoint(
+            f"{name} is refused: {printable(error, 1000)}; if you trust whoever made it, add --trust-weights"
+        ) from None
+    except OtherKind as error:
+        raise FeatvizError(f"{name} is {error}") from None
+    except FeatvizError as error:
+        if error.args and str(error).startswith("the YOLOv5 in"):
+            raise
+        raise FeatvizError(f"{name} is no PyTorch checkpoint, or a damaged one: {reason(error)}") from error
+    except Exception as error:
+        raise FeatvizError(f"{name} is no PyTorch checkpoint, or a damaged one: {reason(error)}") from error
+    for module in _modules(loaded):
+        if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
+            module.recompute_scale_factor = None  # torch 1.11 brought it, and its forward pass asks for it
+    return loaded
+
+
+def _read(file: BinaryIO, source: Optional[Source], map_location: Any) -> Any:
+    from yolov5_featviz.yolov5.compat import Surroundings
+
+    source = source or _any_source()
+    grammar = Grammar(source)
+    with ExitStack() as stack:
+        stack.enter_context(_no_collection())
+        with guard():
+            archive = open_archive(file)
+        if source is not None:
+            stack.enter_context(Surroundings(source, script=False))
+            stack.enter_context(source.importable())
+        grammar.check(archive.tree)
+        archive.expect(grammar.tensors.storages)
+        grammar.import_classes()
+        grammar.check_classes()
+        with guard():
+            return Builder(grammar, archive, map_location).build(archive.tree)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the collector from searching all of torch for cycles each time that a part of the tree is made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _trusted(file: BinaryIO, source: Optional[Source], map_location: Any) -> Any:
+    from yolov5_featviz.yolov5.compat import Surroundings
+
     options: Dict[str, Any] = {"map_location": map_location}
     if "weights_only" in inspect.signature(_torch_load).parameters:
         options["weights_only"] = False
-    try:
-        _check_container(path, name)
-        source = source or _any_source()
-        with ExitStack() as stack:
-            if not trust:
-                options["pickle_module"] = reader = pickle_module(source)
-                if not _takes_reader(patched=False):
-                    patches = Patches()
-                    patches.set(torch.serialization, "pickle", reader)
-                    stack.callback(patches.undo)
-            if source is not None:
-                stack.enter_context(Surroundings(source, script=False))
-                stack.enter_context(source.importable())
-            loaded = _torch_load(path, **options)
-        if not trust:
-            _check_definitions(loaded)
-        for module in _modules(loaded):
-            if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
-                module.recompute_scale_factor = None  # torch 1.11 brought it, and its forward pass asks for it
-        return loaded
-    except UnsafeCheckpoint as error:
-        raise UnsafeCheckpoint(
-            f"{name} is refused: {error}; if you trust whoever made it, add --trust-weights"
-        ) from None
-    except FeatvizError:
-        raise
-    except Exception as error:
-        if "weights_only" not in options:
-            # torch 1.8 frees a storage when its file ends early, and once more when that storage is let go of
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(error))
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FeatvizError(f"{name} is no PyTorch checkpoint, or a damaged one: {reason[:200]}") from error
+    source = source or _any_source()
+    with ExitStack() as stack:
+        if source is not None:
+            stack.enter_context(Surroundings(source, script=False))
+            stack.enter_context(source.importable())
+        return _torch_load(file, **options)
 
 
 def check_weights(path: Union[str, Path]) -> None:
@@ -114,59 +141,41 @@ def check_weights(path: Union[str, Path]) -> None:
         raise FeatvizError(f"no weights at {path}: give the path of a .pt checkpoint")
 
 
-def model_of(loaded: Any, name: str) -> nn.Module:
-    """The module in what a checkpoint holds, ready for inference."""
+def model_of(loaded: Any, name: str, trust: bool = False) -> nn.Module:
+    """The module in what a checkpoint holds, as float32 in evaluation mode.
+
+    Args:
+        loaded: from :func:`load_checkpoint`.
+        name: of the file, for messages.
+        trust: as for :func:`load_checkpoint`.
+
+    Raises:
+        FeatvizError: there is no module in it, or one that cannot be made ready.
+    """
     parts = [loaded.get("ema"), loaded.get("model")] if isinstance(loaded, dict) else [loaded]
     # some releases keep the moving average together with the number of its updates
     parts = [part[0] if isinstance(part, (list, tuple)) and part else part for part in parts]
     model = next((part for part in parts if isinstance(part, nn.Module)), None)
     if model is None:
         held = (
-            f"a dictionary of {', '.join(map(str, list(loaded)[:5]))}"
+            f"a dictionary of {printable(', '.join(map(str, list(loaded)[:5])), 200)}"
             if isinstance(loaded, dict)
             else type(loaded).__name__
         )
         raise FeatvizError(f"{name} holds no model but {held}: give a checkpoint as YOLOv5's train.py writes it")
-    return model.float().eval()
+    block: ContextManager[None] = nullcontext() if trust else guard()
+    try:
+        with block:
+            return model.float().eval()
+    except UnsafeCheckpoint as error:
+        raise UnsafeCheckpoint(f"{printable(name, 300)} is refused: {error}") from None
+    except Exception as error:
+        raise FeatvizError(
+            f"the model in {printable(name, 300)} cannot be made ready: {reason(error)}; it is damaged"
+        ) from error
 
 
 _torch_load = torch.load  # the real one, whatever is put in its place while a script runs
-
-
-@functools.lru_cache(maxsize=None)
-def _takes_reader(patched: bool) -> bool:
-    """Whether this torch reads with the pickle module that it is given: 1.13 takes Python's own all the same.
-
-    Tried out on a harmless file, since the other way to find out is to run a harmful one. Where the
-    module has to be put in the place of torch's own name for it (``patched``), that is tried as well.
-
-    Raises:
-        UnsafeCheckpoint: neither helps.
-    """
-    used: List[bool] = []
-
-    class Unpickler(pickle.Unpickler):
-        def load(self) -> Any:
-            used.append(True)
-            return super().load()
-
-    reader: Any = ModuleType("yolov5_featviz_probe")
-    reader.Unpickler, reader.load = Unpickler, lambda file, **options: Unpickler(file, **options).load()
-    stream = io.BytesIO()
-    torch.save({}, stream)
-    stream.seek(0)
-    known = "weights_only" in inspect.signature(_torch_load).parameters
-    options: Dict[str, Any] = {"weights_only": False} if known else {}
-    patches = Patches()
-    if patched:
-        patches.set(torch.serialization, "pickle", reader)
-    try:
-        _torch_load(stream, pickle_module=reader, **options)
-    finally:
-        patches.undo()
-    if not used and patched:
-        raise UnsafeCheckpoint(f"torch {torch.__version__} cannot be made to read a file without running it")
-    return bool(used) or not _takes_reader(patched=True)
 
 
 def _any_source() -> Optional[Source]:
@@ -176,62 +185,7 @@ def _any_source() -> Optional[Source]:
         return None
 
 
-def _check_container(path: Any, name: str) -> None:
-    """Refuse the kinds of archive for which torch has readers of their own."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                members = archive.namelist()
-            if any(m.endswith("constants.pkl") or "/code/" in m for m in members):
-                raise FeatvizError(
-                    f"{name} is a TorchScript archive, which has no layers to look at: "
-                    "give the .pt checkpoint it was made from"
-                )
-        elif tarfile.is_tarfile(path):
-            raise FeatvizError(f"{name} is a tar archive, not a .pt checkpoint")
-    finally:
-        if hasattr(path, "seek"):
-            path.seek(0)
-
-
-def _check_definitions(loaded: Any) -> None:
-    """A model carries the definition it was built from, and YOLOv5 builds by ``eval``: look at it first."""
-    for module in _modules(loaded):
-        definition = getattr(module, "yaml", None)
-        if isinstance(definition, dict):
-            _check_definition(definition)
-
-
 def _modules(loaded: Any) -> Iterator[nn.Module]:
     for part in loaded.values() if isinstance(loaded, dict) else [loaded]:
         if isinstance(part, nn.Module):
             yield from part.modules()
-
-
-def _check_definition(value: Any) -> None:
-    if isinstance(value, dict):
-        value = [part for key, part in value.items() if key != "names"]
-    if isinstance(value, (list, tuple)):
-        for part in value:
-            _check_definition(part)
-    elif isinstance(value, str):
-        try:
-            tree = ast.parse(value.strip(), mode="eval")
-        except SyntaxError:
-            return  # nor could it be evaluated
-        harmless = (ast.Expression, ast.Constant, ast.Name, ast.Attribute, ast.List, ast.Tuple, ast.keyword)
-        arithmetic = (ast.UnaryOp, ast.BinOp, ast.operator, ast.unaryop, ast.expr_context)
-        for node in ast.walk(tree):
-            makes_layer = isinstance(node, ast.Call) and _names_layer(node.func)
-            if not makes_layer and not isinstance(node, harmless + arithmetic):
-                raise UnsafeCheckpoint(f"its model definition would run {value[:80]!r}")
-
-
-def _names_layer(function: ast.expr) -> bool:
-    """``nn.SiLU`` or ``torch.nn.SiLU``: what an activation is written as."""
-    parts: List[str] = []
-    while isinstance(function, ast.Attribute):
-        parts.insert(0, function.attr)
-        function = function.value
-    parts.insert(0, function.id if isinstance(function, ast.Name) else "")
-    return parts[:-1] in (["nn"], ["torch", "nn"]) and is_module_class(getattr(nn, parts[-1], None))

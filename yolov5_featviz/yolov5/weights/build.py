@@ -1,0 +1,126 @@
+"""Build what a checked tree says. Nothing here decides what may be built: see :mod:`.grammar`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Callable, Dict
+
+import torch
+from torch import nn
+
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.yolov5.weights import tensors
+from yolov5_featviz.yolov5.weights.archive import Archive
+from yolov5_featviz.yolov5.weights.grammar import Grammar, ModuleNode, forward_of
+from yolov5_featviz.yolov5.weights.modules import library_class
+from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Global, SetNode, identity
+from yolov5_featviz.yolov5.weights.tensors import StorageKey
+from yolov5_featviz.yolov5.weights.values import KINDS, SCALARS, dtype_named, name_of
+
+
+class Builder:
+    """Builds the values of one archive; what the pickle shares is shared.
+
+    Args:
+        grammar: which has checked the tree.
+        archive: which holds the storages.
+        map_location: as for ``torch.load``.
+    """
+
+    def __init__(self, grammar: Grammar, archive: Archive, map_location: Any) -> None:
+        self._grammar, self._archive, self._where = grammar, archive, map_location
+        self._made: Dict[int, Any] = {}
+        self._storages: Dict[str, torch.Tensor] = {}
+
+    def build(self, node: Any) -> Any:
+        """The value of a node."""
+        if type(node) in SCALARS:
+            return node
+        if identity(node) in self._made:
+            return self._made[identity(node)]
+        made = self._build(node)
+        self._made[identity(node)] = made
+        return made
+
+    def _build(self, node: Any) -> Any:
+        if isinstance(node, list):
+            return [self.build(part) for part in node]
+        if isinstance(node, tuple):
+            return tuple(self.build(part) for part in node)
+        if isinstance(node, DictNode):
+            return {self.build(key): self.build(value) for key, value in node.pairs}
+        if isinstance(node, SetNode):
+            items = (self.build(part) for part in node.items)
+            return frozenset(items) if node.frozen else set(items)
+        if isinstance(node, Global):
+            return self._named(node)
+        if identity(node) in self._grammar.modules:
+            return self._module(self._grammar.modules[identity(node)])
+        if name_of(node.function) in tensors.CALLS:
+            return self._tensor(node)
+        return self._call(node)
+
+    def _named(self, node: Global) -> Any:
+        dtype = dtype_named(node)
+        return library_class(*node.key) if dtype is None else dtype
+
+    def _call(self, node: Call) -> Any:
+        kind = KINDS[name_of(node.function) or ("", "")]
+        made = kind.build(node, self.build)
+        for key, value in node.pairs:
+            made[self.build(key)] = self.build(value)
+        if node.items:
+            made.extend(self.build(item) for item in node.items)
+        return made
+
+    def _module(self, module: ModuleNode) -> nn.Module:
+        cls = self._grammar.classes[module.name]
+        made: nn.Module = object.__new__(cls)
+        state: Dict[str, Any] = {"training": True}
+        for part, pairs in module.parts.items():
+            state[part] = OrderedDict((key, self.build(value)) for key, value in pairs)
+        for hooks in ("_backward_hooks", "_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks"):
+            state[hooks] = OrderedDict()
+        state["_load_state_dict_pre_hooks"] = OrderedDict()
+        for key, value in module.state:
+            owner = forward_of(value) if key == "detect" else None
+            if owner is not None:
+                base = next(base for base in cls.__mro__ if (base.__module__, base.__name__) == owner)
+                state[key] = base.forward
+            else:
+                state[key] = self.build(value)
+        _set_state(cls)(made, state)
+        return made
+
+    def _tensor(self, node: Call) -> torch.Tensor:
+        view = self._grammar.tensors.views[identity(node)]
+        base = self._storages.get(view.storage.key)
+        if base is None:
+            base = self._storages[view.storage.key] = self._place(self._archive.read(view.storage), view.storage)
+        return tensors.rebuild(view, base)
+
+    def _place(self, tensor: torch.Tensor, storage: StorageKey) -> torch.Tensor:
+        """A storage's elements on the device that ``map_location`` asks for."""
+        where = self._where
+        if callable(where) and not isinstance(where, (str, torch.device)):
+            moved = where(tensors.storage_under(tensor), storage.location)
+            device = tensor.device if moved is None else moved.device
+        elif isinstance(where, dict):
+            device = where.get(storage.location, storage.location)
+        else:
+            device = storage.location if where is None else where
+        try:
+            return tensor.to(torch.device(device))
+        except (RuntimeError, AssertionError) as error:
+            raise FeatvizError(
+                f"a tensor that lay on {storage.location} cannot be put on {device}: {str(error).splitlines()[0]:.100}"
+            ) from None
+
+
+def _set_state(cls: type) -> Callable[[nn.Module, Dict[str, Any]], None]:
+    """The ``__setstate__`` that torch's own classes have for old files; never one of a checkout."""
+    for base in cls.__mro__:
+        if "__setstate__" in vars(base) and base.__module__.startswith("torch.nn.modules."):
+            setter: Callable[[nn.Module, Dict[str, Any]], None] = vars(base)["__setstate__"]
+            return setter
+    raise FeatvizError(f"{cls.__name__} is no module")

@@ -1,0 +1,177 @@
+"""The model definition that a checkpoint carries, from which YOLOv5 builds by ``eval``: checked before it can.
+
+``parse_model`` takes rows ``[from, number, module, arguments]`` and evaluates the module's name and each
+argument that is text, as it does with ``activation``. So a module has to be one by name, and text among
+the arguments a name, a number, ``nn.SiLU()`` and the like, or arithmetic over these.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from typing import Any, Callable, Dict, Optional
+
+from torch import nn
+
+from yolov5_featviz.errors import UnsafeCheckpoint
+from yolov5_featviz.yolov5.weights.modules import is_layer_class, is_module_class
+
+ROWS = 2000
+LONGEST = 200  # characters of an expression
+LARGEST = 1 << 20  # of a number in it
+_EXPRESSION = re.compile(r"[\w .,()\[\]+\-*/='\"]+", re.ASCII)
+_NOT_EVALUATED = ("names", "yaml_file", "path")
+_HARMLESS = ("sum", "max", "min", "abs", "int", "float", "bool")  # builtins that a mode may be called by
+_NODES = (ast.Expression, ast.Constant, ast.Name, ast.Attribute, ast.List, ast.Tuple, ast.keyword, ast.Call, ast.Load)
+_ARITHMETIC = (ast.UnaryOp, ast.USub, ast.UAdd, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv)
+
+Lookup = Callable[[str], Any]
+
+
+def is_definition(value: Any) -> bool:
+    """Whether a dictionary looks like a model definition."""
+    return isinstance(value, dict) and ("backbone" in value or "head" in value)
+
+
+def check_definition(value: Any, lookup: Lookup) -> None:
+    """Raise UnsafeCheckpoint unless ``value`` is a definition that can be built from without running anything else.
+
+    Args:
+        value: plain data.
+        lookup: finds what a bare name means where YOLOv5 evaluates it, None if nothing.
+    """
+    if not isinstance(value, dict) or type(value) is not dict:
+        raise UnsafeCheckpoint(f"its model definition is a {type(value).__name__}, no dictionary")
+    for key, part in value.items():
+        if not isinstance(key, str):
+            raise _refusal(key)
+        if key in ("backbone", "head"):
+            _check_rows(part, lookup)
+        elif key == "anchors":
+            _check_argument(part, lookup)
+        elif key not in _NOT_EVALUATED:
+            _check_other(part, lookup)
+
+
+def _refusal(value: Any) -> UnsafeCheckpoint:
+    return UnsafeCheckpoint(f"its model definition would run {value!r:.80}")
+
+
+def _check_rows(rows: Any, lookup: Lookup) -> None:
+    if not isinstance(rows, (list, tuple)) or len(rows) > ROWS:
+        raise _refusal(rows)
+    for row in rows:
+        if not isinstance(row, (list, tuple)) or len(row) < 4:
+            raise _refusal(row)
+        sources, number, module, arguments, *more = row
+        for source in sources if isinstance(sources, (list, tuple)) else [sources]:
+            if type(source) is not int:
+                raise _refusal(source)
+        if type(number) not in (int, float) or not 0 <= number <= 1000:
+            raise _refusal(number)
+        _check_module(module, lookup)
+        for argument in [arguments, *more]:
+            if not isinstance(argument, (list, tuple)):
+                raise _refusal(argument)
+            _check_argument(argument, lookup)
+
+
+def _check_module(name: Any, lookup: Lookup) -> None:
+    """The third of a row: YOLOv5 calls what it evaluates to."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*){0,3}", name, re.ASCII):
+        raise _refusal(name)
+    *package, last = name.split(".")
+    if package in (["nn"], ["torch", "nn"]):
+        known = is_layer_class(getattr(nn, last, None))
+    elif package:
+        known = False
+    else:
+        found = lookup(name)
+        known = not hasattr(builtins, name) and (found is None or is_module_class(found))
+        if found is not None and known and builds_or_reads(found):
+            known = False
+    if not known:
+        raise _refusal(name)
+
+
+def builds_or_reads(cls: type) -> bool:
+    """Whether a module is a whole model, which builds from a file it is given, or one that reads weights or images."""
+    names = {base.__name__ for base in cls.__mro__}
+    whole = any(hasattr(cls, method) for method in ("forward_once", "_forward_once"))
+    return whole or bool(names & {"AutoShape", "autoShape", "DetectMultiBackend", "TorchVision"})
+
+
+def _check_argument(value: Any, lookup: Lookup, depth: int = 0) -> None:
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple) and depth < 8:
+        for part in value:
+            _check_argument(part, lookup, depth + 1)
+    elif type(value) is str:
+        _check_text(value, lookup)
+    elif value is not None and (type(value) not in (int, float, bool) or abs(value) > LARGEST):
+        raise _refusal(value)
+
+
+def _check_other(value: Any, lookup: Lookup, depth: int = 0) -> None:
+    """What stands under keys that YOLOv5 does not know: a fork might evaluate its text."""
+    if type(value) is dict and depth < 8:
+        for key, part in value.items():
+            _check_other(key, lookup, depth + 1)
+            _check_other(part, lookup, depth + 1)
+    elif type(value) in (list, tuple) and depth < 8:
+        for part in value:
+            _check_other(part, lookup, depth + 1)
+    elif type(value) is not str or not re.fullmatch(r"[\w .,:/-]*", value) or "**" in value:
+        _check_argument(value, lookup)
+
+
+def _check_text(text: str, lookup: Lookup) -> None:
+    """Raise UnsafeCheckpoint unless evaluating ``text`` calls nothing but the constructors of torch's layers."""
+    if len(text) > LONGEST or not _EXPRESSION.fullmatch(text) or text != text.strip() or "**" in text or "__" in text:
+        raise _refusal(text)
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise _refusal(text) from None
+    for node in ast.walk(tree):
+        if not isinstance(node, _NODES + _ARITHMETIC):
+            raise _refusal(text)
+        if isinstance(node, ast.Name) and callable(getattr(builtins, node.id, None)) and node.id not in _HARMLESS:
+            raise _refusal(text)
+        if isinstance(node, ast.Attribute) and not _names_layer(node):
+            raise _refusal(text)
+        if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Attribute) and _names_layer(node.func)):
+            raise _refusal(text)
+        if isinstance(node, (ast.BinOp, ast.Call)) and any(
+            isinstance(part, (ast.List, ast.Tuple)) or _is_text(part) for part in ast.iter_child_nodes(node)
+        ):
+            raise _refusal(text)  # a list or text times a number may be of any size
+        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and abs(node.value) > LARGEST:
+            raise _refusal(text)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))
+
+
+def _names_layer(node: ast.Attribute) -> bool:
+    """Whether it is ``nn.SiLU`` or ``torch.nn.SiLU``, or the ``torch.nn`` of the latter."""
+    value: Optional[ast.expr] = node.value
+    if isinstance(value, ast.Attribute):
+        in_torch = isinstance(value.value, ast.Name) and value.value.id == "torch" and value.attr == "nn"
+        return in_torch and is_layer_class(getattr(nn, node.attr, None))
+    if not isinstance(value, ast.Name):
+        return False
+    if value.id == "torch":
+        return node.attr == "nn"
+    return value.id == "nn" and is_layer_class(getattr(nn, node.attr, None))
+
+
+def check_options(options: Any) -> None:
+    """Raise UnsafeCheckpoint for options of a training that YOLOv5 would run on ``--resume``."""
+    values: Dict[Any, Any] = options if isinstance(options, dict) else vars(options) if options is not None else {}
+    data = values.get("data")
+    if values.get("evolve") or values.get("bucket"):
+        raise UnsafeCheckpoint("its options ask for an evolution or an upload, which would run commands")
+    if data is not None and (not isinstance(data, str) or "://" in data or not data.endswith((".yaml", ".yml"))):
+        raise UnsafeCheckpoint(f"its options name the data set {data!r:.80}, which is no YAML file")

@@ -1,0 +1,380 @@
+"""What a checkpoint may consist of, checked on the parsed pickle before anything of it is built.
+
+A checkpoint is plain values, tensors and modules in dictionaries and lists. A module is made without
+its constructor and given a state: ``_modules`` of modules, ``_parameters`` and ``_buffers`` of tensors,
+no hooks, and attributes that are plain values, tensors or modules again. No class and no function is a
+value, but for the two in :func:`Grammar._named_value`; no attribute stands in the place of a method.
+
+The check has two parts. :meth:`Grammar.check` looks at the tree alone. After the classes that it names
+have been imported from the checkout, :meth:`Grammar.check_classes` compares the states with them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
+
+from yolov5_featviz.errors import UnsafeCheckpoint
+from yolov5_featviz.text import printable
+from yolov5_featviz.yolov5.source import Source
+from yolov5_featviz.yolov5.weights import tensors
+from yolov5_featviz.yolov5.weights.definition import check_definition
+from yolov5_featviz.yolov5.weights.modules import (
+    check_named,
+    import_class,
+    import_module,
+    is_layer_class,
+    library_class,
+)
+from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Global, Persistent, SetNode, describe, identity
+from yolov5_featviz.yolov5.weights.values import (
+    KINDS,
+    SCALARS,
+    check_call,
+    check_key,
+    check_plain,
+    dtype_named,
+    name_of,
+    refuse,
+)
+
+_LEAVES = {*SCALARS, Global}
+DEEPEST = 100  # levels of nesting
+LARGEST = 20_000_000  # nodes, each shared part counted as often as it is used
+_MODULE_PARTS = ("_modules", "_parameters", "_buffers")
+# What torch keeps in a module beside those. Each is made anew, so all that matters is that none holds a hook.
+_HOOKS = {
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks",
+    "_forward_hooks_always_called",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_load_state_dict_post_hooks",
+    "_load_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+}
+_DEFINITIONS = ("yaml", "md")  # attributes under which releases keep the definition; v1 has the second
+_NORM_CLASSES = ("_norm_layer", "norm_layer", "act_layer")  # where torchvision's models and their like keep a class
+# Numbers of layers that make a small input large. None comes near these in a detector.
+_AMPLIFIERS = {
+    "scale_factor": 64,
+    "padding": 4096,
+    "output_padding": 4096,
+    "output_size": 16384,
+    "size": 16384,
+    "_reversed_padding_repeated_twice": 4096,
+}
+
+
+class ModuleNode:
+    """A checked module.
+
+    Attributes:
+        name: module and name of its class.
+        node: the call.
+        state: its attributes, parts and hooks left out.
+        parts: ``_modules``, ``_parameters`` and ``_buffers``, as pairs of name and node.
+    """
+
+    __slots__ = ("name", "node", "parts", "state")
+
+    def __init__(self, name: Tuple[str, str], node: Call) -> None:
+        self.name, self.node = name, node
+        self.state: List[Tuple[str, Any]] = []
+        self.parts: Dict[str, List[Tuple[str, Any]]] = {part: [] for part in _MODULE_PARTS}
+
+
+class Grammar:
+    """Checks one tree.
+
+    Args:
+        source: the YOLOv5 whose modules the checkpoint may hold, if there is one.
+
+    Attributes:
+        modules: the checked modules, by the node's :func:`identity`.
+        tensors: the checked tensors and storages.
+        classes: by module and name, once :meth:`import_classes` has run.
+    """
+
+    def __init__(self, source: Optional[Source]) -> None:
+        self.source = source
+        self.modules: Dict[int, ModuleNode] = {}
+        self.tensors = tensors.Tensors()
+        self.classes: Dict[Tuple[str, str], Any] = {}
+        self.definitions: List[Any] = []
+        self._checked: Dict[int, Tuple[int, int]] = {}  # nodes if written out and levels; -1 while being checked
+        self._size = [0, 0]  # the same of what is being checked
+        self._depth = 0
+        self._builder: Any = None
+
+    # --- the tree alone
+
+    def check(self, tree: Any) -> None:
+        """Raise UnsafeCheckpoint unless the tree is a checkpoint's."""
+        self.value(tree)
+        self.tensors.finish()
+
+    def value(self, node: Any) -> None:
+        """Check a node where a value belongs, and keep count of how large and deep all of it is."""
+        if type(node) in SCALARS:
+            return
+        size, levels = self._checked.get(identity(node), (0, 0))
+        if size < 0:
+            raise UnsafeCheckpoint(f"it holds {describe(node)} within itself, which no checkpoint needs")
+        if size == 0:
+            above, self._size = self._size, [1, 1]
+            self._depth += 1
+            if self._depth > DEEPEST:
+                raise UnsafeCheckpoint(f"it is nested over {DEEPEST} levels deep, which no checkpoint needs")
+            self._checked[identity(node)] = (-1, 0)
+            self._look(node)
+            self._checked[identity(node)] = size, levels = self._size[0], self._size[1]
+            self._size = above
+            self._depth -= 1
+        self._size[0] += size
+        self._size[1] = max(self._size[1], levels + 1)
+        if self._size[0] > LARGEST or self._size[1] + self._depth > 2 * DEEPEST:
+            raise UnsafeCheckpoint(f"it repeats its parts over {LARGEST:,} times, or nests them without end")
+
+    def _look(self, node: Any) -> None:
+        if isinstance(node, Call):
+            self._call(node)
+        elif isinstance(node, (list, tuple)):
+            for part in node:
+                self.value(part)
+        elif isinstance(node, DictNode):
+            self._dictionary(node)
+        elif isinstance(node, SetNode):
+            for part in node.items:
+                check_key(part)
+        else:
+            self._named_value(node)
+
+    def _named_value(self, node: Any) -> None:
+        if dtype_named(node) is None:
+            if isinstance(node, Persistent):
+                tensors.storage_of(node)
+            raise refuse("holds", node)
+
+    def _dictionary(self, node: DictNode) -> None:
+        for key, value in node.pairs:
+            check_key(key)
+            self.value(value)
+        if _defines_model(node):
+            self.definitions.append(node)
+        for key, value in node.pairs:
+            if key in _DEFINITIONS and isinstance(key, str) and value is not None and not isinstance(value, DictNode):
+                raise UnsafeCheckpoint(f"its model definition is {describe(value)}, no dictionary")
+            if isinstance(key, str) and key == "opt":
+                _check_download(value)
+
+    def _call(self, node: Call) -> None:
+        name = name_of(node.function)
+        if name is None:
+            name = _module_named(node.function)
+        if name is None:
+            raise refuse("calls", node.function)
+        if name in KINDS:
+            check_call(node, KINDS[name], self.value)
+            if _defines_model(node):
+                self.definitions.append(node)
+        elif name in tensors.CALLS:
+            self.tensors.check(node)
+        elif node.new:
+            self._module(name, node)
+        else:
+            raise UnsafeCheckpoint(f"it calls {printable('.'.join(name), 200)}, which no checkpoint needs")
+
+    def _module(self, name: Tuple[str, str], node: Call) -> None:
+        if library_class(*name) is None:
+            if name[0].startswith(("torch.", "torchvision.")):
+                raise UnsafeCheckpoint(f"it makes {printable('.'.join(name), 200)}, which no checkpoint needs")
+            check_named(self.source, *name)
+        if node.args != () or node.items or node.pairs:
+            raise refuse("puts something into", node)
+        if not isinstance(node.state, DictNode):
+            raise UnsafeCheckpoint(f"it makes {printable('.'.join(name), 200)} without a state, as no checkpoint does")
+        module = ModuleNode(name, node)
+        seen = set()
+        for key, value in node.state.pairs:
+            if not isinstance(key, str) or key in seen or (key.startswith("__") and key.endswith("__")):
+                raise UnsafeCheckpoint(f"it gives {name[1]:.80} the attribute {printable(repr(key), 80)}")
+            seen.add(key)
+            if key in _MODULE_PARTS:
+                module.parts[key] = self._part(key, value)
+            elif key in _HOOKS or (key.startswith("_") and key.endswith("_hooks")):
+                tensors.no_hooks(value)
+            elif key == "_compiled_call_impl":
+                if value is not None:
+                    raise refuse("puts, where compiled code belongs,", value)
+            else:
+                self._attribute(name, key, value)
+                module.state.append((key, value))
+        self.modules[identity(node)] = module
+
+    def _part(self, part: str, node: Any) -> List[Tuple[str, Any]]:
+        """The pairs of ``_modules``, ``_parameters`` or ``_buffers``."""
+        ordered = isinstance(node, Call) and name_of(node.function) == ("collections", "OrderedDict")
+        if not isinstance(node, DictNode) and not ordered:
+            raise refuse(f"uses as {part}", node)
+        if ordered and (node.args not in ((), ([],)) or node.state is not None or node.items or node.new):
+            raise refuse(f"uses as {part}", node)
+        for key, value in node.pairs:
+            if not isinstance(key, str) or not key or "." in key or len(key) > 200 or printable(key) != key:
+                raise UnsafeCheckpoint(f"it names a module or tensor {printable(repr(key), 80)}")
+            if value is not None and part == "_modules":
+                if not (isinstance(value, Call) and value.new and name_of(value.function) not in KINDS):
+                    raise refuse("uses as a module", value)
+                self.value(value)
+            elif value is not None:
+                tensor = isinstance(value, Call) and name_of(value.function) in tensors.CALLS
+                if not tensor or (part == "_parameters" and not self.tensors.check(value).parameter):
+                    raise refuse("uses as a parameter" if part == "_parameters" else "uses as a buffer", value)
+                self.value(value)
+        return list(node.pairs)
+
+    def _attribute(self, owner: Tuple[str, str], key: str, value: Any) -> None:
+        if key == "detect" and forward_of(value) is not None:
+            return  # whose class is compared in check_classes
+        if key in _NORM_CLASSES and isinstance(value, Global):
+            if not is_layer_class(library_class(*value.key)):
+                raise refuse("holds", value)
+            return
+        if key == "type" and not isinstance(value, str):
+            raise UnsafeCheckpoint(f"it puts {describe(value)} in the place of {'.'.join(owner)}.type")
+        if key in _DEFINITIONS and value is not None and not isinstance(value, DictNode):
+            raise UnsafeCheckpoint(f"its model definition is {describe(value)}, no dictionary")
+        if key in _AMPLIFIERS and owner[0].startswith("torch.nn."):
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(number, (int, float)) and not abs(number) <= _AMPLIFIERS[key]:
+                    raise UnsafeCheckpoint(f"it gives {owner[1]} the {key} {printable(number, 40)}")
+        self.value(value)
+        if key in _DEFINITIONS and isinstance(value, DictNode) and not any(value is d for d in self.definitions):
+            self.definitions.append(value)
+
+    # --- with the classes
+
+    def import_classes(self) -> None:
+        """Import what the tree names, which is the checkout's own code."""
+        for name in dict.fromkeys(module.name for module in self.modules.values()):
+            cls = library_class(*name)
+            self.classes[name] = import_class(self.source, *name) if cls is None and self.source else cls
+        if self.definitions and self.source is not None:
+            self._builder = import_module(self.source, "models.yolo")
+
+    def check_classes(self) -> None:
+        """Raise UnsafeCheckpoint for attributes in the place of methods, and definitions that run something."""
+        for module in self.modules.values():
+            cls = self.classes[module.name]
+            methods = _methods(cls)
+            for key, value in module.state:
+                if key in methods and not (key == "type" and isinstance(value, str)):
+                    raise UnsafeCheckpoint(
+                        f"it puts {describe(value)} in the place of {'.'.join(module.name)}.{printable(key, 80)}, "
+                        "which no checkpoint needs"
+                    )
+                owner = forward_of(value) if key == "detect" else None
+                if owner is not None and all((base.__module__, base.__name__) != owner for base in cls.__mro__):
+                    raise UnsafeCheckpoint(
+                        f"it uses builtins.getattr on {'.'.join(owner)}, no base of {module.name[1]}"
+                    )
+        for node in self.definitions:
+            check_definition(plain(node), self._lookup)
+
+    def _lookup(self, name: str) -> Any:
+        """What a bare name means to YOLOv5's ``parse_model``, None if nothing."""
+        return getattr(self._builder, name, None)
+
+
+def _defines_model(node: Any) -> bool:
+    """Whether a dictionary holds rows of layers, as a model definition does."""
+    held = (list, tuple, str, bytes, DictNode, SetNode)
+    return any(isinstance(key, str) and key in ("backbone", "head") and isinstance(v, held) for key, v in node.pairs)
+
+
+def forward_of(node: Any) -> Optional[Tuple[str, str]]:
+    """The class whose ``forward`` a node means, as segmentation heads keep it, None for any other node."""
+    if isinstance(node, Global) and node.key[1].endswith(".forward") and node.key[1].count(".") == 1:
+        return node.key[0], node.key[1].split(".")[0]
+    if not isinstance(node, Call) or node.new or node.state is not None or node.items or node.pairs:
+        return None
+    if name_of(node.function) == ("builtins", "getattr") and isinstance(node.args, tuple) and len(node.args) == 2:
+        owner, attribute = node.args
+        owner = owner if isinstance(owner, Global) else None
+        return owner.key if owner is not None and attribute == "forward" else None
+    return None
+
+
+def _module_named(node: Any) -> Optional[Tuple[str, str]]:
+    """The class in a persistent id of the old format, which keeps a class's source beside it."""
+    value = node.value if isinstance(node, Persistent) else None
+    if isinstance(value, tuple) and len(value) == 4 and value[0] == "module":
+        return name_of(value[1])
+    return None
+
+
+def _check_download(node: Any) -> None:
+    """A data set's ``download`` is code to YOLOv5; options have no use for a data set written out."""
+    for part in walk(node):
+        pairs = part.pairs if isinstance(part, (DictNode, Call)) else ()
+        if any(isinstance(key, str) and key == "download" for key, _ in pairs):
+            raise UnsafeCheckpoint("its options hold the key 'download', which YOLOv5 would run")
+
+
+@lru_cache(maxsize=4096)
+def _methods(cls: type) -> FrozenSet[str]:
+    """Names that are methods, properties or other descriptors of a class, or that can be called."""
+    found = set()
+    for name in dir(cls):
+        value = inspect.getattr_static(cls, name, None)
+        if callable(value) or hasattr(type(value), "__get__"):
+            found.add(name)
+    return frozenset(found)
+
+
+def plain(node: Any) -> Any:
+    """Build a node that consists of dictionaries, lists and scalars; raise UnsafeCheckpoint for any other."""
+    if type(node) in SCALARS:
+        return node
+    if isinstance(node, (list, tuple)):
+        return type(node)(map(plain, node))
+    if isinstance(node, DictNode):
+        check_plain(node)
+        keys = [key for key, _ in node.pairs]
+        if not all(type(key) in (str, int) for key in keys):
+            raise UnsafeCheckpoint("its model definition has keys that are no names")
+        return {key: plain(value) for key, value in node.pairs}
+    raise UnsafeCheckpoint(f"its model definition holds {describe(node)}")
+
+
+def children(node: Any) -> Iterator[Any]:
+    """The nodes in a node, scalars left out."""
+    parts: Any = ()
+    if isinstance(node, (list, tuple)):
+        parts = node
+    elif isinstance(node, DictNode):
+        parts = chain.from_iterable(node.pairs)
+    elif isinstance(node, SetNode):
+        parts = node.items
+    elif isinstance(node, Call):
+        parts = chain((node.function, node.args, node.state), node.items, chain.from_iterable(node.pairs))
+    elif isinstance(node, Persistent):
+        parts = (node.value,)
+    return iter([part for part in parts if type(part) not in _LEAVES])
+
+
+def walk(node: Any) -> Iterator[Any]:
+    """A node and all in it, each once."""
+    seen, todo = {identity(node)}, [node]
+    while todo:
+        one = todo.pop()
+        yield one
+        for part in children(one):
+            if identity(part) not in seen:
+                seen.add(identity(part))
+                todo.append(part)

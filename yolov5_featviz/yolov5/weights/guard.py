@@ -1,0 +1,135 @@
+"""A second wall: while a stranger's file is parsed and built, this thread may not do what that never needs.
+
+An audit hook of Python (PEP 578) sees what the interpreter is about to do, whoever asks for it. It cannot
+be taken out, so it is put in once and does nothing where no guard is up. It is no sandbox: native code
+that does something without an audit event is not seen.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextlib import contextmanager
+from typing import Any, Iterator, Tuple
+
+from yolov5_featviz.errors import UnsafeCheckpoint
+
+_REFUSED = (
+    "subprocess.",
+    "socket.",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.startfile",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.mkdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+    "os.kill",
+    "os.putenv",
+    "os.unsetenv",
+    "os.utime",
+    "pty.spawn",
+    "shutil.",
+    "tempfile.",
+    "urllib.",
+    "http.",
+    "ftplib.",
+    "smtplib.",
+    "webbrowser.",
+    "sqlite3.",
+    "ctypes.",
+    "compile",
+    "exec",
+    "import",
+    "pickle.find_class",
+    "_thread.start_new_thread",
+    "signal.",
+    "mmap.",
+    "winreg.",
+    "msvcrt.",
+    "cpython.run_",
+)
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_up = threading.local()
+_installed = False
+_lock = threading.Lock()
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """Refuse, in this thread and until the end of the block, to spawn, connect, write, remove, compile or import.
+
+    Raises:
+        UnsafeCheckpoint: something was refused, also where the code that asked for it went on.
+    """
+    _install()
+    depth, before = getattr(_up, "depth", 0), getattr(_up, "refused", "")
+    _up.depth, _up.refused = depth + 1, ""
+    try:
+        yield
+    finally:
+        _up.depth, refused = depth, _up.refused
+        _up.refused = before or refused
+    if refused:
+        raise UnsafeCheckpoint(f"it tried to {refused}, which no checkpoint needs")
+
+
+def _install() -> None:
+    global _installed
+    with _lock:
+        if not _installed:
+            sys.addaudithook(_hook)
+            _installed = True
+
+
+def _hook(event: str, args: Tuple[Any, ...]) -> None:
+    if not getattr(_up, "depth", 0):
+        return
+    if event == "open":
+        path, mode, flags = (*args, None, None, None)[:3]
+        writes = (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & _WRITING)
+        if not writes or _is_bytecode(path):
+            return
+    elif not event.startswith(_REFUSED) or _is_librarys_own(event, args):
+        return
+    _up.refused = f"{event} {str(args[0])[:80]!r}" if args else event
+    raise UnsafeCheckpoint(f"it tried to {_up.refused}, which no checkpoint needs")
+
+
+def _library_folders() -> Tuple[str, ...]:
+    import encodings
+
+    import numpy
+    import torch
+
+    return tuple(os.path.join(os.path.dirname(str(module.__file__)), "") for module in (torch, numpy, encodings))
+
+
+_OWN = _library_folders()
+_OWN_PACKAGES = ("torch.", "numpy.", "encodings.")
+
+
+def _is_bytecode(path: Any) -> bool:
+    return isinstance(path, str) and path.startswith(_OWN) and "__pycache__" in path and ".pyc" in path
+
+
+def _is_librarys_own(event: str, args: Tuple[Any, ...]) -> bool:
+    """Whether torch, numpy or Python's codecs import a part of themselves, as they do when it is first needed."""
+    if event == "import":
+        return args[0] in sys.modules or args[0].startswith(_OWN_PACKAGES)
+    if event == "exec":
+        return str(getattr(args[0], "co_filename", "")).startswith(_OWN)
+    if event == "compile":
+        return str(args[1]).startswith(_OWN)
+    if event in ("os.mkdir", "os.rename"):
+        return _is_bytecode(args[0]) or str(args[0]).startswith(_OWN)
+    return False
