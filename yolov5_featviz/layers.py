@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from yolov5_featviz.boxes import Region
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.layout import Input, patch_size, tensors_of, to_maps
 
 LayerSpec = Union[str, int, Sequence[Union[str, int]]]
@@ -265,8 +265,17 @@ def list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]] = 640, dept
         do, over the module types that thop knows.
 
     Raises:
-        FeatvizError: the model cannot be run at that size, or is TorchScript.
+        FeatvizError: the model cannot be run at that size, or is TorchScript, or damaged.
     """
+    try:
+        return _list_layers(model, imgsz, depth)
+    except FeatvizError:
+        raise
+    except Exception as error:  # of a module that lacks what its class needs, for instance
+        raise FeatvizError(f"the model's layers cannot be listed: {reason(error)}") from error
+
+
+def _list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]], depth: int) -> List[LayerInfo]:
     index = index_layers(model)
     height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     first = next(index.root.parameters(), torch.zeros(0))
@@ -282,9 +291,9 @@ def list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]] = 640, dept
         for layer in [_submodule(index, path, module)]
     ]
     for layer in layers:
-        reason = unhookable(layer.module, layer.title)
-        if reason:
-            raise FeatvizError(reason)
+        unusable = unhookable(layer.module, layer.title)
+        if unusable:
+            raise FeatvizError(unusable)
     shapes: Dict[str, Any] = {}
     strides: Dict[str, float] = {}
 
@@ -304,7 +313,7 @@ def list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]] = 640, dept
         with torch.no_grad():
             index.root.eval()(image)
     except Exception as error:
-        raise FeatvizError(f"the model cannot be run on an image of {height}x{width}: {_first_line(error)}") from error
+        raise FeatvizError(f"the model cannot be run on an image of {height}x{width}: {reason(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -349,7 +358,3 @@ def _count_operations(index: LayerIndex, image: torch.Tensor) -> Dict[str, float
 
     walk(tree, "")
     return counts
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, ContextManager, Dict, Iterator, Optional, Union
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -166,13 +167,34 @@ def model_of(loaded: Any, name: str, trust: bool = False) -> nn.Module:
     block: ContextManager[None] = nullcontext() if trust else guard()
     try:
         with block:
-            return model.float().eval()
+            ready = model.float().eval()
+        _check_attributes(ready)
+        return ready
     except UnsafeCheckpoint as error:
         raise UnsafeCheckpoint(f"{printable(name, 300)} is refused: {error}") from None
     except Exception as error:
         raise FeatvizError(
             f"the model in {printable(name, 300)} cannot be made ready: {reason(error)}; it is damaged"
         ) from error
+
+
+def _check_attributes(model: nn.Module) -> None:
+    """Raise FeatvizError unless what YOLOv5 keeps in a model is of the kind that it is in every release."""
+    from yolov5_featviz.yolov5.model import find_model
+
+    root: Any = find_model(model)
+    if root is None:
+        return
+    names, stride = getattr(root, "names", ()), getattr(root, "stride", None)
+    keys = names if isinstance(names, dict) else ()
+    if not isinstance(names, (dict, list, tuple)) or not all(isinstance(key, (int, np.integer)) for key in keys):
+        raise FeatvizError(f"its class names are a {type(names).__name__}, no list")
+    if isinstance(stride, torch.Tensor) and (stride.numel() == 0 or not 1 <= float(stride.max()) <= 4096):
+        raise FeatvizError("its strides are none")
+    for layer in root.model:
+        sources = layer.f if isinstance(layer.f, (list, tuple)) else [layer.f]
+        if not sources or not all(isinstance(n, int) and abs(n) < 10_000 for n in sources):
+            raise FeatvizError(f"a layer reads from {printable(layer.f, 60)}, which is no layer")
 
 
 _torch_load = torch.load  # the real one, whatever is put in its place while a script runs

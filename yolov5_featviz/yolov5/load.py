@@ -15,6 +15,7 @@ from yolov5_featviz.yolov5.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.compat import Surroundings
 from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.source import Source, find_source
+from yolov5_featviz.yolov5.weights.definition import check_options
 
 
 def load(path: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> nn.Module:
@@ -32,7 +33,7 @@ def load(path: Union[str, Path], yolov5: Optional[str] = None, trust: bool = Fal
     Raises:
         FeatvizError: as :func:`load_checkpoint`, or the file holds no model.
     """
-    return model_of(load_checkpoint(path, find_source(yolov5), trust=trust), str(path))
+    return model_of(load_checkpoint(path, find_source(yolov5), trust=trust), str(path), trust)
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def compatible(yolov5: Optional[str] = None, trust: bool = False) -> Iterator[Pa
 
     Raises:
         FeatvizError: there is no YOLOv5, or (from within the block) a checkpoint cannot be read.
-        UnsafeCheckpoint: a checkpoint names something outside the allow-list. Nothing of it was run.
+        UnsafeCheckpoint: a checkpoint holds something that no checkpoint needs.
     """
     source = find_source(yolov5)
     patches = Patches()
@@ -70,27 +71,35 @@ def compatible(yolov5: Optional[str] = None, trust: bool = False) -> Iterator[Pa
 
 
 def safe_load(
-    patches: Patches, source: Source, trust: bool, loaded: Callable[[Any, Any], None] = lambda *_: None
+    patches: Patches,
+    source: Source,
+    trust: bool,
+    loaded: Callable[[Any, Any], None] = lambda *_: None,
+    resumes: bool = False,
 ) -> None:
-    """Put the safe reader in the place of ``torch.load`` and tell ``loaded`` what it read, and from where.
+    """Put the safe reader in the place of ``torch.load``.
 
-    A call that asks for ``weights_only=True`` keeps torch's own reader, which is safe already.
+    Args:
+        patches: keeps what was there.
+        source: the YOLOv5 whose modules the checkpoints may hold.
+        trust: unpickle without any check.
+        loaded: called with what was read, and where from.
+        resumes: whether the script takes its options from a checkpoint, as ``train.py --resume`` does.
     """
     real = torch.load
 
     @functools.wraps(real)
     def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("weights_only"):
-            result = real(f, map_location, *args, **kwargs)
-        else:
-            try:
-                result = load_checkpoint(f, source, map_location, trust)
-            except UnsafeCheckpoint:
+        try:
+            result = load_checkpoint(f, source, map_location, trust)
+        except UnsafeCheckpoint:
+            raise
+        except FeatvizError as error:
+            if Path(str(f)).suffix in (".pt", ".pth"):
                 raise
-            except FeatvizError as error:
-                if Path(str(f)).suffix in (".pt", ".pth"):
-                    raise
-                raise error.__cause__ or error from None  # a cache of labels, which the script may do without
+            raise error.__cause__ or error from None  # a cache of labels, which the script may do without
+        if resumes and not trust and isinstance(result, dict):
+            check_options(result.get("opt"), source.root, str(f))
         loaded(result, f)
         return result
 

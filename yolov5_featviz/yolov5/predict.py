@@ -62,7 +62,7 @@ class Predictor:
     def __init__(self, weights: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> None:
         self.weights, self.source = str(weights), find_source(yolov5)
         with _own(self.source):
-            self.model = model_of(load_checkpoint(weights, self.source, trust=trust), str(weights))
+            self.model = model_of(load_checkpoint(weights, self.source, trust=trust), str(weights), trust)
             self._letterbox = _function(self.source, "letterbox")
             self._suppress = _function(self.source, "non_max_suppression")
             _fuse(self.model)

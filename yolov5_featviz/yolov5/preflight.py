@@ -87,7 +87,7 @@ def check(
             continue
         loaded = load_checkpoint(name, source, trust=trust)
         if not any(values(arguments, "--cfg")):  # which says that another model is built, and takes weights from this
-            model = model_of(loaded, name)
+            model = model_of(loaded, name, trust)
             _check_layers(model, layers, channels)
             parse_target(getattr(model, "names", ()), target)
 

@@ -105,8 +105,9 @@ def find_script(script: str, yolov5: Optional[str] = None, here: bool = True) ->
 
 def _run(path: Path, arguments: List[str], source: Source, options: Options, command: Sequence[str]) -> int:
     patches = Patches()
+    resumes = any(len(word) > 3 and "--resume".startswith(word.split("=")[0]) for word in arguments)
     if options.layers is None:
-        safe_load(patches, source, options.trust)
+        safe_load(patches, source, options.trust, resumes=resumes)
         try:
             return _execute(path, arguments, bool(source.package))
         finally:
@@ -118,7 +119,7 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options, com
     artist = _Artist(str(path), arguments, source, options, command)
     photos = bool({"heatmap", "cam"} & {*o.modes}) or o.overlay or o.report
     watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit, photos)
-    safe_load(patches, source, options.trust, partial(watcher.attach, patches))
+    safe_load(patches, source, options.trust, partial(watcher.attach, patches), resumes)
     watcher.attach(patches)
     atexit.register(_leave)
     interval = sys.getswitchinterval()

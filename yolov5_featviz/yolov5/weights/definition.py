@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
 from torch import nn
@@ -22,6 +23,7 @@ LONGEST = 200  # characters of an expression
 LARGEST = 1 << 20  # of a number in it
 _EXPRESSION = re.compile(r"[\w .,()\[\]+\-*/='\"]+", re.ASCII)
 _NOT_EVALUATED = ("names", "yaml_file", "path")
+_BUILDERS = {"AutoShape", "autoShape", "DetectMultiBackend", "TorchVision", "Model", "DetectionModel"}
 _HARMLESS = ("sum", "max", "min", "abs", "int", "float", "bool")  # builtins that a mode may be called by
 _NODES = (ast.Expression, ast.Constant, ast.Name, ast.Attribute, ast.List, ast.Tuple, ast.keyword, ast.Call, ast.Load)
 _ARITHMETIC = (ast.UnaryOp, ast.USub, ast.UAdd, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv)
@@ -48,7 +50,7 @@ def check_definition(value: Any, lookup: Lookup) -> None:
             raise _refusal(key)
         if key in ("backbone", "head"):
             _check_rows(part, lookup)
-        elif key == "anchors":
+        elif key in ("anchors", "activation"):
             _check_argument(part, lookup)
         elif key not in _NOT_EVALUATED:
             _check_other(part, lookup)
@@ -88,18 +90,16 @@ def _check_module(name: Any, lookup: Lookup) -> None:
         known = False
     else:
         found = lookup(name)
-        known = not hasattr(builtins, name) and (found is None or is_module_class(found))
-        if found is not None and known and builds_or_reads(found):
-            known = False
+        known = not hasattr(builtins, name) and name not in _BUILDERS
+        known = known and (found is None or (is_module_class(found) and not _builds_or_reads(found)))
     if not known:
         raise _refusal(name)
 
 
-def builds_or_reads(cls: type) -> bool:
+def _builds_or_reads(cls: type) -> bool:
     """Whether a module is a whole model, which builds from a file it is given, or one that reads weights or images."""
-    names = {base.__name__ for base in cls.__mro__}
     whole = any(hasattr(cls, method) for method in ("forward_once", "_forward_once"))
-    return whole or bool(names & {"AutoShape", "autoShape", "DetectMultiBackend", "TorchVision"})
+    return whole or any(base.__name__ in _BUILDERS for base in cls.__mro__)
 
 
 def _check_argument(value: Any, lookup: Lookup, depth: int = 0) -> None:
@@ -108,7 +108,7 @@ def _check_argument(value: Any, lookup: Lookup, depth: int = 0) -> None:
             _check_argument(part, lookup, depth + 1)
     elif type(value) is str:
         _check_text(value, lookup)
-    elif value is not None and (type(value) not in (int, float, bool) or abs(value) > LARGEST):
+    elif value is not None and (type(value) not in (int, float, bool) or not abs(value) <= LARGEST):
         raise _refusal(value)
 
 
@@ -167,11 +167,30 @@ def _names_layer(node: ast.Attribute) -> bool:
     return value.id == "nn" and is_layer_class(getattr(nn, node.attr, None))
 
 
-def check_options(options: Any) -> None:
-    """Raise UnsafeCheckpoint for options of a training that YOLOv5 would run on ``--resume``."""
+def check_options(options: Any, root: Path, name: str) -> None:
+    """Raise UnsafeCheckpoint for options of a training that would run something when it is resumed from them.
+
+    YOLOv5 runs the ``download`` key of the data set that they name, and in an evolution a command with
+    the ``bucket`` in it.
+
+    Args:
+        options: of the checkpoint, checked to be plain values.
+        root: the checkout, whose own data sets are trusted.
+        name: of the checkpoint, for the message.
+    """
     values: Dict[Any, Any] = options if isinstance(options, dict) else vars(options) if options is not None else {}
-    data = values.get("data")
+    data, says = values.get("data"), f"{name} is refused for --resume: its options"
     if values.get("evolve") or values.get("bucket"):
-        raise UnsafeCheckpoint("its options ask for an evolution or an upload, which would run commands")
-    if data is not None and (not isinstance(data, str) or "://" in data or not data.endswith((".yaml", ".yml"))):
-        raise UnsafeCheckpoint(f"its options name the data set {data!r:.80}, which is no YAML file")
+        raise UnsafeCheckpoint(f"{says} ask for an evolution or an upload, which would run commands")
+    for key, value in values.items():
+        if isinstance(value, str) and (":" in value[2:] and "/" in value) and key in ("data", "hyp", "cfg", "weights"):
+            raise UnsafeCheckpoint(f"{says} name the address {value!r:.80} as {key}")
+    if data is None:
+        return
+    if not isinstance(data, str) or not data.lower().endswith((".yaml", ".yml")):
+        raise UnsafeCheckpoint(f"{says} name the data set {data!r:.80}, which is no YAML file")
+    path = Path(data)
+    if path.is_file() and root.resolve() / "data" not in path.resolve().parents:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if "download" in text:
+            raise UnsafeCheckpoint(f"{says} name {data!r:.80}, whose 'download' YOLOv5 would run")

@@ -203,7 +203,8 @@ class Grammar:
         seen = set()
         for key, value in node.state.pairs:
             if not isinstance(key, str) or key in seen or (key.startswith("__") and key.endswith("__")):
-                raise UnsafeCheckpoint(f"it gives {name[1]:.80} the attribute {printable(repr(key), 80)}")
+                word = printable(repr(key), 80) if isinstance(key, str) else describe(key)
+                raise UnsafeCheckpoint(f"it gives {name[1]:.80} the attribute {word}")
             seen.add(key)
             if key in _MODULE_PARTS:
                 module.parts[key] = self._part(key, value)
@@ -226,7 +227,8 @@ class Grammar:
             raise refuse(f"uses as {part}", node)
         for key, value in node.pairs:
             if not isinstance(key, str) or not key or "." in key or len(key) > 200 or printable(key) != key:
-                raise UnsafeCheckpoint(f"it names a module or tensor {printable(repr(key), 80)}")
+                word = printable(repr(key), 80) if isinstance(key, str) else describe(key)
+                raise UnsafeCheckpoint(f"it names a module or tensor {word}")
             if value is not None and part == "_modules":
                 if not (isinstance(value, Call) and value.new and name_of(value.function) not in KINDS):
                     raise refuse("uses as a module", value)
