@@ -51,7 +51,7 @@ def flags() -> argparse.ArgumentParser:
     _report_flags(group)
     add("--visualize-summary", action="store_true", help="keep YOLOv5's model-summary pass, skipped otherwise")
     add("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use; found by itself otherwise")
-    add("--trust-weights", action="store_true", help="unpickle the checkpoint without the allow-list")
+    add("--trust-weights", action="store_true", help="unpickle the checkpoint without any check")
     return parser
 
 
@@ -258,7 +258,7 @@ def layers(arguments: List[str]) -> int:
     parser.add_argument("--depth", type=int, help="how deep to go into modules; default 1, or 2 for --model")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use")
-    parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
+    parser.add_argument("--trust-weights", action="store_true", help="unpickle without any check")
     o = parser.parse_args(arguments)
     if o.weights is None and o.model is None:
         raise FeatvizError("give --weights, a YOLOv5 checkpoint, or --model, such as torchvision:resnet50")
@@ -302,7 +302,7 @@ def figure(arguments: List[str], command: Sequence[str] = ()) -> int:
     parser.add_argument("figure", metavar="FIGURE.yaml", help="rows and columns of images, detections and layers")
     parser.add_argument("--output", nargs="+", metavar="FILE", help="instead of those in the file: pdf, svg, png, tif")
     parser.add_argument("--dpi", type=int, help="instead of that in the file")
-    parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
+    parser.add_argument("--trust-weights", action="store_true", help="unpickle without any check")
     o = parser.parse_args(arguments)
     for path in figures.write_figure(o.figure, o.output, command or ["figure", *arguments], o.trust_weights, o.dpi):
         say(f"wrote {path}")
@@ -341,7 +341,7 @@ def compare(arguments: List[str], command: Sequence[str] = ()) -> int:
     add("--yolov5", nargs="+", default=[], metavar="DIR", help="the checkout of all models, or of each")
     add("--quiet", action="store_true", help="say only what went wrong")
     add("--verbose", action="store_true", help="name every file")
-    add("--trust-weights", action="store_true", help="unpickle without the allow-list")
+    add("--trust-weights", action="store_true", help="unpickle without any check")
     o = parser.parse_args(arguments)
     if o.quiet and o.verbose:
         raise FeatvizError("--quiet and --verbose: take one of them")
@@ -391,7 +391,7 @@ def redo(arguments: List[str]) -> int:
     parser.add_argument("--weights", nargs="+", default=[], help="the checkpoints, if they are not found by name")
     parser.add_argument("--source", help="the image, if it is not found by name")
     parser.add_argument("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use")
-    parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
+    parser.add_argument("--trust-weights", action="store_true", help="unpickle without any check")
     o = parser.parse_args(arguments)
     return again.redo(o.figure, _again, o.weights, o.source, o.yolov5, trust=o.trust_weights)
 
@@ -428,7 +428,7 @@ def image(arguments: List[str], command: Sequence[str] = ()) -> int:
     parser.add_argument(
         "--imgsz", type=int, help="bring images to a square; default: the model's own way, or 384 if it says none"
     )
-    parser.add_argument("--trust-weights", action="store_true", help="unpickle without the allow-list")
+    parser.add_argument("--trust-weights", action="store_true", help="unpickle without any check")
     parser.add_argument("--visualize-dir", metavar="DIR", help="where the pictures go; default runs/featviz/exp")
     _look_flags(parser)
     _report_flags(parser)

@@ -27,7 +27,7 @@ def figure(spec: Union[str, Path, Mapping[str, Any]], trust: bool = False) -> Co
     Args:
         spec: the path of a YAML file, or what would stand in it; see docs/figures.md. Paths are
             relative to the file, or to the current folder.
-        trust: unpickle checkpoints without the allow-list.
+        trust: unpickle checkpoints without any check.
 
     Returns:
         The figure; ``.save("fig.pdf")`` writes it.
@@ -53,7 +53,7 @@ def write_figure(
         path: of the YAML file.
         outputs: files to write, relative to the current folder; None for those that the file names.
         command: the whole command line, for the files to tell.
-        trust: unpickle checkpoints without the allow-list.
+        trust: unpickle checkpoints without any check.
         dpi: instead of the file's.
 
     Returns:

@@ -19,12 +19,12 @@ from yolov5_featviz.yolov5.weights.definition import check_options
 
 
 def load(path: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> nn.Module:
-    """Load the model of a YOLOv5 checkpoint, safely.
+    """Load the model of a YOLOv5 checkpoint, checked before anything of it is built.
 
     Args:
         path: a ``.pt`` file as ``train.py`` writes it.
         yolov5: folder of the YOLOv5 checkout it belongs to; found by itself if left out.
-        trust: unpickle without the allow-list.
+        trust: unpickle without any check.
 
     Returns:
         The model (the moving average where the checkpoint has one), float32, on the CPU, in
@@ -38,20 +38,20 @@ def load(path: Union[str, Path], yolov5: Optional[str] = None, trust: bool = Fal
 
 @contextmanager
 def compatible(yolov5: Optional[str] = None, trust: bool = False) -> Iterator[Path]:
-    """Let YOLOv5's own ways of loading a model work with today's libraries, and read checkpoints safely.
+    """Let YOLOv5's own ways of loading a model work with today's libraries, by the reader of :func:`load`.
 
     ::
 
         with fv.compatible("path/to/yolov5"):
             model = torch.hub.load("path/to/yolov5", "custom", "best.pt", source="local")
 
-    Within the block ``torch.load`` is the safe reader, and what is missing around an old release is
+    Within the block ``torch.load`` is that reader, and what is missing around an old release is
     in its place; nothing is fetched from the network for a file that is on the disk. All is as it
     was afterwards; the model stays.
 
     Args:
         yolov5: folder of the checkout; found by itself if left out.
-        trust: unpickle without the allow-list.
+        trust: unpickle without any check.
 
     Yields:
         The folder of the YOLOv5 that is used.
@@ -77,7 +77,7 @@ def safe_load(
     loaded: Callable[[Any, Any], None] = lambda *_: None,
     resumes: bool = False,
 ) -> None:
-    """Put the safe reader in the place of ``torch.load``.
+    """Put the checking reader in the place of ``torch.load``.
 
     Args:
         patches: keeps what was there.

@@ -53,7 +53,7 @@ class Predictor:
     Args:
         weights: a ``.pt`` checkpoint.
         yolov5: folder of the checkout; found by itself if left out.
-        trust: unpickle without the allow-list.
+        trust: unpickle without any check.
 
     Raises:
         FeatvizError: the checkpoint cannot be read, or there is no YOLOv5.
@@ -294,7 +294,7 @@ def predictors(
     Args:
         weights: the checkpoints.
         yolov5: the checkout of each; one for all, or none for the one that is found.
-        trust: unpickle without the allow-list.
+        trust: unpickle without any check.
 
     Raises:
         FeatvizError: as :class:`Predictor`, or there are more checkouts than checkpoints.

@@ -76,7 +76,7 @@ def check(
         arguments: YOLOv5's command line.
         layers, channels: the selections, to be found in each of the checkpoints.
         folder: where pictures are to go; None for YOLOv5's run folder.
-        trust: unpickle the checkpoints without the allow-list.
+        trust: unpickle the checkpoints without any check.
         target: a class that is to be explained, to be known to each of the checkpoints.
     """
     check_writable(Path(folder or (values(arguments, "--project") or ["runs/detect"])[0]))

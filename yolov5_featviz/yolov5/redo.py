@@ -46,7 +46,7 @@ def redo(
         weights, source, yolov5: the checkpoints, the image and the checkout, where they are known.
         tell: is told whether the inputs are the same files, and whether the figure came out the same. If
             it did not, the new one is kept in the current folder, under a name of its own.
-        trust: unpickle checkpoints without the allow-list. That the figure's command did so is no reason to:
+        trust: unpickle checkpoints without any check. That the figure's command did so is no reason to:
             it may be a stranger's.
 
     Returns:
