@@ -175,8 +175,7 @@ class Grammar:
 
     def _call(self, node: Call) -> None:
         name = name_of(node.function)
-        if name is None:
-            name = _module_named(node.function)
+        name = name or _module_named(node.function)
         if name is None:
             raise refuse("calls", node.function)
         if name in KINDS:
@@ -307,8 +306,7 @@ def forward_of(node: Any) -> Optional[Tuple[str, str]]:
         return None
     if name_of(node.function) == ("builtins", "getattr") and isinstance(node.args, tuple) and len(node.args) == 2:
         owner, attribute = node.args
-        owner = owner if isinstance(owner, Global) else None
-        return owner.key if owner is not None and attribute == "forward" else None
+        return (name_of(owner) or _module_named(owner)) if attribute == "forward" else None
     return None
 
 

@@ -25,7 +25,7 @@ OWN = ("models", "utils")  # the packages of a checkout in which its modules liv
 _WRAPPERS = {"AutoShape", "autoShape", "DetectMultiBackend", "DataParallel", "DistributedDataParallel"}
 _LAYERS = frozenset(
     name for name in nn.modules.__all__ if not name.startswith("Lazy") and name not in ("Container", "Module")
-)
+) | {"NonDynamicallyQuantizableLinear"}  # within MultiheadAttention
 
 
 def is_module_class(thing: Any) -> bool:
@@ -39,7 +39,7 @@ def is_layer_class(thing: Any) -> bool:
         is_module_class(thing)
         and thing.__name__ in _LAYERS
         and thing.__module__.startswith("torch.nn.modules.")
-        and getattr(nn, thing.__name__, None) is thing
+        and thing is getattr(sys.modules[thing.__module__], thing.__name__, None)
     )
 
 
