@@ -31,6 +31,7 @@ from yolov5_featviz.reduce import REDUCTIONS, reduce_channels
 from yolov5_featviz.render import COLOURS, NAN, palette_of, quantise
 from yolov5_featviz.resample import resample
 from yolov5_featviz.save import write_new
+from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 
 Part = Tuple[str, Sequence[FeatureMap]]
@@ -196,8 +197,8 @@ def _layer(fm: FeatureMap, channels: int, cells: int, reduce: str) -> Dict[str, 
     per_x, per_y = grid[1] / width / across, grid[0] / height / down
     finite = data[np.isfinite(data)]
     return {
-        "title": fm.layer.title + (f", level {fm.level}" if fm.level is not None else ""),
-        "name": fm.layer.name + (f" {fm.level}" if fm.level is not None else ""),
+        "title": printable(fm.layer.title) + (f", level {fm.level}" if fm.level is not None else ""),
+        "name": printable(fm.layer.name) + (f" {fm.level}" if fm.level is not None else ""),
         "type": fm.layer.type,
         "shape": list(fm.data.shape),
         "grid": list(grid),
@@ -376,7 +377,7 @@ class Report:
     """
 
     def __init__(self, folder: Path, about: str = "", look: Optional[Look] = None) -> None:
-        self.folder, self.about, self.look = folder, about, look or Look()
+        self.folder, self.about, self.look = folder, printable(about), look or Look()
         self.images = self.left_out = 0
         self._body: Optional[IO[bytes]] = None
         self._used = 0
@@ -397,7 +398,8 @@ class Report:
         Raises:
             OSError: the disk says no. The images added before are safe.
         """
-        parts = [(part, maps) for part, maps in parts if len(maps)]
+        name, group = printable(name), printable(group)
+        parts = [(printable(part), maps) for part, maps in parts if len(maps)]
         with self._lock:
             level = next((level for level in LEVELS if self._used < level.until), None)
             if level is None or not parts:
