@@ -215,7 +215,12 @@ def _is_texts(value: Any) -> bool:
 
 def is_base_name(value: Any) -> bool:
     """Whether ``value`` is the name of a file without a folder."""
-    return _is_text(value) and value not in ("", ".", "..") and not re.search(r"[/\\\0]", value)
+    return (
+        isinstance(value, str)
+        and 0 < len(value) < 256
+        and value not in (".", "..")
+        and not re.search(r"[/\\\0]", value)
+    )
 
 
 def is_inside(value: Any) -> bool:

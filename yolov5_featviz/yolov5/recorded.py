@@ -101,7 +101,7 @@ FLAGS: Dict[str, Flags] = {
         "--weights": ("+", is_path),
         "--layers": ("+", _text),
         "--source": ("1", is_path),
-        "--names": ("+", _text),
+        "--names": ("+", lambda word: is_plain(word) and bool(_text(word))),
         "--labels": ("1", is_path),
         **dict.fromkeys(("--imgsz", "--img", "--img-size"), ("1", _whole(1, 4096))),
         "--conf-thres": _share,

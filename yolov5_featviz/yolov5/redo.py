@@ -304,7 +304,8 @@ def _find(home: Path, about: Mapping[str, Any]) -> Optional[Path]:
     file: Path = home / folder / about["file"]
     if os.path.isfile(file):
         return file
-    others = [path for path in home.rglob(file.name) if path.parent.relative_to(home).parts[1:] == folder.parts[1:]]
+    made = (path for path in home.rglob("*") if path.name == file.name)
+    others = [path for path in made if path.parent.relative_to(home).parts[1:] == folder.parts[1:]]
     return others[0] if len(others) == 1 else None
 
 
