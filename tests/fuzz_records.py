@@ -29,8 +29,17 @@ from yolov5_featviz.text import printable
 FORMATS = ("png", "jpg", "tif", "svg", "pdf")
 SECONDS = 20  # that a call may take
 RECORD = {
-    **{"layer": "20", "type": "C3", "map": [8, 4, 5], "input": [32, 40], "shows": "grid", "channels": "0-7"},
-    **{"by": "mean", "norm": "channel", "scale": [[0.0, 1.0]] * 8, "file": "a.png", "folder": "bus"},
+    "layer": "20",
+    "type": "C3",
+    "map": [8, 4, 5],
+    "input": [32, 40],
+    "shows": "grid",
+    "channels": "0-7",
+    "by": "mean",
+    "norm": "channel",
+    "scale": [[0.0, 1.0]] * 8,
+    "file": "a.png",
+    "folder": "bus",
     "image": {"name": "bus.jpg", "sha256": "0" * 64},
 }
 COMMANDS = (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 
 USAGE = """\
@@ -496,7 +497,7 @@ def _command(arguments: List[str]) -> int:
 
 def fail(error: FeatvizError) -> int:
     """Tell a user's mistake in one line; return the exit code for it."""
-    print("yolov5-featviz: error: " + " ".join(str(error).split()), file=sys.stderr)
+    print("yolov5-featviz: error: " + printable(" ".join(str(error).split())), file=sys.stderr)
     return 2
 
 

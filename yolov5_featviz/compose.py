@@ -685,7 +685,7 @@ def check_letters(words: str, style: Style) -> None:
         raise FeatvizError(
             f"the font {style.font} has no {missing!r}, which {words!r} needs: install a font that has, or name it"
         )
-    measure(words, style)
+    measure(printable(words), style)
 
 
 def lacking(words: str, style: Style) -> str:
@@ -758,7 +758,7 @@ def _with_lengths(svg: str, style: Style) -> str:
         size = re.search(r"([\d.]+)px", found[1])
         if size is None:
             return found[0]
-        long = measure(unescape(found[2]), style, float(size[1]), weight)[0]
+        long = measure(_plain(unescape(found[2])), style, float(size[1]), weight)[0]
         return f'<text textLength="{long:.6g}" lengthAdjust="spacingAndGlyphs"{found[1]}>{found[2]}</text>'
 
     return re.sub(r"<text([^>]*)>([^<]+)</text>", longer, svg)

@@ -138,7 +138,9 @@ def _entries(loader: Any, node: Any, name: str, seen: Dict[int, int], depth: int
         except yaml.YAMLError:
             raise
         except Exception:  # the constructors of numbers, dates and truth values do not check what they get
-            raise FeatvizError(f"{where}: {short} is no {node.tag.rpartition(':')[2]}") from None
+            raise FeatvizError(
+                f"{where}: {short} is no {node.tag.rpartition(':')[2].replace('timestamp', 'date')}"
+            ) from None
         return 1
     if id(node) in seen:
         if seen[id(node)] < 0:
