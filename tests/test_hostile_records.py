@@ -112,7 +112,7 @@ HOSTILE = [
     {**instead(DETECT, "bus.jpg", "evil.txt"), "image": {"name": "evil.txt", "sha256": "0" * 64}},
     {**instead(DETECT, "best.pt", "evil.torchscript"), "weights": [{"name": "evil.torchscript"}]},
     {**instead(DETECT, "best.pt", "evil.engine"), "weights": [{"name": "evil.engine"}]},
-    {**detect(), "weights": [{"name": "evil.torchscript.pt"}]},
+    {**instead(DETECT, "best.pt", "evil.torchscript.pt"), "weights": [{"name": "evil.torchscript.pt"}]},
     {**detect(), "weights": []},
     {**detect(), "models": ["--yolov5", "evil"]},
     {**detect(), "image": {"name": "--yolov5=evil", "sha256": "0" * 64}},
@@ -394,5 +394,5 @@ def test_fuzz_of_records():
 
 
 def test_fuzz_of_yaml():
-    found = fuzz_yaml.fuzz(300, seed=10)
-    assert "wrong" not in found and found["accepted"] > 10 and found["refused"] > 100, found
+    found = fuzz_yaml.fuzz(200, seed=10)
+    assert "wrong" not in found and found["accepted"] > 5 and found["refused"] > 100, found

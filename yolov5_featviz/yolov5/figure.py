@@ -20,7 +20,7 @@ from yolov5_featviz.yolov5.item import distinct
 from yolov5_featviz.yolov5.predict import predictors
 from yolov5_featviz.yolov5.source import find_source
 
-LARGEST = 1 << 20  # bytes of a YAML file
+LARGEST = 1 << 17  # bytes of a YAML file
 ENTRIES = 10_000  # of one, with those of aliases
 DEPTH = 20  # of what is nested in one
 DIGITS, WORDS = 50, 2000  # characters of a number, and of any other value
