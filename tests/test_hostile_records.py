@@ -388,6 +388,34 @@ def test_outputs_of_a_yaml_stay_near_it(tmp_path, monkeypatch, capsys, images):
     assert (tmp_path / "x.png").is_file()
 
 
+def test_titles_that_cannot_be_set(tmp_path, monkeypatch, images):
+    """A formula that is none is told in one line before anything is written, a long word does not take long."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(images / "bus.jpg", tmp_path)
+    cases = {'"$\\\\frac{$"': 2, '"$ \\\\frac{ $ x $"': 2, ".nan": 2, "[a, [b]]": 2, '"\\e[31m"': 0, "w" * 1900: 0}
+    for title, expected in cases.items():
+        text = f"rows: [bus.jpg]\ncolumns: [{{show: input, title: {title}}}]\noutput: a.svg\ndpi: 72\n"
+        (tmp_path / "f.yaml").write_text(text)
+        start = time.monotonic()
+        code, _, err = call(["figure", "f.yaml"])
+        assert (code, err.count("\n")) == (expected, 1) and time.monotonic() - start < 5, (title[:40], code, err)
+        if code == 0:
+            ElementTree.parse("a.svg")
+        assert (tmp_path / "a.svg").exists() == (code == 0)
+        (tmp_path / "a.svg").unlink(missing_ok=True)
+
+
+def test_patch_of_what_is_no_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("yolo/models/yolo.py", "yolo/utils/__init__.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    os.mkfifo("yolo/detect.py")
+    os.symlink("loop", "loop")
+    for name in ("yolo", "loop", "x" * 300, "a\0b", "~nobody/x", "/dev/zero", "yolo/models/yolo.py"):
+        assert verdict(*call(["patch", name])) == "refused", name
+
+
 def test_fuzz_of_records():
     found = fuzz_records.fuzz(400, seed=10)
     assert "wrong" not in found and found["told"] > 40 and found["refused"] > 100 and found["run"] > 10, found

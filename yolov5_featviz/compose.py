@@ -725,8 +725,13 @@ def wrap(words: str, room: float, style: Style, size: Optional[float] = None) ->
         if lines and fits(f"{lines[-1]} {word}"):
             lines[-1] += f" {word}"
             continue
-        while "$" not in word and len(word) > 1 and not fits(word):
-            n = next((n for n in range(len(word) - 1, 1, -1) if fits(word[:n])), 1)
+        if len(lines) > LINES:
+            break
+        while len(lines) <= LINES and "$" not in word and len(word) > 1 and not fits(word):
+            n, beyond = 1, len(word)  # as many letters as fit, by halves
+            while beyond - n > 1:
+                middle = (n + beyond) // 2
+                n, beyond = (middle, beyond) if fits(word[:middle]) else (n, middle)
             lines.append(word[:n])
             word = word[n:]
         lines.append(word)

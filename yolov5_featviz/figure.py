@@ -607,7 +607,7 @@ def _text(what: str) -> Callable[[Any], str]:
 
 
 def _words(value: Any) -> str:
-    if isinstance(value, (Mapping, list, tuple, set, bytes)):
+    if isinstance(value, (Mapping, list, tuple, set, bytes)) or value in (math.inf, -math.inf) or value != value:
         raise FeatvizError(f"title {_shown(value)} is not understood: give words")
     return str(value)
 
