@@ -364,6 +364,13 @@ def test_a_long_scale_of_channels_that_are_not_there(tmp_path, capsys):
     assert read(tmp_path / "a.json") == about
 
 
+def test_odd_names_of_ordinary_files_are_no_damage(tmp_path):
+    for name in ("~bus", "a:b", "-x", "...", "a..b", "名字", "a b", "x" * 250):
+        about = {KEY: "1", "file": f"{name}.png", "folder": f"epoch003/{name}", "image": {"name": f"{name}.jpg"}}
+        (tmp_path / "a.json").write_text(json.dumps(about))
+        assert read(tmp_path / "a.json") == about
+
+
 def test_json_for_a_terminal_is_still_the_record(tmp_path, capsys):
     about = {KEY: "1", "layer": "\x1b[31m \x9b \u202e 名字 \U0010fffd \ud800"}
     (tmp_path / "a.json").write_text(json.dumps(about))

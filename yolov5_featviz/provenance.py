@@ -215,19 +215,14 @@ def _is_texts(value: Any) -> bool:
 
 def is_base_name(value: Any) -> bool:
     """Whether ``value`` is the name of a file without a folder."""
-    return (
-        isinstance(value, str)
-        and 0 < len(value) < 256
-        and value not in (".", "..")
-        and not re.search(r"[/\\\0]", value)
-    )
+    return is_inside(value) and 0 < len(value) < 256 and value != "." and "/" not in value and os.sep not in value
 
 
 def is_inside(value: Any) -> bool:
     """Whether ``value`` is a relative path that stays below the folder that it is relative to; empty is that folder."""
-    if not _is_text(value) or "\0" in value or value.startswith(("/", "~")) or PureWindowsPath(value).drive:
+    if not _is_text(value) or "\0" in value or value.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", value):
         return False
-    return ".." not in re.split(r"[/\\]", value) and not value.startswith("\\")
+    return os.sep == "/" or not PureWindowsPath(value).drive
 
 
 def _is_identity(value: Any) -> bool:

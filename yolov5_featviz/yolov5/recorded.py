@@ -47,7 +47,7 @@ def _number(low: float, high: float) -> Check:
 
 def is_path(word: str) -> bool:
     """Whether a word is a path as records hold them: relative, and without a way out."""
-    return is_inside(word) and "://" not in word and not word.startswith("-") and word.isprintable()
+    return is_inside(word) and "://" not in word and not word.startswith(("-", "~")) and word.isprintable()
 
 
 _text = _like(r"(?!-[^0-9])[^\x00-\x1f\x7f]{0,2000}")
