@@ -46,10 +46,11 @@ def patch(checkout: str, reverse: bool = False) -> str:
         raise FeatvizError(f"{folder} is an installed package, not a checkout: yolov5-featviz run detect.py runs it")
     path = (folder / "detect.py").resolve()  # a link stays one
     try:
+        mode = path.stat().st_mode
         content = head(path, LARGEST)
         new = remove(content) if reverse else insert(content)
         if new != content:
-            write(path, new, path.stat().st_mode)
+            write(path, new, mode)
     except FeatvizError as error:
         raise FeatvizError(f"{path}: {error}") from None
     except OSError as error:
