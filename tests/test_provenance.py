@@ -138,7 +138,9 @@ def test_any_other_model(tmp_path, images):
     about = read(tmp_path / figure)
     assert about["command"] == ["image", "--model", "net.py:build", "--layers", "0", "--source", "bus.jpg"]
     assert about["image"]["sha256"] == sha256(images / "bus.jpg")
-    done = run(*TOOL, "redo", figure, "--source", images / "bus.jpg", cwd=tmp_path, script=None)
+    done = run(*TOOL, "redo", figure, "--source", images / "bus.jpg", cwd=tmp_path, script=None, check=2)
+    assert "--model net.py:build" in done.stdout and "this is run only with --run" in done.stderr
+    done = run(*TOOL, "redo", figure, "--source", images / "bus.jpg", "--run", cwd=tmp_path, script=None)
     assert done.stdout.splitlines()[-1] == f"{figure}: identical, byte for byte"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -63,6 +63,13 @@ def spans(channels: Sequence[int]) -> str:
             runs.append([channel])
     words = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
     return f"{words}-{words}" if words.isdigit() else words
+
+
+def unspans(words: str) -> Iterator[int]:
+    """The channel numbers that :func:`spans` wrote, one after the other; a list of them may not fit in memory."""
+    for part in filter(None, words.split(",")):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def number(value: Any) -> Optional[float]:

@@ -8,8 +8,10 @@ from typing import Optional, Sequence, Tuple
 import numpy as np
 
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.text import printable
 
 Region = Tuple[float, float, float, float]  # left, top, right, bottom
+LONGEST = 200  # letters of a label
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +21,7 @@ class Boxes:
     Attributes:
         xyxy: float32 ``[n, 4]``: left, top, right and bottom edge, in pixels of the network's input.
         scores: float32 ``[n]``; may be left out.
-        labels: what each box holds, in words; may be left out.
+        labels: what each box holds, in words, without control characters; may be left out.
 
     Raises:
         FeatvizError: the three do not go together.
@@ -41,7 +43,7 @@ class Boxes:
             raise FeatvizError(f"{len(self.labels)} labels for {len(xyxy)} boxes: give one for each, or none")
         object.__setattr__(self, "xyxy", xyxy)
         object.__setattr__(self, "scores", scores)
-        object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+        object.__setattr__(self, "labels", tuple(printable(label, LONGEST) for label in self.labels))
 
     def __len__(self) -> int:
         return len(self.xyxy)

@@ -174,7 +174,7 @@ def parse_top(spec: ChannelSpec) -> Optional[Tuple[int, str]]:
     """``top:16:std`` as ``(16, "std")``; None for another form. Raises FeatvizError for a bad one."""
     if not isinstance(spec, str) or not spec.strip().lower().startswith("top:"):
         return None
-    found = re.fullmatch(r"top:(\d+)(?::(\w+))?", spec.strip().lower())
+    found = re.fullmatch(r"top:(\d{1,9})(?::(\w+))?", spec.strip().lower())
     if not found:
         raise FeatvizError(f"channels {spec!r} are not understood: take one of {FORMS}")
     n, by = int(found.group(1)), found.group(2) or "mean"
@@ -206,7 +206,7 @@ def choose_channels(spec: ChannelSpec, count: int) -> List[int]:
     spec = str(spec).strip().lower()
     if spec == "all":
         return list(range(count))
-    ends = re.fullmatch(r"(?:(first|last):)?(\d+)", spec)
+    ends = re.fullmatch(r"(?:(first|last):)?(\d{1,9})", spec)
     if ends:
         n = min(int(ends.group(2)), count)
         if n == 0:
@@ -214,7 +214,7 @@ def choose_channels(spec: ChannelSpec, count: int) -> List[int]:
         return list(range(count - n, count)) if ends.group(1) == "last" else list(range(n))
     chosen: List[int] = []
     for part in spec.split(","):
-        span = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        span = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
         if not span:
             raise FeatvizError(f"channels {spec!r} are not understood: take one of {FORMS}")
         first, last = int(span.group(1)), int(span.group(2) or span.group(1))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 
 USAGE = """\
@@ -24,7 +25,7 @@ usage: yolov5-featviz run SCRIPT [YOLOv5's own flags] [flags below]
        yolov5-featviz figure FIGURE.yaml [--output FILE...] [--dpi N]
        yolov5-featviz compare --weights A.pt B.pt... --layers LAYERS --source IMAGES
        yolov5-featviz info FIGURE [--json]
-       yolov5-featviz redo FIGURE [--weights W...] [--source IMAGE] [--yolov5 DIR]
+       yolov5-featviz redo FIGURE [--weights W...] [--source IMAGE] [--yolov5 DIR] [--run]
        yolov5-featviz --version
 
 Run a YOLOv5 script, unedited, and take pictures of the layers you ask for; or put images through any
@@ -371,14 +372,14 @@ def compare(arguments: List[str], command: Sequence[str] = ()) -> int:
 
 def info(arguments: List[str]) -> int:
     """``yolov5-featviz info``: see :func:`yolov5_featviz.provenance.read`."""
-    from yolov5_featviz.provenance import read, tell
+    from yolov5_featviz.provenance import as_json, read, tell
 
     parser = _Words(prog="yolov5-featviz info", description="Tell how a figure was made.", allow_abbrev=False)
     parser.add_argument("figure", metavar="FIGURE", help="a file written by yolov5-featviz")
     parser.add_argument("--json", action="store_true", help="as JSON")
     o = parser.parse_args(arguments)
     about = read(o.figure)
-    print(json.dumps(about, indent=1, ensure_ascii=False) if o.json else tell(about))
+    print(as_json(about) if o.json else tell(about))
     return 0
 
 
@@ -391,9 +392,12 @@ def redo(arguments: List[str]) -> int:
     parser.add_argument("--weights", nargs="+", default=[], help="the checkpoints, if they are not found by name")
     parser.add_argument("--source", help="the image, if it is not found by name")
     parser.add_argument("--yolov5", metavar="DIR", help="the YOLOv5 checkout to use")
+    parser.add_argument(
+        "--run", action="store_true", help="run the figure's command whatever it is: it can do all that you can"
+    )
     parser.add_argument("--trust-weights", action="store_true", help="unpickle without any check")
     o = parser.parse_args(arguments)
-    return again.redo(o.figure, _again, o.weights, o.source, o.yolov5, trust=o.trust_weights)
+    return again.redo(o.figure, _again, o.weights, o.source, o.yolov5, trust=o.trust_weights, anything=o.run)
 
 
 def _again(words: List[str], command: Sequence[str]) -> int:
@@ -401,8 +405,6 @@ def _again(words: List[str], command: Sequence[str]) -> int:
     if words[:1] == ["run"]:
         return run(words[1], words[2:], command=command)
     commands: Dict[str, Callable[..., int]] = {"image": image, "figure": figure, "compare": compare}
-    if words[0] not in commands:
-        raise FeatvizError(f"no command {words[0]!r}: the figure is from another version than {__version__}")
     return commands[words[0]](words[1:], command)
 
 
@@ -495,7 +497,7 @@ def _command(arguments: List[str]) -> int:
 
 def fail(error: FeatvizError) -> int:
     """Tell a user's mistake in one line; return the exit code for it."""
-    print("yolov5-featviz: error: " + " ".join(str(error).split()), file=sys.stderr)
+    print("yolov5-featviz: error: " + printable(" ".join(str(error).split())), file=sys.stderr)
     return 2
 
 

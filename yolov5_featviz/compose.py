@@ -21,10 +21,11 @@ import numpy as np
 
 from yolov5_featviz.about import KEY, dumps
 from yolov5_featviz.boxes import Boxes, Region
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.formats import check_format, format_of, parameters
 from yolov5_featviz.heatmap import BOX_COLOURS, place_labels
 from yolov5_featviz.render import COLOURS, Picture, font_file, palette_of
+from yolov5_featviz.text import printable
 
 # Text widths in inches, from the authors' guides of these publishers.
 WIDTHS: Dict[str, float] = {
@@ -42,6 +43,7 @@ WIDTHS: Dict[str, float] = {
 LINE = 1.25  # from one line of a title to the next, in sizes of its letters
 LEAST = 4.5  # points, of the smallest letters
 LINES = 4  # of a title at most
+LARGEST = 1 << 28  # pixels of a figure
 BAR = 4.0  # height of a colour scale in points
 FONTS = {"sans": "DejaVu Sans", "serif": "STIXGeneral"}  # these come with matplotlib
 LETTERS = ("none", "panels", "columns", "rows")
@@ -273,12 +275,17 @@ def compose(
     if not panels or not panels[0] or not any(panel for row in panels for panel in row):
         raise FeatvizError("a figure needs at least one row and one column")
     style = style or Style()
-    columns, rows = list(columns) or [""] * len(panels[0]), list(rows) or [""] * len(panels)
+    columns = [printable(words) for words in columns or [""] * len(panels[0])]
+    rows = [printable(words) for words in rows or [""] * len(panels)]
     letter = _Letters(style)
     columns = [f"{letter.take()} {words}".strip() for words in columns] if style.letters == "columns" else columns
     rows = [f"{letter.take()} {words}".strip() for words in rows] if style.letters == "rows" else rows
     with parameters(_settings(style)):
         layout = _lay_out(panels, columns, rows, style)
+        if layout.width * layout.height > LARGEST or max(layout.width, layout.height) >= 1 << 16:
+            raise FeatvizError(
+                f"a figure of {layout.width:,}×{layout.height:,} pixels is too large: take a smaller dpi, or fewer rows"
+            )
         figure = Figure(figsize=(layout.width / style.dpi, layout.height / style.dpi), dpi=style.dpi)
         draw = _Draw(figure, layout, style, panels)
         for place, words in zip(layout.columns, columns):
@@ -291,7 +298,7 @@ def compose(
                     draw.panel(panel, place, letter.take() if style.letters == "panels" else "")
         for bar, place, lines in layout.bars:
             draw.bar(bar, place, lines)
-    return Composition(figure, style, title, dict(about or {}))
+    return Composition(figure, style, printable(title), dict(about or {}))
 
 
 class _Place(NamedTuple):
@@ -551,13 +558,14 @@ class _Draw:
             if i not in labels:
                 continue
             (x, y, w, h), small = labels[i]
+            caption = _plain(panel.boxes.caption(i))
             axes.add_patch(Rectangle((x, y), w, h, fc=colour, ec="none", zorder=4))
             dark = np.dot(colour, (0.299, 0.587, 0.114)) < 0.43
             axes.text(
                 x + w / 2,
                 y + h / 2 + 0.32 * small * unit,
-                panel.boxes.caption(i),
-                fontproperties=font(self.style, size=small, words=panel.boxes.caption(i)),
+                caption,
+                fontproperties=font(self.style, size=small, words=caption),
                 color="white" if dark else "black",
                 ha="center",
                 va="baseline",
@@ -571,7 +579,7 @@ class _Draw:
         """Where names and scores stand and how large: smaller if there is no room, and none that would hide another."""
         unit = self.style.dpi / 72
         found: Dict[int, Tuple[_Place, float]] = {}
-        words = {i: boxes.caption(i) for i in corners if boxes.caption(i)}
+        words = {i: _plain(boxes.caption(i)) for i in corners if boxes.caption(i)}
         for small in sorted({max(LEAST, self.style.font_size - less) for less in (2.5, 3.0, 3.5)}, reverse=True):
             sizes = [
                 tuple(round((side + 1.6) * unit) for side in measure(word, self.style, small))
@@ -608,6 +616,11 @@ class _Draw:
                 ha=side,
                 va="baseline",
             )
+
+
+def _plain(words: str) -> str:
+    """Words that are no formula, whatever they hold: a class may be called ``$``."""
+    return words.replace("$", r"\$")
 
 
 def _there(box: Sequence[float], window: Region, place: _Place) -> Region:
@@ -666,12 +679,13 @@ def font_file_of(name: str, weight: str = "normal") -> str:
 
 
 def check_letters(words: str, style: Style) -> None:
-    """Raise FeatvizError if the style's font lacks a letter of ``words``, and no font that is installed has all."""
+    """Raise FeatvizError if ``words`` cannot be set: a formula that is none, or letters that no installed font has."""
     missing = lacking(words, style)
     if missing and font_file(words) == font_file():
         raise FeatvizError(
             f"the font {style.font} has no {missing!r}, which {words!r} needs: install a font that has, or name it"
         )
+    measure(printable(words), style)
 
 
 def lacking(words: str, style: Style) -> str:
@@ -685,12 +699,15 @@ def lacking(words: str, style: Style) -> str:
 
 
 def measure(words: str, style: Style, size: Optional[float] = None, weight: str = "normal") -> Tuple[float, float]:
-    """Width and height of a line in points."""
+    """Width and height of a line in points. Raises FeatvizError for a formula that is none."""
     from matplotlib.cbook import is_math_text
     from matplotlib.textpath import text_to_path
 
     prop = font(style, size, weight, words)
-    width, height, _ = text_to_path.get_text_width_height_descent(words, prop, is_math_text(words))
+    try:
+        width, height, _ = text_to_path.get_text_width_height_descent(words, prop, is_math_text(words))
+    except (ValueError, RecursionError) as error:
+        raise FeatvizError(f"{printable(words, 80)} is no formula that matplotlib reads: {reason(error)}") from None
     return float(width), max(float(height), 1.05 * float(prop.get_size_in_points()))
 
 
@@ -708,8 +725,13 @@ def wrap(words: str, room: float, style: Style, size: Optional[float] = None) ->
         if lines and fits(f"{lines[-1]} {word}"):
             lines[-1] += f" {word}"
             continue
-        while "$" not in word and len(word) > 1 and not fits(word):
-            n = next((n for n in range(len(word) - 1, 1, -1) if fits(word[:n])), 1)
+        if len(lines) > LINES:
+            break
+        while len(lines) <= LINES and "$" not in word and len(word) > 1 and not fits(word):
+            n, beyond = 1, len(word)  # as many letters as fit, by halves
+            while beyond - n > 1:
+                middle = (n + beyond) // 2
+                n, beyond = (middle, beyond) if fits(word[:middle]) else (n, middle)
             lines.append(word[:n])
             word = word[n:]
         lines.append(word)
@@ -718,6 +740,9 @@ def wrap(words: str, room: float, style: Style, size: Optional[float] = None) ->
         while last and not fits(f"{last}…"):
             last = last[:-1]
         lines = [*lines[: LINES - 1], f"{last}…"]
+    for line in lines:
+        if "$" in line:  # it may be a formula only now
+            measure(line, style, size)
     return "\n".join(lines)
 
 
@@ -738,7 +763,7 @@ def _with_lengths(svg: str, style: Style) -> str:
         size = re.search(r"([\d.]+)px", found[1])
         if size is None:
             return found[0]
-        long = measure(unescape(found[2]), style, float(size[1]), weight)[0]
+        long = measure(_plain(unescape(found[2])), style, float(size[1]), weight)[0]
         return f'<text textLength="{long:.6g}" lengthAdjust="spacingAndGlyphs"{found[1]}>{found[2]}</text>'
 
     return re.sub(r"<text([^>]*)>([^<]+)</text>", longer, svg)

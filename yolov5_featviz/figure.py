@@ -36,10 +36,12 @@ from yolov5_featviz.prediction import Prediction
 from yolov5_featviz.reduce import REDUCTIONS, check_reduce, pca, reduce_channels
 from yolov5_featviz.render import NAN, palette_of, quantise
 from yolov5_featviz.resample import check_resample, resample
+from yolov5_featviz.text import printable
 
 SHOWS = ("input", "detections", "heatmap", "channel", "pca", "grid", "cam")
 OF_LAYERS = ("heatmap", "channel", "pca", "grid", "cam")
 SCALES = ("shared", "separate")
+MOST = 100  # rows, and columns
 
 # A model: from the path of an image and a layer selection to what it makes of it; and `cam` if it has that.
 Models = Callable[[Sequence[str], Sequence[Optional[str]]], ContextManager[Sequence[Any]]]
@@ -495,8 +497,8 @@ class _Check:
     def keys(self, where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
         for name in given:
             if name not in known:
-                near = difflib.get_close_matches(str(name), known, 1)
-                self.tell(where, f"no key {name!r}" + (f": did you mean {near[0]}?" if near else ""))
+                near = difflib.get_close_matches(str(name)[:80], known, 1)
+                self.tell(where, f"no key {_shown(name)}" + (f": did you mean {near[0]}?" if near else ""))
 
     def values(self, where: str, given: Mapping[str, Any], known: Mapping[str, Callable[[Any], Any]]) -> Dict[str, Any]:
         found: Dict[str, Any] = {}
@@ -508,7 +510,7 @@ class _Check:
                 if name in ("image", "weights"):
                     path = self.find(name, found[name])
                     if path is None:
-                        raise FeatvizError(f"no {name} {value}")
+                        raise FeatvizError(f"no {name} {printable(value, 80)}")
                     found[name] = self.files[name, str(value)] = str(path)
             except FeatvizError as error:
                 self.tell(where, str(error))
@@ -518,15 +520,18 @@ class _Check:
         if not isinstance(given, (list, tuple)) or not given:
             self.tell("", f"no {name}: give a list of them")
             return []
+        if len(given) > MOST:
+            self.tell("", f"{len(given):,} {name}: a figure has at most {MOST}")
+            return []
         found = []
         for i, part in enumerate(given):
             where = f"{name[:-1]} {i + 1}"
             part = expand(part)
             if not isinstance(part, Mapping):
-                self.tell(where, f"{part!r} is not understood: give what it shows, such as {{layer: 17}}")
+                self.tell(where, f"{_shown(part)} is not understood: give what it shows, such as {{layer: 17}}")
                 continue
             self.keys(where, part, [*_CELL, "title"])
-            found.append(self.values(where, part, {**_CELL, "title": str}))
+            found.append(self.values(where, part, {**_CELL, "title": _words}))
         return found
 
     def cell(self, where: str, cell: Cell) -> None:
@@ -545,12 +550,18 @@ class _Check:
                 self.tell(where, str(error))
 
 
+def _shown(value: Any) -> str:
+    """A value that is wrong, as it is told."""
+    return printable(repr(value), 80)
+
+
 def _one_of(what: str, known: Sequence[str]) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in known:
-            near = difflib.get_close_matches(str(value), known, 1)
+            near = difflib.get_close_matches(str(value)[:80], known, 1)
             raise FeatvizError(
-                f"no {what} {value!r}: " + (f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}")
+                f"no {what} {_shown(value)}: "
+                + (f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}")
             )
         return str(value)
 
@@ -561,7 +572,7 @@ def _number(what: str, low: float, high: float, whole: bool = False) -> Callable
     def check(value: Any) -> Any:
         kinds = int if whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-            raise FeatvizError(f"{what} {value!r}: give a{' whole' if whole else ''} number, {low:g} to {high:g}")
+            raise FeatvizError(f"{what} {_shown(value)}: give a{' whole' if whole else ''} number, {low:g} to {high:g}")
         return value
 
     return check
@@ -570,7 +581,7 @@ def _number(what: str, low: float, high: float, whole: bool = False) -> Callable
 def _checked(check: Callable[[str], Any], what: str) -> Callable[[Any], str]:
     def checked(value: Any) -> str:
         if not isinstance(value, str):
-            raise FeatvizError(f"{what} {value!r} is not understood: give a name")
+            raise FeatvizError(f"{what} {_shown(value)} is not understood: give a name")
         check(value)
         return value
 
@@ -580,7 +591,7 @@ def _checked(check: Callable[[str], Any], what: str) -> Callable[[Any], str]:
 def _flag(what: str) -> Callable[[Any], bool]:
     def check(value: Any) -> bool:
         if not isinstance(value, bool):
-            raise FeatvizError(f"{what} {value!r}: write true or false")
+            raise FeatvizError(f"{what} {_shown(value)}: write true or false")
         return value
 
     return check
@@ -589,10 +600,16 @@ def _flag(what: str) -> Callable[[Any], bool]:
 def _text(what: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, (str, int, Path)) or str(value) == "":
-            raise FeatvizError(f"{what} {value!r} is not understood")
+            raise FeatvizError(f"{what} {_shown(value)} is not understood")
         return str(value)
 
     return check
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (Mapping, list, tuple, set, bytes)) or value in (math.inf, -math.inf) or value != value:
+        raise FeatvizError(f"title {_shown(value)} is not understood: give words")
+    return str(value)
 
 
 def width_of(value: Any) -> float:
@@ -609,20 +626,24 @@ def _channels(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         value = ",".join(f"{part}-{part}" for part in value)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise FeatvizError(f"channels {value!r} are not understood")
+        raise FeatvizError(f"channels {_shown(value)} are not understood")
     if parse_top(str(value)) is None and str(value) != "all":
-        choose_channels(str(value), 1 << 20)
+        choose_channels(str(value), 1 << 16)
     return str(value)
 
 
 def _edges(what: str) -> Callable[[Any], Region]:
     def check(value: Any) -> Region:
         good = isinstance(value, (list, tuple)) and len(value) == 4
-        if not good or not all(isinstance(edge, (int, float)) and not isinstance(edge, bool) for edge in value):
-            raise FeatvizError(f"{what} {value!r}: give left, top, right and bottom edge in pixels of the image")
+        if (
+            not good
+            or not all(isinstance(edge, (int, float)) and not isinstance(edge, bool) for edge in value)
+            or not all(map(math.isfinite, value))
+        ):
+            raise FeatvizError(f"{what} {_shown(value)}: give left, top, right and bottom edge in pixels of the image")
         left, top, right, bottom = (float(edge) for edge in value)
         if not (left < right and top < bottom):
-            raise FeatvizError(f"{what} {value!r} is empty: give left, top, right and bottom edge, in this order")
+            raise FeatvizError(f"{what} {_shown(value)} is empty: give left, top, right and bottom edge, in this order")
         return left, top, right, bottom
 
     return check
@@ -650,7 +671,7 @@ def _scale(value: Any) -> Any:
         low, high = (float(_number("scale", -1e30, 1e30)(end)) for end in value)
         if low < high:
             return low, high
-        raise FeatvizError(f"scale {list(value)}: give the lower end first")
+        raise FeatvizError(f"scale {_shown(list(value))}: give the lower end first")
     return _one_of("scale", SCALES)(value)
 
 

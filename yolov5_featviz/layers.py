@@ -149,12 +149,12 @@ def select_layers(model: Union[nn.Module, LayerIndex], layers: LayerSpec) -> Lis
 
 def _find(index: LayerIndex, token: str) -> Iterable[Layer]:
     count = len(index.layers)
-    if re.fullmatch(r"-?\d+", token):
+    if re.fullmatch(r"-?[0-9]{1,9}", token):
         position = int(token)
         if not -count <= position < count:
             raise FeatvizError(f"no layer {token}: this model has layers 0 to {count - 1}")
         return [index.layers[position]]
-    span = re.fullmatch(r"(\d+)-(\d+)", token)
+    span = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", token)
     if span:
         first, last = int(span.group(1)), int(span.group(2))
         if first > last or last >= count:
@@ -185,7 +185,7 @@ def _find_inside(index: LayerIndex, token: str) -> Iterable[Layer]:
     """Sub-modules, by dotted path (from the root or from a numbered layer) or by type."""
     head, _, tail = token.partition(".")
     prefix = None
-    if tail and head.isdigit() and int(head) < len(index.layers):
+    if tail and re.fullmatch("[0-9]{1,9}", head) and int(head) < len(index.layers):
         prefix = index.layers[int(head)].path + "."
     modules = dict(index.root.named_modules())
     path = prefix + tail if prefix else token

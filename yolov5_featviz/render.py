@@ -21,6 +21,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.normalize import NORMS, check_norm, normalize
 from yolov5_featviz.resample import check_resample
 from yolov5_featviz.resample import resample as resampled
+from yolov5_featviz.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +81,10 @@ class Picture:
     cells: Dict[int, Tuple[int, int, int, int]] = field(default_factory=dict)
     texts: Sequence[Text] = ()
     about: Dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", printable(self.title))
+        object.__setattr__(self, "texts", [text._replace(text=printable(text.text)) for text in self.texts])
 
     def to_rgb(self) -> np.ndarray:
         """The picture as uint8 ``[height, width, 3]``."""
@@ -433,7 +438,7 @@ def text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
 
 def parts(text: str) -> List[str]:
     """A line in parts that are set one after the other, each in a font that has its letters."""
-    first, *rest = text.split(SEPARATOR)
+    first, *rest = printable(text).split(SEPARATOR)
     return [first, *(SEPARATOR + part for part in rest)]
 
 

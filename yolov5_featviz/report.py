@@ -31,6 +31,7 @@ from yolov5_featviz.reduce import REDUCTIONS, reduce_channels
 from yolov5_featviz.render import COLOURS, NAN, palette_of, quantise
 from yolov5_featviz.resample import resample
 from yolov5_featviz.save import write_new
+from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 
 Part = Tuple[str, Sequence[FeatureMap]]
@@ -453,26 +454,26 @@ class Report:
             "formulas": FORMULAS,
         }
         rows = [
-            f'<tr><td class="number">{n}</td><td>{html.escape(layers[i]["name"] + " " + layers[i]["type"])}</td>'
+            f'<tr><td class="number">{n}</td><td>{_escaped(layers[i]["name"] + " " + layers[i]["type"])}</td>'
             f"<td>{channel}</td><td>{score:{'.2f' if by == 'contrast' else '.3g'}}</td></tr>"
             for n, (i, channel, score) in enumerate(ranked(layers), 1)
         ]
         values = {
             "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            "version": html.escape(__version__),
+            "version": _escaped(__version__),
             "style": _web("report.css"),
-            "about": html.escape(self.about),
+            "about": _escaped(self.about),
             "overall": self._overall(),
-            "says": html.escape(first["says"]),
-            "alt": html.escape(f"{first['name']} under the heat map of {best['title']}"),
+            "says": _escaped(first["says"]),
+            "alt": _escaped(f"{first['name']} under the heat map of {best['title']}"),
             "aspect": f"{first['size'][1] / first['size'][0]:.6g}",
             "overlay": first["overlay"],
             "boxes": "".join(map(_box, first["boxes"], first["captions"], first["colours"])),
-            "caption": html.escape(f"{best['title']}, {best['heat'][0]} of all {best['shape'][0]} channels"),
+            "caption": _escaped(f"{best['title']}, {best['heat'][0]} of all {best['shape'][0]} channels"),
             "alpha": str(round(100 * ALPHA)),
             "by": "standard deviation" if by == "std" else "contrast",
             "rows": "\n".join(rows),
-            "formula": html.escape(FORMULAS[by == "std"]),
+            "formula": _escaped(FORMULAS[by == "std"]),
             "settings": as_json(settings),
             "script": script,
         }
@@ -491,7 +492,7 @@ class Report:
             words.append(f"The strongest channel lies {where} of the {ranked} whose detections can be compared.")
         if self.left_out:
             words.append(f"{self.left_out} more did not fit into this page; their pictures are in their folders.")
-        return f'<p class="overall">{html.escape(" ".join(words))}</p>' if words else ""
+        return f'<p class="overall">{_escaped(" ".join(words))}</p>' if words else ""
 
 
 def _item(found: Dict[str, Any], index: int, group: str, link: str, before: str) -> str:
@@ -500,19 +501,24 @@ def _item(found: Dict[str, Any], index: int, group: str, link: str, before: str)
     thumbnail, known = found["thumbnail"], {key: value for key, value in found.items() if key != "thumbnail"}
     photo = f'<img alt="" loading="lazy" decoding="async" src="{thumbnail}">' if thumbnail else ""
     count = "" if n is None else "nothing found" if n == 0 else f"{n} detection{'s' * (n > 1)}"
-    head = f'<li class="group">{html.escape(group)}</li>\n' if group and group != before else ""
+    head = f'<li class="group">{_escaped(group)}</li>\n' if group and group != before else ""
     data = as_json({**known, "group": group, "link": link})
     return (
-        f'{head}<li data-index="{index}" data-name="{html.escape(name)}" data-group="{html.escape(group)}">'
-        f'<button type="button">{photo}{html.escape(name)}<small>{count}</small></button>'
+        f'{head}<li data-index="{index}" data-name="{_escaped(name)}" data-group="{_escaped(group)}">'
+        f'<button type="button">{photo}{_escaped(name)}<small>{count}</small></button>'
         f'<script type="application/json">{data}</script></li>\n'
     )
+
+
+def _escaped(text: str) -> str:
+    """Text for a page, without control characters."""
+    return html.escape(printable(text))
 
 
 def _box(edges: Sequence[float], caption: str, colour: str) -> str:
     x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) * 100 for edge in edges)
     place = f"left:{x0:.4g}%;top:{y0:.4g}%;width:{x1 - x0:.4g}%;height:{y1 - y0:.4g}%;--box:{colour}"
-    return f'<div class="box" style="{place}"><span>{html.escape(caption)}</span></div>'
+    return f'<div class="box" style="{place}"><span>{_escaped(caption)}</span></div>'
 
 
 def _overlay(fm: FeatureMap, pixels: Optional[np.ndarray], size: Sequence[int], look: Look) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Container, Sequence
 
 from yolov5_featviz.layers import LayerInfo
+from yolov5_featviz.text import printable
 
 
 def layer_table(rows: Sequence[LayerInfo]) -> str:
@@ -40,7 +41,8 @@ def layer_table(rows: Sequence[LayerInfo]) -> str:
 
 
 def align(lines: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
-    """Words in columns, those of ``right`` flush right."""
+    """Words in columns, those of ``right`` flush right, with control characters replaced."""
+    lines = [[printable(word) for word in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
         "  ".join(

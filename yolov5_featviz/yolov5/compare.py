@@ -40,6 +40,7 @@ from yolov5_featviz.render import check_look
 from yolov5_featviz.run_images import find_images
 from yolov5_featviz.save import check_writable, new_folder, write
 from yolov5_featviz.table import align
+from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.checkpoint import check_weights
 from yolov5_featviz.yolov5.item import distinct
 from yolov5_featviz.yolov5.predict import predictors, read_image
@@ -587,7 +588,7 @@ def _csv(lines: Iterable[Iterable[Any]]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.9g}"
-    return str(value)
+    return printable(value)
 
 
 def _latex(words: str) -> str:
@@ -599,4 +600,4 @@ def _latex(words: str) -> str:
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
     }
-    return "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in words)
+    return "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in printable(words))

@@ -12,10 +12,13 @@ import re
 from pathlib import Path
 from typing import List, Tuple
 
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import FeatvizError, reason
+from yolov5_featviz.reading import head
 from yolov5_featviz.save import write
+from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.source import is_checkout
 
+LARGEST = 1 << 22  # bytes of a script
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FLAG = re.compile(rb"""["'](--(?:visualize-|yolov5|trust-weights)[\w-]*)["']""")  # what the diff's lines look for
 
@@ -32,17 +35,22 @@ def patch(checkout: str, reverse: bool = False) -> str:
     Raises:
         FeatvizError: the folder is no checkout, or the patch does not fit. Nothing was written.
     """
-    folder = Path(checkout).expanduser().resolve()
-    if not is_checkout(folder):
+    try:
+        folder = Path(checkout).expanduser().resolve()
+        there = is_checkout(folder)
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError for links in a circle, or no such home
+        raise FeatvizError(f"no checkout {printable(checkout, 80)}: {reason(error)}") from None
+    if not there:
         raise FeatvizError(f"{folder} holds no YOLOv5: there is no models/yolo.py in it; name a checkout's folder")
     if any(folder.parent.glob("yolov5-[0-9]*-info")):
         raise FeatvizError(f"{folder} is an installed package, not a checkout: yolov5-featviz run detect.py runs it")
     path = (folder / "detect.py").resolve()  # a link stays one
     try:
-        content = path.read_bytes()
+        mode = path.stat().st_mode
+        content = head(path, LARGEST)
         new = remove(content) if reverse else insert(content)
         if new != content:
-            write(path, new, path.stat().st_mode)
+            write(path, new, mode)
     except FeatvizError as error:
         raise FeatvizError(f"{path}: {error}") from None
     except OSError as error:
@@ -120,5 +128,5 @@ def _statements(content: bytes) -> List[int]:
     """The numbers of the lines on which the module's own statements begin."""
     try:
         return [node.lineno for node in ast.parse(content).body]
-    except (SyntaxError, ValueError) as error:
-        raise FeatvizError(f"is no Python: {error}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise FeatvizError(f"is no Python: {reason(error)}") from None

@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 from yolov5_featviz.compose import Composition
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.figure import Spec, expand, make, parse
 from yolov5_featviz.formats import format_of
 from yolov5_featviz.provenance import identity, made, portable, read
+from yolov5_featviz.reading import head
 from yolov5_featviz.save import check_writable, write
+from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.item import distinct
 from yolov5_featviz.yolov5.predict import predictors
 from yolov5_featviz.yolov5.source import find_source
 
+LARGEST = 1 << 17  # bytes of a YAML file
+ENTRIES = 10_000  # of one, with those of aliases
+DEPTH = 20  # of what is nested in one
+DIGITS, WORDS = 50, 2000  # characters of a number, and of any other value
 FILES = ("weights", "image", "yolov5", "output")  # keys whose values are paths
 
 
@@ -37,7 +43,7 @@ def figure(spec: Union[str, Path, Mapping[str, Any]], trust: bool = False) -> Co
             is not there.
     """
     given, base = load(spec)
-    return draw(check(given, base, _name(spec)), [], trust)
+    return draw(check(given, base, _name(spec), isinstance(spec, Mapping)), [], trust)
 
 
 def write_figure(
@@ -68,7 +74,7 @@ def write_figure(
         given["output"] = [str(Path(output).absolute()) for output in outputs]
     if dpi is not None and isinstance(given, Mapping):
         given = {**given, "dpi": dpi}
-    spec = check(given, base, _name(path))
+    spec = check(given, base, _name(path), outputs is not None)
     if not spec.outputs:
         raise FeatvizError(f"{_name(path)}: no output: give one there, such as figure.pdf, or with --output")
     drawn = draw(spec, command, trust)
@@ -79,47 +85,138 @@ def write_figure(
 
 
 def load(spec: Union[str, Path, Mapping[str, Any]]) -> Any:
-    """What stands in a YAML file, and the folder that its paths are relative to."""
+    """What stands in a YAML file, and the folder that its paths are relative to.
+
+    Raises:
+        FeatvizError: there is no such file, it is no YAML, or it holds more than any figure does.
+    """
     if isinstance(spec, Mapping):
         return spec, Path()
     import yaml
 
+    name = printable(spec, 300)
+    if not os.path.exists(spec):
+        raise FeatvizError(f"no figure {name}: No such file or directory")
     try:
-        given = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FeatvizError(f"no figure {spec}: {getattr(error, 'strerror', None) or error}") from None
+        loader = yaml.SafeLoader(head(spec, LARGEST).decode("utf-8"))
+        node = loader.get_single_node()
+        given = None if node is None else _constructed(loader, node, name)
+    except UnicodeDecodeError as error:
+        raise FeatvizError(f"no figure {name}: it is no text in UTF-8: {reason(error)}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise FeatvizError(f"{spec}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = printable(getattr(error, "problem", None) or reason(error), 200)
+        raise FeatvizError(f"{name}{line}: not YAML: {problem}") from None
+    except RecursionError:
+        raise FeatvizError(f"{name}: it is nested too deeply for a figure") from None
     return given, Path(spec).parent
 
 
-def check(given: Any, base: Path, name: str = "") -> Spec:
-    """Find all that is wrong before any work is done."""
+def _constructed(loader: Any, node: Any, name: str) -> Any:
+    """The values of YAML nodes, once their number and depth are known, with aliases counted each time."""
+    _entries(loader, node, name, {})
+    try:
+        return loader.construct_document(node)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # what constructors of tags end in
+        raise FeatvizError(f"{name}: a value cannot be understood: {reason(error)}") from None
+
+
+def _entries(loader: Any, node: Any, name: str, seen: Dict[int, int], depth: int = 0) -> int:
+    """How many entries there are below a YAML node; what cannot be a figure's raises FeatvizError."""
+    import yaml
+
+    where = f"{name}, line {node.start_mark.line + 1}"
+    if depth > DEPTH:
+        raise FeatvizError(f"{where}: nested too deeply: a figure has at most {DEPTH} levels")
+    if isinstance(node, yaml.ScalarNode):
+        short = printable(node.value, 40)
+        if len(node.value) > (DIGITS if node.tag.endswith((":int", ":float")) else WORDS):
+            raise FeatvizError(f"{where}: {short} is too long: it has {len(node.value):,} characters")
+        try:
+            loader.construct_object(node)
+        except yaml.YAMLError:
+            raise
+        except Exception:  # the constructors of numbers, dates and truth values do not check what they get
+            raise FeatvizError(
+                f"{where}: {short} is no {node.tag.rpartition(':')[2].replace('timestamp', 'date')}"
+            ) from None
+        return 1
+    if id(node) in seen:
+        if seen[id(node)] < 0:
+            raise FeatvizError(f"{where}: it contains itself")
+        return seen[id(node)]
+    seen[id(node)] = -1
+    parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    count = 1
+    for part in parts:
+        count += _entries(loader, part, name, seen, depth + 1)
+        if count > ENTRIES:
+            raise FeatvizError(f"{where}: more than {ENTRIES:,} entries, with aliases: no figure needs as many")
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise FeatvizError(f"{where}: {printable(twice, 40)} is given twice")
+    seen[id(node)] = count
+    return count
+
+
+def check(given: Any, base: Path, name: str = "", anywhere: bool = True) -> Spec:
+    """Find all that is wrong before any work is done.
+
+    Args:
+        given: what stands in a YAML file.
+        base: the folder that paths are relative to.
+        name: of the file, for messages.
+        anywhere: whether outputs may lie outside ``base`` and the current folder: those that the user gave.
+
+    Raises:
+        FeatvizError: something is not understood or not found, all told in one line.
+    """
 
     def find(kind: str, file: str) -> Optional[Path]:
         folders = [base]
         if kind == "weights":
             folders += [base / "weights", Path("weights")]
-        elif not (base / file).is_file():  # as detect.py shows YOLOv5's own images if it is given none
+        elif not os.path.isfile(base / file):  # as detect.py shows YOLOv5's own images if it is given none
             folders.append(find_source().root / "data" / "images")
-        return next((folder / file for folder in folders if (folder / file).is_file()), None)
+        return next((folder / file for folder in folders if os.path.isfile(folder / file)), None)
 
     try:
         spec = parse(given, find)
         cells = [[cell._replace(yolov5=cell.yolov5 and str(base / cell.yolov5)) for cell in row] for row in spec.cells]
         for output in spec.outputs:
+            if not anywhere:
+                _check_inside(output, base)
             check_output(base / output)
         return replace(spec, cells=cells, outputs=[os.path.normpath(base / output) for output in spec.outputs])
     except FeatvizError as error:
         raise FeatvizError(f"{name}: {error}" if name else str(error)) from None
 
 
+def _check_inside(output: str, base: Path) -> None:
+    """Raise FeatvizError unless a file's ``output`` lies below its folder or the current one, links resolved."""
+    try:
+        there = (base / output).resolve()
+        inside = any(folder.resolve() in there.parents for folder in (base, Path()))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FeatvizError(f"output {printable(output, 80)}: {reason(error)}") from None
+    if not inside:
+        raise FeatvizError(
+            f"output {printable(output, 80)} lies neither below the file's folder nor below the current one: "
+            "name it with --output"
+        )
+
+
 def check_output(path: Path) -> None:
     """Raise FeatvizError if a figure cannot be written there, or something other than a figure of ours is there."""
-    check_writable(path.parent)
-    if path.exists():
+    try:
+        check_writable(path.parent)
+        there = path.exists()
+    except (OSError, ValueError) as error:
+        raise FeatvizError(f"output {printable(path, 80)}: {reason(error)}") from None
+    if there:
         try:
             ours = "figure" in read(path)
         except FeatvizError:
@@ -151,7 +248,7 @@ def draw(spec: Spec, command: Sequence[str], trust: bool = False) -> Composition
 
 
 def _name(spec: Any) -> str:
-    return "" if isinstance(spec, Mapping) else Path(spec).name
+    return "" if isinstance(spec, Mapping) else printable(Path(spec).name)
 
 
 def _portable(given: Mapping[str, Any]) -> Dict[str, Any]:

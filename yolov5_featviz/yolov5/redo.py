@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import tempfile
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from yolov5_featviz.about import KEY
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.provenance import command_line, read, sha256
+from yolov5_featviz.provenance import command_line, npy_header, read, sha256
+from yolov5_featviz.reading import head
 from yolov5_featviz.save import write
+from yolov5_featviz.text import file_name, printable
+from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.figure import paths_in, with_paths
 from yolov5_featviz.yolov5.preflight import replace_values, values
+from yolov5_featviz.yolov5.recorded import (
+    CHECKOUT,
+    COMMANDS,
+    OUTPUT,
+    TRUST,
+    is_checkpoint,
+    is_path,
+    is_picture,
+    is_plain,
+    objection,
+)
 from yolov5_featviz.yolov5.runner import find_script
-from yolov5_featviz.yolov5.source import find_source
+from yolov5_featviz.yolov5.source import Source, find_source
 
 Run = Callable[[List[str], Sequence[str]], int]  # from words of a command line, and what to record as such
-TRUST = "--trust-weights"
-OUTPUT = ("--project", "--save-dir", "--output")  # where releases of YOLOv5 take the folder for their own results
 
 
 def redo(
@@ -34,11 +47,16 @@ def redo(
     yolov5: Optional[str] = None,
     tell: Callable[[str], None] = print,
     trust: bool = False,
+    anything: bool = False,
 ) -> int:
     """Make a figure again, with the command that it names, from the same inputs.
 
     Checkpoints and image are looked for where the command had them, in the current folder, in
     ``weights``, beside the figure and in the folders above it, and among YOLOv5's own images.
+
+    The figure may be a stranger's, so nothing is run by its word but what :mod:`yolov5_featviz.yolov5.recorded`
+    lets pass: models of torchvision and timm by their names, YOLOv5's own prediction scripts, comparisons and
+    figures, all of files that are found here, written to a temporary folder.
 
     Args:
         figure: the file.
@@ -48,114 +66,181 @@ def redo(
             it did not, the new one is kept in the current folder, under a name of its own.
         trust: unpickle checkpoints without any check. That the figure's command did so is no reason to:
             it may be a stranger's.
+        anything: run the figure's command whatever it is.
 
     Returns:
         0 if all pixels or values are the same, else 1.
 
     Raises:
-        FeatvizError: the figure does not say how it was made, it cannot be made again, or an input is
-            not found.
+        FeatvizError: the figure does not say how it was made, it cannot be made again, its command is not one
+            that is run unasked, or an input is not found.
     """
     beside = figure[: -len(".json")] if figure.endswith(".json") else ""
-    figure = beside if beside and Path(beside).is_file() else figure  # the file that these words are about
+    figure = beside if beside and os.path.isfile(beside) else figure  # the file that these words are about
     about = read(figure)
-    command = about.get("command")
+    shown = printable(figure)
+    command = list(about.get("command", []))
+    line = printable(f"{KEY} {command_line(command)}")
     if not command:
-        raise FeatvizError(f"{figure} was made in Python, not by a command; `{KEY} info {figure}` shows what it is")
+        raise FeatvizError(f"{shown} was made in Python, not by a command; `{KEY} info {shown}` shows what it is")
     if "epoch" in about.get("image", {}):
         raise FeatvizError(
-            f"{figure} was drawn in epoch {about['image']['epoch']} of a training, which nothing but a training makes "
-            f"again: {KEY} {command_line(command)}"
+            f"{shown} was drawn in epoch {about['image']['epoch']} of a training, which nothing but a training makes "
+            f"again: {line}"
         )
+    if command[0] not in COMMANDS or command[1:2] == [] or "file" not in about:
+        raise FeatvizError(f"{shown} cannot be made again: version {__version__} makes no file by {line}")
+    hints = _Hints(weights, source, yolov5, anything, tell)
     with tempfile.TemporaryDirectory(prefix="featviz-") as folder:
         home = Path(folder) / "pictures"
-        if command[0] == "figure":
-            words = _drawn(Path(figure), about, weights, source, yolov5, home, tell)
-        else:
-            words = _into(_inputs(Path(figure), about, weights, source, yolov5, tell), home)
+        try:
+            if command[0] == "figure":
+                words = _drawn(Path(figure), about, hints, home)
+            else:
+                words = _again(Path(figure), about, hints, home)
+        except _Objection as error:
+            tell(f"{shown} was made by: {line}")
+            raise FeatvizError(
+                f"{shown}: {printable(error, 300)}: this is run only with --run: add it if you know that command and "
+                "trust it"
+            ) from None
         words = [word for word in words if word != TRUST] + [TRUST] * trust
         with redirect_stdout(sys.stderr):
-            print(f"{KEY}: running {KEY} {command_line(words)}", flush=True)
+            print(f"{KEY}: running {printable(f'{KEY} {command_line(words)}')}", flush=True)
             code = run(words, command)
         file = _find(home, about)
         if file is None:
-            raise FeatvizError(f"{KEY} {command_line(words)} made no {about.get('file')}: it ended with {code}")
+            made = printable(about["file"])
+            raise FeatvizError(f"{KEY} {printable(command_line(words), 1000)} made no {made}: it ended with {code}")
         return _compare(Path(figure), file, tell)
 
 
+class _Objection(Exception):
+    """The record asks for something that only the user may ask for."""
+
+
+class _Hints(NamedTuple):
+    """What the user said beside the figure."""
+
+    weights: Sequence[str]
+    source: Optional[str]
+    yolov5: Optional[str]
+    anything: bool
+    tell: Callable[[str], None]
+
+
+def _again(figure: Path, about: Mapping[str, Any], hints: _Hints, home: Path) -> List[str]:
+    """The command with the inputs as they are found here, and its output going to ``home``; checked as a whole."""
+    if hints.anything:
+        return _into(_inputs(figure, about, hints, [], set()), home, None)
+    words = [word for word in about["command"] if word != TRUST]
+    _object(objection(words))
+    for flag in (*OUTPUT, "--visualize-dir"):
+        words = with_values(words, flag, [])
+    known = {str(home), str(home.parent / "yolov5")}
+    checkouts = [hints.yolov5] if hints.yolov5 else []
+    script = None
+    if words[0] != "image":
+        found = find_source(hints.yolov5)
+        _checkouts(values(words, CHECKOUT), found, hints)
+        script = found.root / words[1]
+    if words[0] == "run" and script is not None:  # by its path, or one of that name in the current folder would be run
+        words[1] = str(script)
+        known.add(words[1])
+    known.update(checkouts)
+    words = _into(_inputs(figure, {**about, "command": words}, hints, checkouts, known), home, script)
+    _object(objection(words, known))
+    return words
+
+
+def _object(why: str) -> None:
+    if why:
+        raise _Objection(why)
+
+
+def _checkouts(named: Sequence[str], found: Source, hints: _Hints) -> None:
+    """Object to a checkout that the record names, unless it is the YOLOv5 that is found without it."""
+    for name in [] if hints.yolov5 or hints.anything else named:
+        if os.path.isdir(name) and Path(name).resolve() != found.root:
+            raise _Objection(f"it names the YOLOv5 in {name}, which --yolov5 would name")
+
+
 def _inputs(
-    figure: Path,
-    about: Mapping[str, Any],
-    weights: Sequence[str],
-    source: Optional[str],
-    yolov5: Optional[str],
-    tell: Callable[[str], None],
+    figure: Path, about: Mapping[str, Any], hints: _Hints, checkouts: Sequence[str], located: Set[str]
 ) -> List[str]:
-    """The command with the inputs as they are found here."""
+    """The command with the inputs as they are found here, which are added to ``located``."""
     words = list(about["command"])
-    checkouts = [yolov5] if yolov5 else [given for given in values(words, "--yolov5") if Path(given).is_dir()]
-    words = with_values(words, "--yolov5", checkouts)
-    known = about.get("weights", [])
+    if hints.anything:
+        given = [name for name in values(words, CHECKOUT) if os.path.isdir(name)]
+        checkouts = [hints.yolov5] if hints.yolov5 else given
+    words = with_values(words, CHECKOUT, checkouts)
+    known, scripted = about.get("weights", []), command_of(words) == "run"
+    weights, source, unasked = hints.weights, hints.source, scripted and not hints.anything
     if weights and len(weights) != len(known):
         raise FeatvizError(f"{len(weights)} --weights for a figure of {len(known)}: give each of them, in their order")
     then = values(words, "--weights")
     found = [
-        _locate(figure, one, weights[i] if weights else None, then[i : i + 1], "--weights", tell)
+        _locate(figure, one, weights[i] if weights else None, then[i : i + 1], "--weights", hints.tell)
         for i, one in enumerate(known)
     ]
+    if unasked and not weights:
+        _object(next((f"{path} is no .pt file" for path in found if not is_checkpoint(path)), ""))
     words = with_values(words, "--weights", found) if found else words
+    located.update(found)
     if "models" in about:  # whose names may come from folders
         words = with_values(words, "--names", about["models"])
     image = about.get("image", {})
-    if source and "sha256" not in image and Path(source).exists():
+    if source and "sha256" not in image and os.path.exists(source):
         words = with_values(words, "--source", [source])  # of a table, which is of many images
+        located.add(source)
     elif source or ("sha256" in image and not values(words, "--data")):
-        own = (
-            [str(find_source(checkouts[0] if checkouts else None).root / "data" / "images")]
-            if command_of(words) == "run"
-            else []
-        )
-        words = with_values(
-            words, "--source", [_locate(figure, image, source, [*values(words, "--source"), *own], "--source", tell)]
-        )
+        own = [str(find_source(checkouts[0] if checkouts else None).root / "data" / "images")] if scripted else []
+        place = _locate(figure, image, source, [*values(words, "--source"), *own], "--source", hints.tell)
+        if unasked and not source and not is_picture(place):
+            raise _Objection(f"{place} is no image or video")
+        words = with_values(words, "--source", [place])
+        located.add(place)
     elif "sha256" not in image and "://" in "".join(values(words, "--source")):
-        raise FeatvizError(f"{figure} shows {image.get('name')}, a stream: it is gone; give a recording with --source")
+        name = printable(image.get("name"))
+        raise FeatvizError(f"{printable(figure)} shows {name}, a stream: it is gone; give a recording with --source")
     return words
 
 
-def _drawn(
-    figure: Path,
-    about: Mapping[str, Any],
-    weights: Sequence[str],
-    source: Optional[str],
-    yolov5: Optional[str],
-    home: Path,
-    tell: Callable[[str], None],
-) -> List[str]:
+def _drawn(figure: Path, about: Mapping[str, Any], hints: _Hints, home: Path) -> List[str]:
     """The command for a figure that was written down, which it carries within it."""
-    names = paths_in(about["figure"])
+    spec = {name: value for name, value in about.get("figure", {}).items() if name != "output"}
+    names = paths_in(spec)
     found: Dict[str, Dict[str, str]] = {"yolov5": {}}
     for kind, flag, given in (
-        ("weights", "--weights", list(weights)),
-        ("image", "--source", [source] if source else []),
+        ("weights", "--weights", list(hints.weights)),
+        ("image", "--source", [hints.source] if hints.source else []),
     ):
         known = about.get("weights" if kind == "weights" else "images", [])
+        if (
+            not isinstance(known, list)
+            or len(known) != len(names.get(kind, []))
+            or not all(map(is_path, names.get(kind, [])))
+        ):
+            raise FeatvizError(f"{printable(figure)}: its record is damaged: it does not say which {kind} it shows")
         if kind == "weights" and given and len(given) != len(known):
             raise FeatvizError(f"{len(given)} --weights for a figure of {len(known)}: give each, in their order")
-        own = [str(find_source(yolov5).root / "data" / "images")] if kind == "image" else []
+        own = [str(find_source(hints.yolov5).root / "data" / "images")] if kind == "image" else []
         found[kind] = {}
         for i, (name, one) in enumerate(zip(names.get(kind, []), known)):
             hint = given[i] if kind == "weights" and given else None
-            path = _locate(figure, one, hint, [*(given if kind == "image" else []), name, *own], flag, tell)
+            path = _locate(figure, one, hint, [*(given if kind == "image" else []), name, *own], flag, hints.tell)
             found[kind][name] = str(Path(path).absolute())
+    if names.get("yolov5"):
+        _checkouts(names["yolov5"], find_source(hints.yolov5), hints)
     for name in names.get("yolov5", []):
-        folder = yolov5 or (name if Path(name).is_dir() else None)
+        folder = hints.yolov5 or (name if os.path.isdir(name) else None)
         if folder is None:
-            raise FeatvizError(f"no {name} here: give --yolov5, where the checkout is")
+            raise FeatvizError(f"no {printable(name)} here: give --yolov5, where the checkout is")
         found["yolov5"][name] = str(Path(folder).absolute())
     home.mkdir()
-    (home.parent / "figure.yaml").write_text(json.dumps(with_paths(about["figure"], found)), encoding="utf-8")
-    return ["figure", str(home.parent / "figure.yaml"), "--output", str(home / str(about.get("file")))]
+    written = json.dumps(with_paths(spec, found), ensure_ascii=False).encode("utf-8", "replace")
+    (home.parent / "figure.yaml").write_bytes(written)
+    return ["figure", str(home.parent / "figure.yaml"), "--output", str(home / about["file"])]
 
 
 def command_of(words: Sequence[str]) -> str:
@@ -179,12 +264,14 @@ def _locate(
     tell: Callable[[str], None],
 ) -> str:
     """Where a file is; preferably the one that it was."""
-    name = known["name"]
-    files = [Path(given)] if given else [path for path in _places(figure, name, places) if path.is_file()]
-    if not files or not files[0].is_file():
-        raise FeatvizError(f"no {given or name} here: give {flag}, where it is")
+    name = known.get("name", "")
+    if not given and not is_plain(name):
+        raise FeatvizError(f"no {printable(name) or 'file'} here: give {flag}, where it is")
+    files = [Path(given)] if given else [path for path in _places(figure, name, places) if os.path.isfile(path)]
+    if not files or not os.path.isfile(files[0]):
+        raise FeatvizError(f"no {printable(given or name)} here: give {flag}, where it is")
     same = [path for path in files if sha256(path) == known.get("sha256")]
-    tell(f"{name}: {'the same file' if same else 'not the file that it was'}")
+    tell(f"{printable(name)}: {'the same file' if same else 'not the file that it was'}")
     return str((same or files)[0])
 
 
@@ -195,15 +282,15 @@ def _places(figure: Path, name: str, places: Sequence[str]) -> Iterator[Path]:
         yield from (folder / name, folder / "weights" / name)
 
 
-def _into(words: List[str], home: Path) -> List[str]:
-    """The command with its output going to ``home``."""
+def _into(words: List[str], home: Path, script: Optional[Path]) -> List[str]:
+    """The command with its output going to ``home``; ``script`` is what ``run`` runs, if it is known."""
     if command_of(words) == "compare":
-        words = [word for word in words if word != "--verbose"]
+        words = [word for word in words if word not in ("--verbose", "--quiet")]
         return [*with_values(with_values(words, "--project", [str(home)]), "--name", ["redo"]), "--quiet"]
     if command_of(words) != "run":
         return with_values(words, "--visualize-dir", [str(home)])
-    checkout = values(words, "--yolov5")
-    script, _ = find_script(words[1], checkout[0] if checkout else None)
+    checkout = values(words, CHECKOUT)
+    script = script or find_script(words[1], checkout[0] if checkout else None)[0]
     text = script.read_text(encoding="utf-8", errors="replace") if script.is_file() else ""
     for flag in OUTPUT:
         if flag in text:
@@ -214,26 +301,29 @@ def _into(words: List[str], home: Path) -> List[str]:
 def _find(home: Path, about: Mapping[str, Any]) -> Optional[Path]:
     """The new file: of the same name, in the same folder, but for the number behind a name that was taken."""
     folder = Path(about.get("folder", ""))
-    file = home / folder / str(about.get("file"))
-    if file.is_file():
+    file: Path = home / folder / about["file"]
+    if os.path.isfile(file):
         return file
-    others = [path for path in home.rglob(file.name) if path.parent.relative_to(home).parts[1:] == folder.parts[1:]]
+    made = (path for path in home.rglob("*") if path.name == file.name)
+    others = [path for path in made if path.parent.relative_to(home).parts[1:] == folder.parts[1:]]
     return others[0] if len(others) == 1 else None
 
 
 def _compare(figure: Path, file: Path, tell: Callable[[str], None]) -> int:
-    old, new = figure.read_bytes(), file.read_bytes()
+    new = file.read_bytes()
+    old = head(figure, 4 * len(new) + (1 << 26))  # more cannot be the same picture
+    shown = printable(figure)
     if old == new:
-        tell(f"{figure}: identical, byte for byte")
+        tell(f"{shown}: identical, byte for byte")
         return 0
-    changes = _changes(read(figure), read(file))
+    changes = printable(_changes(read(figure), read(file)))
     verdict = _difference(old, new)
     if not verdict:
-        tell(f"{figure}: identical in what it shows; {changes}")
+        tell(f"{shown}: identical in what it shows; {changes}")
         return 0
-    kept = _free(Path(f"{figure.stem}_redo{figure.suffix}"))
+    kept = _free(Path(f"{file_name(figure.stem)}_redo{figure.suffix}"))
     write(kept, new)
-    tell(f"{figure}: not identical: {verdict}; {changes}; the new one is {kept}")
+    tell(f"{shown}: not identical: {verdict}; {changes}; the new one is {kept}")
     return 1
 
 
@@ -257,6 +347,9 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def _difference(old: bytes, new: bytes) -> str:
     """In how much the pixels or values differ, in words; empty if they do not."""
     try:
+        sizes = _size(old), _size(new)
+        if sizes[0] != sizes[1]:  # known before anything is decoded: the old one may be anybody's
+            return f"{sizes[0]} now {sizes[1]}"
         before, after = _values(old), _values(new)
     except Exception:  # no image, or one that has no pixels
         return "" if _without_record(old) == _without_record(new) else "other content"
@@ -269,13 +362,32 @@ def _difference(old: bytes, new: bytes) -> str:
     return f"{different:,} of {apart.size:,} values differ, by {np.nanmax(apart):.4g} at most" if different else ""
 
 
+def _size(content: bytes) -> Tuple[int, ...]:
+    if content.startswith(b"\x93NUMPY"):
+        return npy_header(io.BytesIO(content))[0]
+    with _image(content) as image:
+        return image.height, image.width
+
+
 def _values(content: bytes) -> Any:
     if content.startswith(b"\x93NUMPY"):
         return np.load(io.BytesIO(content), allow_pickle=False)
+    with _image(content) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def _image(content: bytes) -> Iterator[Any]:
+    """An image of any size, since what is decoded is never larger than what was drawn here."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image.convert("RGB"))
+    most = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
 
 
 def _without_record(content: bytes) -> bytes:

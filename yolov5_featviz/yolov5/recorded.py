@@ -1,0 +1,193 @@
+"""Which recorded commands may run without being asked for: a grammar of what can do no harm.
+
+A record may come from a stranger. A command that names code (a module, a script, a checkout), an address, a
+data set's YAML file or a place to write to is not among these.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import AbstractSet, Callable, Dict, List, Optional, Sequence, Tuple
+
+from yolov5_featviz.provenance import is_base_name, is_inside
+from yolov5_featviz.yolov5.preflight import IMAGES, VIDEOS
+
+Check = Callable[[str], bool]
+Flags = Dict[str, Tuple[str, Check]]  # how many values a flag takes, "0", "1" or "+", and what each may be
+
+COMMANDS = ("run", "image", "figure", "compare")
+SCRIPTS = ("detect.py", "segment/predict.py", "classify/predict.py")
+TRUST, CHECKOUT = "--trust-weights", "--yolov5"
+OUTPUT = ("--project", "--save-dir", "--output")  # where releases of YOLOv5 take the folder for their own results
+LONGEST = 2000  # characters of a word
+
+
+def _like(pattern: str) -> Check:
+    return lambda word: re.fullmatch(pattern, word) is not None
+
+
+def _whole(low: int, high: int) -> Check:
+    return lambda word: re.fullmatch("-?[0-9]{1,9}", word) is not None and low <= int(word) <= high
+
+
+def _number(low: float, high: float) -> Check:
+    def check(word: str) -> bool:
+        return re.fullmatch(r"[0-9.]{1,20}(e-?[0-9]{1,2})?", word) is not None and _between(word)
+
+    def _between(word: str) -> bool:
+        try:
+            return math.isfinite(float(word)) and low <= float(word) <= high
+        except ValueError:
+            return False
+
+    return check
+
+
+def is_path(word: str) -> bool:
+    """Whether a word is a path as records hold them: relative, and without a way out."""
+    return is_inside(word) and "://" not in word and not word.startswith(("-", "~")) and word.isprintable()
+
+
+_text = _like(r"(?!-[^0-9])[^\x00-\x1f\x7f]{0,2000}")
+_nothing: Tuple[str, Check] = ("0", lambda word: False)
+_look: Flags = {
+    **dict.fromkeys(
+        [f"--visualize-{name}" for name in ("mode", "method", "target", "channels", "norm", "reduce", "resample")],
+        ("1", _text),
+    ),
+    **dict.fromkeys([f"--visualize-{name}" for name in ("cmap", "alpha", "format", "report")], ("1", _text)),
+    **dict.fromkeys(
+        [f"--visualize-{name}" for name in ("merge", "overlay", "boxes", "plain", "quiet", "verbose")], _nothing
+    ),
+    "--visualize-dpi": ("1", _whole(1, 2400)),
+    "--visualize-dir": ("1", is_path),
+}
+_size: Tuple[str, Check] = ("+", _whole(1, 4096))
+_share: Tuple[str, Check] = ("1", _number(0, 1))
+_name: Tuple[str, Check] = ("1", _like(r"(?![.-])[\w.-]{1,100}"))
+
+FLAGS: Dict[str, Flags] = {
+    "run": {
+        **_look,
+        "--visualize-layers": ("1", _text),
+        "--visualize-every": ("1", _whole(1, 10**9)),
+        "--visualize-limit": ("1", _whole(1, 10**9)),
+        "--visualize-summary": _nothing,
+        "--weights": ("+", is_path),
+        "--source": ("1", is_path),
+        **dict.fromkeys(("--imgsz", "--img", "--img-size"), _size),
+        "--conf-thres": _share,
+        "--iou-thres": _share,
+        "--max-det": ("1", _whole(1, 30_000)),
+        "--classes": ("+", _whole(0, 10_000)),
+        "--device": ("1", _like(r"(cpu|mps|cuda(:[0-9])?|[0-9](,[0-9]){0,7})?")),
+        "--line-thickness": ("1", _whole(1, 100)),
+        "--vid-stride": ("1", _whole(1, 10_000)),
+        "--name": _name,
+        **dict.fromkeys(("--agnostic-nms", "--augment", "--half", "--hide-labels", "--hide-conf"), _nothing),
+        **dict.fromkeys(("--nosave", "--save-txt", "--save-conf", "--exist-ok", "--retina-masks"), _nothing),
+    },
+    "image": {
+        **_look,
+        "--model": ("1", _like(r"(torchvision|timm):[A-Za-z0-9_.]{1,100}")),
+        "--layers": ("1", _text),
+        "--source": ("1", is_path),
+        "--weights": ("1", is_path),
+        "--imgsz": ("1", _whole(1, 4096)),
+    },
+    "compare": {
+        "--weights": ("+", is_path),
+        "--layers": ("+", _text),
+        "--source": ("1", is_path),
+        "--names": ("+", lambda word: is_plain(word) and bool(_text(word))),
+        "--labels": ("1", is_path),
+        **dict.fromkeys(("--imgsz", "--img", "--img-size"), ("1", _whole(1, 4096))),
+        "--conf-thres": _share,
+        "--iou-thres": _share,
+        "--alpha": _share,
+        **dict.fromkeys(("--reduce", "--cmap", "--format", "--width"), ("1", _text)),
+        "--dpi": ("1", _whole(1, 2400)),
+        "--name": _name,
+        "--quiet": _nothing,
+        "--verbose": _nothing,
+    },
+}
+_ALIKE = {"--img": "--imgsz", "--img-size": "--imgsz"}
+_ALWAYS: Flags = {TRUST: _nothing, CHECKOUT: ("+", is_path), **dict.fromkeys(OUTPUT, ("1", is_path))}
+
+
+def objection(words: Sequence[str], known: Optional[AbstractSet[str]] = None) -> str:
+    """Why a command is not to be run by a file's word.
+
+    Args:
+        words: the command line, ``figure`` excepted, which is one file whose content is checked instead.
+        known: values that are not the record's: files that were found here, or that the user named; checkpoints
+            and what ``run`` shows must be among them. None for a command as it is recorded, before that.
+
+    Returns:
+        What it asks for that only the user may ask for, in words; empty if there is nothing.
+    """
+    command, start = words[0], 2 if words[0] == "run" else 1
+    final = known is not None
+    known = known or set()
+    if command == "run" and words[1] not in (known if final else SCRIPTS):
+        return f"the script {words[1]} is none of {', '.join(SCRIPTS)}"
+    flags = FLAGS[command] if final else {**_ALWAYS, **FLAGS[command]}
+    if final:
+        flags = {**flags, **{flag: (_ALWAYS[flag][0], known.__contains__) for flag in (CHECKOUT, *OUTPUT)}}
+    seen: Dict[str, List[str]] = {}
+    for flag, given, joined in _parted(words[start:]):
+        name = _ALIKE.get(flag, flag)
+        if flag not in flags:
+            return f"{flag} is not among the flags that can do no harm"
+        if name in seen:
+            return f"{flag} is given twice"
+        count, check = flags[flag]
+        if (joined and count == "0") or len(given) != {"0": 0, "1": 1}.get(count, max(1, len(given))):
+            return f"{flag} has {len(given)} values"
+        wrong = [word for word in given if word not in known and (len(word) > LONGEST or not check(word))]
+        if wrong:
+            return f"{flag} {wrong[0]}"
+        seen[name] = given
+    if not final:
+        return ""
+    files = seen.get("--weights", []) + (seen.get("--source", []) if command == "run" else [])
+    strange = [word for word in files if word not in known]
+    if strange:
+        return f"{strange[0]} is not a file whose SHA-256 the record holds"
+    if command == "run" and "--weights" not in seen:
+        return "no --weights: YOLOv5 would download its own"
+    if command == "run" and "--source" not in seen:
+        return "no --source"
+    return ""
+
+
+def _parted(words: Sequence[str]) -> List[Tuple[str, List[str], bool]]:
+    """Flags with their values, and whether the value is joined by ``=``."""
+    found: List[Tuple[str, List[str], bool]] = []
+    for word in words:
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            found.append((flag, [value] if equals else [], bool(equals)))
+        elif found and not found[-1][2]:
+            found[-1][1].append(word)
+        else:
+            found.append((word, [], False))
+    return found
+
+
+def is_checkpoint(path: str) -> bool:
+    """Whether YOLOv5's scripts take a file for a checkpoint, and for nothing that they would run."""
+    return Path(path).suffix.lower() == ".pt" and "torchscript" not in path.lower()
+
+
+def is_picture(path: str) -> bool:
+    """Whether YOLOv5's scripts take a file for an image or a video, and not for a list of addresses or a camera."""
+    return Path(path).suffix.lower().lstrip(".") in {*IMAGES, *VIDEOS}
+
+
+def is_plain(name: str) -> bool:
+    """Whether an input's name is one that can be looked for: a file's, which no command line takes for a flag."""
+    return is_base_name(name) and not name.startswith(("-", "~"))
