@@ -298,8 +298,8 @@ def test_other_folders_and_same_names(tmp_path, images):
     )
     run("--weights", WEIGHTS, *flags, cwd=tmp_path)
     first = {f: (tmp_path / "my figures" / f).read_bytes() for f in files_below(tmp_path / "my figures")}
-    assert sorted(f.split("/")[0] for f in first) == ["a", "a2", "b [1] 'x' é"]
-    assert first["a/stage23_C3_features.png"] != first["a2/stage23_C3_features.png"]
+    assert sorted(f.split("/")[0] for f in first) == ["a.jpg", "a.png", "b [1] 'x' é"]
+    assert first["a.jpg/stage23_C3_features.png"] != first["a.png/stage23_C3_features.png"]
     run("--weights", WEIGHTS, *flags, cwd=tmp_path)
     for file, content in first.items():
         assert (tmp_path / "my figures" / file).read_bytes() == content

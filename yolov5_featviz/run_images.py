@@ -18,6 +18,7 @@ from yolov5_featviz.gallery import Files, Gallery
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.images import as_rgb
 from yolov5_featviz.layers import LayerSpec, index_layers, select_layers
+from yolov5_featviz.names import image_names
 from yolov5_featviz.pictures import Look, draw, draw_cam
 from yolov5_featviz.provenance import identity
 from yolov5_featviz.save import check_writable, new_folder
@@ -83,7 +84,7 @@ def run_images(
     line = f"layers {layers} · yolov5-featviz {__version__}"
     gallery, unreadable, told = Gallery(look, tell, report, line, say), [], set()
     try:
-        for path in paths:
+        for path, name in zip(paths, image_names(paths)):
             try:
                 image = as_rgb(path)
             except FeatvizError as error:
@@ -97,7 +98,7 @@ def run_images(
                 if reason not in told:
                     told.add(reason)
                     tell(f"{reason}; passed over")
-            maps = features.of_image(0, path.stem)
+            maps = features.of_image(0, name)
             if not maps:
                 raise FeatvizError(next(iter(features.skipped.values()), f"no feature map of {layers}"))
             if look.channels is not None and not gallery.folders:
@@ -105,13 +106,13 @@ def run_images(
                     choose(feature_map, look.channels)
             heats: List[HeatMap] = []
             if "cam" in look.modes:
-                heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, path.stem)
+                heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, name)
             home = home or new_folder(Path("runs") / "featviz" / "exp")
             maps = [replace(fm, region=region) for fm in maps]
             shown = maps if look.shows_maps else []
             files: List[Files] = [("", partial(draw, fm, look, image, gallery.ranked)) for fm in shown]
             files += [("", partial(draw_cam, heat, look, image)) for heat in heats]
-            gallery.add(home, path.stem, files, [("", maps)], image, made=partial(_made, about or {}, path))
+            gallery.add(home, name, files, [("", maps)], image, made=partial(_made, about or {}, path))
     finally:
         gallery.close()
     if unreadable and not gallery.folders:

@@ -31,6 +31,7 @@ from yolov5_featviz.metrics import (
     same_grid,
     same_samples,
 )
+from yolov5_featviz.names import image_names
 from yolov5_featviz.normalize import normalize
 from yolov5_featviz.prediction import Prediction
 from yolov5_featviz.progress import progress
@@ -193,7 +194,7 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
         run = _Run(o, names, about)
         failed: List[str] = []
         stopped = False
-        work = list(zip(images, distinct(path.stem for path in images), labels))
+        work = list(zip(images, image_names(images), labels))
         try:
             for image, name, label in progress(work, "comparing") if o.say == 0 else work:
                 try:

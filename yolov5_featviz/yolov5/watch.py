@@ -9,13 +9,14 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Type
 
 import torch
 from torch import nn
 
 from yolov5_featviz.capture import Capture, FeatureMap
 from yolov5_featviz.layers import Layer, LayerIndex, index_layers, select_layers
+from yolov5_featviz.names import Names
 from yolov5_featviz.yolov5.item import (
     Item,
     Pass,
@@ -72,6 +73,7 @@ class Watcher:
         self.source, self.layers, self.summary, self.every, self.limit = source, layers, summary, every, limit
         self.deliver, self.warn, self.began, self.photos = deliver, warn, began, photos
         self.unreadable: List[str] = []
+        self._names, self._files = Names(), ()  # type: Names, Sequence[str]
         self._item: Optional[Item] = None
         self._active: List[Visit] = []
         self._selected: Any = weakref.WeakKeyDictionary()
@@ -305,7 +307,11 @@ class Watcher:
             if paths:
                 self._loader_seen = True
                 still = alone and getattr(loader, "mode", "image") in ("image", "images")
+                files = getattr(loader, "files", None)
                 item = Item(paths, cropped=getattr(loader, "transforms", None) is not None)
+                if isinstance(files, (list, tuple)):  # not a stream
+                    self._learn(files)
+                    item.names = self._names
                 originals = find_originals(batch)
                 item.sizes = [(int(image.shape[0]), int(image.shape[1])) for image in originals]
                 if not still:
@@ -333,13 +339,21 @@ class Watcher:
                 self._loader_seen = True
                 epoch, last = self._epoch()
                 if epoch is None or epoch % (self.every or 10) == 0 or last:
-                    item = Item(find_paths(batch)[0], epoch=epoch, unnamed=self._unnamed, limit=8)
+                    item = Item(find_paths(batch)[0], epoch=epoch, unnamed=self._unnamed, limit=8, names=self._names)
+                    dataset = getattr(loader, "_dataset", None)
+                    self._learn(getattr(dataset, "im_files", getattr(dataset, "img_files", ())))
                     shapes = find_shapes(batch)
                     item.sizes, item.placed = [shape[0] for shape in shapes], [shape[1] for shape in shapes]
                     self._arrive(item)
             return batch
 
         return __next__
+
+    def _learn(self, files: Sequence[str]) -> None:
+        """Which images the loader goes through; named at once, they are named whatever their order."""
+        if files is not self._files:
+            self._files = files
+            self._names.learn(files)
 
     def _arrive(self, item: Optional[Item]) -> None:
         """The script goes on to ``item``: what it made of the one before can be drawn."""
@@ -412,7 +426,7 @@ class Watcher:
 
         image = cv2.imread(path)
         sizes = [] if image is None else [(int(image.shape[0]), int(image.shape[1]))]
-        return Item([path], sizes, prepared=False)
+        return Item([path], sizes, prepared=False, names=self._names)
 
     @staticmethod
     def _unreadable(loader: Any, count: Optional[int]) -> Optional[str]:
