@@ -134,14 +134,25 @@ def test_two_checkouts_are_two_processes(see, checkout, yolov5, images):
 
 def test_what_cannot_be_read_is_told(see, tmp_path, images):
     (tmp_path / "a.jpg").write_bytes(b"no image")
+    (tmp_path / "c.jpg").mkdir()
+    (tmp_path / "d.jpg").symlink_to("nowhere")
+    (tmp_path / "e.jpg").touch()
     for image, expected in (
         (tmp_path / "b.jpg", f"no image {tmp_path / 'b.jpg'}"),
         (tmp_path / "a.jpg", f"cannot read the image {tmp_path / 'a.jpg'}: it is damaged, or none"),
+        (tmp_path / "c.jpg", f"no image {tmp_path / 'c.jpg'}: it is a folder"),
+        (tmp_path / "d.jpg", f"no image {tmp_path / 'd.jpg'}: the link leads nowhere"),
+        (tmp_path / "e.jpg", f"cannot read the image {tmp_path / 'e.jpg'}"),
         (np.zeros((4, 4), np.uint8), "no image, but uint8 of shape [4, 4]: give uint8 RGB [H, W, 3]"),
         (np.zeros((4, 4, 3)), "no image, but float64 of shape [4, 4, 3]"),
     ):
         with pytest.raises(fv.FeatvizError, match=re.escape(expected)):
             read_image(image)
+    for shape in ((1, 5000, 3), (5000, 1, 3), (0, 9, 3)):
+        with pytest.raises(
+            fv.FeatvizError, match=f"an image, of {shape[1]} x {shape[0]} pixels, to 64: nothing is left"
+        ):
+            see(np.zeros(shape, np.uint8), imgsz=64)
     with pytest.raises(fv.FeatvizError, match="99"):
         see(images / "bus.jpg", layers=99, imgsz=64)
     seen = see(images / "bus.jpg", layers=17, imgsz=64)

@@ -198,7 +198,7 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
         try:
             for image, name, label in progress(work, "comparing") if o.say == 0 else work:
                 try:
-                    pixels = read_image(image)
+                    pixels = read_image(image, o.imgsz)
                 except FeatvizError as error:
                     failed.append(str(error))
                     continue

@@ -24,7 +24,7 @@ from torch import nn
 from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import Capture, FeatureMap
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.prediction import Prediction
@@ -32,7 +32,7 @@ from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.compat import Surroundings
 from yolov5_featviz.yolov5.item import Item, find_boxes
-from yolov5_featviz.yolov5.letterbox import letterbox_region
+from yolov5_featviz.yolov5.letterbox import is_too_narrow, letterbox_region
 from yolov5_featviz.yolov5.model import find_model
 from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.source import Source, find_source
@@ -109,8 +109,8 @@ class Predictor:
         Raises:
             FeatvizError: the image cannot be read.
         """
-        pixels = read_image(image)
         side = -(-imgsz // self.stride) * self.stride
+        pixels = read_image(image, side)
         options = {"stride": self.stride, "auto": True}
         known = inspect.signature(self._letterbox).parameters
         bgr = np.ascontiguousarray(pixels[..., ::-1])
@@ -176,20 +176,42 @@ class Predictor:
         return Item([], found=find_boxes(found)).boxes(0, names)
 
 
-def read_image(image: Union[str, Path, np.ndarray]) -> np.ndarray:
-    """uint8 RGB ``[H, W, 3]`` of a file, as OpenCV reads it; an array as it is. Raises FeatvizError."""
+def read_image(image: Union[str, Path, np.ndarray], imgsz: Optional[int] = None) -> np.ndarray:
+    """Read an image as OpenCV does.
+
+    Args:
+        image: the path of a file; or uint8 RGB ``[H, W, 3]``, which is returned as it is.
+        imgsz: what its longer side is to be brought to in pixels, if that is known.
+
+    Returns:
+        uint8 RGB ``[H, W, 3]``.
+
+    Raises:
+        FeatvizError: it is no image, cannot be read, or is so narrow that nothing is left of it at ``imgsz``.
+    """
     import cv2
 
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise FeatvizError(f"no image, but {image.dtype} of shape {list(image.shape)}: give uint8 RGB [H, W, 3]")
-        return image
-    if not os.path.isfile(image):
-        raise FeatvizError(f"no image {image}")
-    pixels: Any = cv2.imread(str(image))
-    if pixels is None:
-        raise FeatvizError(f"cannot read the image {image}: it is damaged, or none")
-    return np.ascontiguousarray(pixels[..., ::-1])
+        found, words = image, "an image"
+    else:
+        words = f"the image {printable(image)}"
+        if not os.path.isfile(image):
+            why = ": it is a folder" if os.path.isdir(image) else ""
+            why = ": the link leads nowhere" if os.path.islink(image) and not why else why
+            raise FeatvizError(f"no image {printable(image)}{why}")
+        try:
+            pixels: Any = cv2.imread(str(image))
+        except Exception as error:  # too many pixels for OpenCV; no right to read; with YOLOv5's imread, no bytes
+            raise FeatvizError(f"cannot read {words}: {reason(error)}") from None
+        if pixels is None:
+            raise FeatvizError(f"cannot read {words}: it is damaged, or none")
+        found = np.ascontiguousarray(pixels[..., ::-1])
+    height, width = found.shape[:2]
+    if imgsz is not None and is_too_narrow((height, width), (imgsz, imgsz)):
+        raise FeatvizError(f"cannot bring {words}, of {width} x {height} pixels, to {imgsz}: nothing is left of it")
+    return found
 
 
 def _name(image: Any) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 from yolov5_featviz.capture import Capture, FeatureMap
 from yolov5_featviz.layers import Layer, LayerIndex, index_layers, select_layers
 from yolov5_featviz.names import Names
+from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.item import (
     Item,
     Pass,
@@ -28,6 +29,7 @@ from yolov5_featviz.yolov5.item import (
     find_paths,
     find_shapes,
 )
+from yolov5_featviz.yolov5.letterbox import is_too_narrow
 from yolov5_featviz.yolov5.model import ONE_PASS, find_model
 from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.preflight import IMAGES
@@ -298,11 +300,11 @@ class Watcher:
                 except StopIteration:
                     raise
                 except Exception:
-                    path = self._unreadable(loader, count)
-                    if path is None:
+                    path, why = self._unreadable(loader, count)
+                    if not why:
                         raise
                     self.unreadable.append(path)
-                    self.warn(f"cannot read the image {path}: passed over")
+                    self.warn(f"{why}: passed over")
             paths, alone = find_paths(batch)
             if paths:
                 self._loader_seen = True
@@ -429,15 +431,27 @@ class Watcher:
         return Item([path], sizes, prepared=False, names=self._names)
 
     @staticmethod
-    def _unreadable(loader: Any, count: Optional[int]) -> Optional[str]:
-        """The image on which the loader has just failed, if it went past it and nothing else is amiss."""
+    def _unreadable(loader: Any, count: Optional[int]) -> Tuple[str, str]:
+        """The image on which the loader has just failed, if it went past it, and what is wrong with it.
+
+        Nothing is said if the image is as it should be: something else is amiss.
+        """
         import cv2
 
         files = getattr(loader, "files", ())
         if count is None or count >= len(files) or getattr(loader, "count", count) != count + 1:
-            return None
+            return "", ""
         path = str(files[count])
+        why = f"cannot read the image {printable(path)}"
         try:
-            return path if cv2.imread(path) is None else None
-        except cv2.error:
-            return path
+            image: Any = cv2.imread(path)
+        except Exception:  # YOLOv5's own imread fails at folders, and at links that lead nowhere
+            return path, why
+        given = getattr(loader, "img_size", None)
+        sides = [given, given] if isinstance(given, int) else given
+        known = image is not None and isinstance(sides, (list, tuple)) and len(sides) == 2
+        if known and is_too_narrow((image.shape[0], image.shape[1]), (sides[0], sides[1])):
+            size = f"{image.shape[1]} x {image.shape[0]}"
+            words = f"cannot bring the image {printable(path)}, of {size} pixels, to {sides[0]} x {sides[1]}"
+            return path, f"{words}: nothing is left of it"
+        return path, why if image is None else ""
