@@ -43,7 +43,7 @@ from yolov5_featviz.save import check_writable, new_folder, write
 from yolov5_featviz.table import align
 from yolov5_featviz.yolov5.checkpoint import check_weights
 from yolov5_featviz.yolov5.item import distinct
-from yolov5_featviz.yolov5.predict import predictors, read_image
+from yolov5_featviz.yolov5.predict import check_size, predictors, read_image
 from yolov5_featviz.yolov5.preflight import locate_weights
 
 
@@ -198,7 +198,8 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
         try:
             for image, name, label in progress(work, "comparing") if o.say == 0 else work:
                 try:
-                    pixels = read_image(image, o.imgsz)
+                    pixels = read_image(image)
+                    check_size(pixels, -(-o.imgsz // 32) * 32, image)
                 except FeatvizError as error:
                     failed.append(str(error))
                     continue

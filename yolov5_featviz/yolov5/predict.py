@@ -110,7 +110,8 @@ class Predictor:
             FeatvizError: the image cannot be read.
         """
         side = -(-imgsz // self.stride) * self.stride
-        pixels = read_image(image, side)
+        pixels = read_image(image)
+        check_size(pixels, side, image)
         options = {"stride": self.stride, "auto": True}
         known = inspect.signature(self._letterbox).parameters
         bgr = np.ascontiguousarray(pixels[..., ::-1])
@@ -176,42 +177,40 @@ class Predictor:
         return Item([], found=find_boxes(found)).boxes(0, names)
 
 
-def read_image(image: Union[str, Path, np.ndarray], imgsz: Optional[int] = None) -> np.ndarray:
-    """Read an image as OpenCV does.
-
-    Args:
-        image: the path of a file; or uint8 RGB ``[H, W, 3]``, which is returned as it is.
-        imgsz: what its longer side is to be brought to in pixels, if that is known.
-
-    Returns:
-        uint8 RGB ``[H, W, 3]``.
-
-    Raises:
-        FeatvizError: it is no image, cannot be read, or is so narrow that nothing is left of it at ``imgsz``.
-    """
+def read_image(image: Union[str, Path, np.ndarray]) -> np.ndarray:
+    """uint8 RGB ``[H, W, 3]`` of a file, as OpenCV reads it; an array as it is. Raises FeatvizError."""
     import cv2
 
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise FeatvizError(f"no image, but {image.dtype} of shape {list(image.shape)}: give uint8 RGB [H, W, 3]")
-        found, words = image, "an image"
-    else:
-        words = f"the image {printable(image)}"
-        if not os.path.isfile(image):
-            why = ": it is a folder" if os.path.isdir(image) else ""
-            why = ": the link leads nowhere" if os.path.islink(image) and not why else why
-            raise FeatvizError(f"no image {printable(image)}{why}")
-        try:
-            pixels: Any = cv2.imread(str(image))
-        except Exception as error:  # too many pixels for OpenCV; no right to read; with YOLOv5's imread, no bytes
-            raise FeatvizError(f"cannot read {words}: {reason(error)}") from None
-        if pixels is None:
-            raise FeatvizError(f"cannot read {words}: it is damaged, or none")
-        found = np.ascontiguousarray(pixels[..., ::-1])
-    height, width = found.shape[:2]
-    if imgsz is not None and is_too_narrow((height, width), (imgsz, imgsz)):
+        return image
+    words = printable(image)
+    if not os.path.isfile(image):
+        why = ": it is a folder" if os.path.isdir(image) else ""
+        why = ": the link leads nowhere" if os.path.islink(image) and not why else why
+        raise FeatvizError(f"no image {words}{why}")
+    try:
+        pixels: Any = cv2.imread(str(image))
+    except Exception as error:  # too many pixels for OpenCV; no right to read; with YOLOv5's imread, no bytes
+        raise FeatvizError(f"cannot read the image {words}: {reason(error)}") from None
+    if pixels is None:
+        raise FeatvizError(f"cannot read the image {words}: it is damaged, or none")
+    return np.ascontiguousarray(pixels[..., ::-1])
+
+
+def check_size(pixels: np.ndarray, imgsz: int, image: Any = "") -> None:
+    """Raise FeatvizError if ``pixels`` are so narrow that YOLOv5 cannot bring them to ``imgsz``.
+
+    Args:
+        pixels: ``[H, W, 3]``.
+        imgsz: what the longer side is brought to.
+        image: the file that they are of, for the message.
+    """
+    height, width = pixels.shape[:2]
+    if is_too_narrow((height, width), (imgsz, imgsz)):
+        words = f"the image {printable(image)}" if isinstance(image, (str, Path)) and image else "an image"
         raise FeatvizError(f"cannot bring {words}, of {width} x {height} pixels, to {imgsz}: nothing is left of it")
-    return found
 
 
 def _name(image: Any) -> str:

@@ -448,7 +448,7 @@ class Watcher:
         except Exception:  # YOLOv5's own imread fails at folders, and at links that lead nowhere
             return path, why
         given = getattr(loader, "img_size", None)
-        sides = [given, given] if isinstance(given, int) else given
+        sides: Any = [given, given] if isinstance(given, int) else given
         known = image is not None and isinstance(sides, (list, tuple)) and len(sides) == 2
         if known and is_too_narrow((image.shape[0], image.shape[1]), (sides[0], sides[1])):
             size = f"{image.shape[1]} x {image.shape[0]}"
