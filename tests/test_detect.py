@@ -1,11 +1,13 @@
 """The main job, as its user runs it: the real detect.py in a process of its own."""
 
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -298,12 +300,54 @@ def test_other_folders_and_same_names(tmp_path, images):
     )
     run("--weights", WEIGHTS, *flags, cwd=tmp_path)
     first = {f: (tmp_path / "my figures" / f).read_bytes() for f in files_below(tmp_path / "my figures")}
-    assert sorted(f.split("/")[0] for f in first) == ["a", "a2", "b [1] 'x' é"]
-    assert first["a/stage23_C3_features.png"] != first["a2/stage23_C3_features.png"]
+    assert sorted(f.split("/")[0] for f in first) == ["a.jpg", "a.png", "b [1] 'x' é"]
+    assert first["a.jpg/stage23_C3_features.png"] != first["a.png/stage23_C3_features.png"]
     run("--weights", WEIGHTS, *flags, cwd=tmp_path)
     for file, content in first.items():
         assert (tmp_path / "my figures" / file).read_bytes() == content
     assert len(files_below(tmp_path / "my figures")) == 6
+
+
+def test_odd_files_and_names(tmp_path, images):
+    """What is no image, or too narrow for YOLOv5, is passed over by name; any name gives a folder with pictures."""
+    source = tmp_path / "in"
+    source.mkdir()
+    small = cv2.resize(cv2.imread(str(images / "bus.jpg")), (90, 120))
+    content = cv2.imencode(".jpg", small)[1].tobytes()
+    for name in (
+        b"same.jpg",
+        b"same2.jpg",
+        b"line\nend.jpg",
+        b"\x1b[31m.jpg",
+        b"\xff\xfe.jpg",
+        b"sp .jpg",
+        b"x" * 250 + b".jpg",
+    ):
+        (Path(os.fsdecode(os.fsencode(source) + b"/" + name))).write_bytes(content)
+    cv2.imwrite(str(source / "same.png"), small[::-1])
+    cv2.imwrite(str(source / "narrow.png"), np.zeros((1, 5000, 3), np.uint8))
+    (source / "folder.jpg").mkdir()
+    (source / "broken.jpg").symlink_to("nowhere")
+    flags = ("--source", source, "--imgsz", 96, "--nosave", "--visualize-layers", 23, "--visualize-report", "off")
+    flags += ("--visualize-format", "png,npy", "--project", "out")
+    done = run("--weights", WEIGHTS, *flags, cwd=tmp_path, check=1, env={"PYTHONIOENCODING": "utf-8:surrogateescape"})
+    told = [line for line in done.stderr.splitlines() if "passed over" in line]
+    assert [Path(line.split(": ")[1].split(",")[0].split(" ")[-1]).name for line in told] == [
+        "broken.jpg",
+        "folder.jpg",
+        "narrow.png",
+    ]
+    assert "of 5000 x 1 pixels, to 96 x 96: nothing is left of it" in told[2]
+    files = files_below(tmp_path / "out" / "exp")
+    assert sorted({file.split("/")[0] for file in files}) == sorted(
+        ["same.jpg", "same.png", "same2", "line_end", "_[31m", "__", "sp", "x" * 200]
+    )
+    assert len(files) == 16
+    maps = {
+        name: np.load(tmp_path / "out/exp" / name / "stage23_C3_features.npy")
+        for name in ("same.jpg", "same.png", "same2")
+    }
+    assert np.array_equal(maps["same.jpg"], maps["same2"]) and not np.array_equal(maps["same.jpg"], maps["same.png"])
 
 
 def test_groups_pass_over_layers_without_a_map(tmp_path, images):

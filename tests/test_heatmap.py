@@ -1,6 +1,7 @@
 """Heat maps, overlays and PCA pictures."""
 
 import re
+import warnings
 
 import cv2
 import matplotlib
@@ -327,3 +328,17 @@ def test_bad_heat_maps():
     ):
         with pytest.raises(fv.FeatvizError, match=says):
             call()
+
+
+def test_photographs_of_any_size(tmp_path, monkeypatch):
+    """Pillow warns from a number of pixels on, and refuses twice as many; YOLOv5 reads more."""
+    Image.fromarray(RNG.integers(0, 256, (40, 60, 3)).astype(np.uint8)).save(tmp_path / "large.png")
+    for limit in (1500, 1000):  # which would warn, and refuse
+        monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert as_rgb(tmp_path / "large.png").shape == (40, 60, 3)
+        assert limit == Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr("yolov5_featviz.images.MOST_PIXELS", 2000)
+    with pytest.raises(fv.FeatvizError, match="60 x 40 pixels are more than 2,000"):
+        as_rgb(tmp_path / "large.png")

@@ -1,8 +1,16 @@
 """Predictor: the maps and boxes of the real detect.py, in this process or in one of its own."""
 
+import asyncio
+import io
 import logging
+import os
 import re
+import subprocess
 import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 
 import cv2
 import numpy as np
@@ -11,7 +19,7 @@ import torch
 from conftest import WEIGHTS, run
 
 import yolov5_featviz as fv
-from yolov5_featviz.yolov5.predict import RemotePredictor, predictors, read_image
+from yolov5_featviz.yolov5.predict import RemotePredictor, _modules_of, predictors, read_image
 
 LAYERS = ("4", "17", "23")
 
@@ -126,14 +134,25 @@ def test_two_checkouts_are_two_processes(see, checkout, yolov5, images):
 
 def test_what_cannot_be_read_is_told(see, tmp_path, images):
     (tmp_path / "a.jpg").write_bytes(b"no image")
+    (tmp_path / "c.jpg").mkdir()
+    (tmp_path / "d.jpg").symlink_to("nowhere")
+    (tmp_path / "e.jpg").touch()
     for image, expected in (
         (tmp_path / "b.jpg", f"no image {tmp_path / 'b.jpg'}"),
         (tmp_path / "a.jpg", f"cannot read the image {tmp_path / 'a.jpg'}: it is damaged, or none"),
+        (tmp_path / "c.jpg", f"no image {tmp_path / 'c.jpg'}: it is a folder"),
+        (tmp_path / "d.jpg", f"no image {tmp_path / 'd.jpg'}: the link leads nowhere"),
+        (tmp_path / "e.jpg", f"cannot read the image {tmp_path / 'e.jpg'}"),
         (np.zeros((4, 4), np.uint8), "no image, but uint8 of shape [4, 4]: give uint8 RGB [H, W, 3]"),
         (np.zeros((4, 4, 3)), "no image, but float64 of shape [4, 4, 3]"),
     ):
         with pytest.raises(fv.FeatvizError, match=re.escape(expected)):
             read_image(image)
+    for shape in ((1, 5000, 3), (5000, 1, 3), (0, 9, 3)):
+        with pytest.raises(
+            fv.FeatvizError, match=f"an image, of {shape[1]} x {shape[0]} pixels, to 64: nothing is left"
+        ):
+            see(np.zeros(shape, np.uint8), imgsz=64)
     with pytest.raises(fv.FeatvizError, match="99"):
         see(images / "bus.jpg", layers=99, imgsz=64)
     seen = see(images / "bus.jpg", layers=17, imgsz=64)
@@ -149,3 +168,84 @@ def test_nothing_is_left_behind(see, images, capfd):
     assert (list(sys.path), logging.root.manager.disable) == before
     assert capfd.readouterr() == ("", "")
     assert not any(module._forward_hooks for module in see.model.modules())
+
+
+def test_threads(see):
+    """Maps and boxes of each image, whoever asks; what other threads print and log meanwhile is heard."""
+    pixels = [np.random.default_rng(i).integers(0, 256, (90, 120, 3), np.uint8) for i in range(12)]
+
+    def look(image):
+        return see(image, layers="4,17,23", imgsz=64, conf=0.001)
+
+    alone = list(map(look, pixels))
+    said, heard, done = [], io.StringIO(), threading.Event()
+    handler = logging.StreamHandler(heard)
+    logger = logging.getLogger("yolov5")
+
+    def talk():
+        while not done.wait(0.002):
+            print("words")
+            logger.info("words")
+            said.append(1)
+
+    talker = threading.Thread(target=talk)
+    logger.addHandler(handler)
+    before = os.environ.copy(), warnings.filters[:], logging.root.manager.disable, logger.filters[:]
+    try:
+        with redirect_stdout(io.StringIO()) as printed, ThreadPoolExecutor(4) as pool:
+            stdout = sys.stdout
+            talker.start()
+            found = list(pool.map(look, pixels))
+            assert sys.stdout is stdout
+            done.set()
+            talker.join()
+    finally:
+        done.set()
+        logger.removeHandler(handler)
+    assert printed.getvalue() == heard.getvalue() == "words\n" * len(said)
+    assert (os.environ.copy(), warnings.filters[:], logging.root.manager.disable, logger.filters[:]) == before
+    assert not any("print" in vars(module) for module in _modules_of(see.source))
+    for a, b in zip(alone, found):
+        assert all(torch.equal(a[layer].data, b[layer].data) for layer in (4, 17, 23))
+        np.testing.assert_array_equal(a.boxes.xyxy, b.boxes.xyxy)
+
+
+def test_within_a_capture_and_without_waiting(see):
+    """A predictor within a capture of its model, and in tasks that run it in threads."""
+    pixels = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(3)]
+    alone = [see(image, layers=17, imgsz=64)[17].data for image in pixels]
+    with fv.capture(see.model, "17") as features:
+        seen = see(pixels[1], layers=17, imgsz=64)
+    assert torch.equal(features[17].data, alone[1]) and torch.equal(seen[17].data, alone[1])
+
+    async def tasks():
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(None, lambda x=x: see(x, 17, 64)) for x in pixels))
+
+    for seen, expected in zip(asyncio.run(tasks()), alone):
+        assert torch.equal(seen[17].data, expected)
+
+
+def test_the_process_is_as_it_was(tmp_path):
+    """Importing YOLOv5 sets some things for all; and of two checkouts the second would get the first one's modules."""
+    code = (
+        "import os, sys, logging, warnings, numpy as np, torch, yolov5_featviz as fv\n"
+        "from yolov5_featviz.yolov5.predict import SETS\n"
+        "def state():\n"
+        "    return (np.get_printoptions(), vars(torch._tensor_str.PRINT_OPTS).copy(), [*map(os.environ.get, SETS)],\n"
+        "            torch.is_grad_enabled(), torch.get_default_dtype(), logging.root.manager.disable, sys.stdout,\n"
+        "            torch.get_num_threads(), warnings.filters[:])\n"
+        "before = state()\n"
+        "torch.set_default_dtype(torch.float32)\n"
+        "see = fv.Predictor(sys.argv[1])\n"
+        "see(np.zeros((64, 64, 3), np.uint8), 17, 64)\n"
+        "print(before == state() or [pair for pair in zip(before, state()) if pair[0] != pair[1]])\n"
+        "sys.modules['yolov5.utils'].__path__ = ['/elsewhere/utils']\n"
+        "try: fv.Predictor(sys.argv[1])\n"
+        "except fv.FeatvizError as error: print(error)\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    words = [sys.executable, "-c", code, str(WEIGHTS)]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == "True" and "a module utils was imported from /elsewhere/utils" in second

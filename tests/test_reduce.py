@@ -1,6 +1,8 @@
 """Reductions and PCA, against references that share no code with the package."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -61,7 +63,7 @@ def test_unknown_reduction():
         reduce_channels(np.ones((2, 2, 2)), "avg")
 
 
-@pytest.mark.parametrize(("n", "size"), [(64, (20, 15)), (5, (9, 7)), (200, (6, 6))])
+@pytest.mark.parametrize(("n", "size"), [(64, (20, 15)), (5, (9, 7)), (200, (6, 6)), (16, (150, 130))])
 def test_pca_against_scikit_learn(n, size):
     mixing = RNG.normal(size=(n, 6)) * np.array([9, 5, 3, 1, 0.5, 0.2])
     x = (mixing @ RNG.normal(size=(6, size[0] * size[1]))).reshape(n, *size).astype(np.float32) + 4
@@ -90,6 +92,32 @@ def test_pca_of_fewer_channels_than_colours(n):
     assert (rgb[..., n:] == 0).all() and (explained[n:] == 0).all()
     assert rgb[..., :n].min() == 0 and rgb[..., :n].max() == 1
     assert explained.sum() == pytest.approx(1)
+
+
+def test_pca_in_blocks_is_that_of_the_whole():
+    x = RNG.normal(size=(12, 140, 130)).astype(np.float32) * np.arange(1, 13, dtype=np.float32)[:, None, None]
+    x[3, 5, 6], x[0, 139, 129], x[:, 7] = np.nan, np.inf, np.nan
+    rgb, explained = pca(x)
+    whole = np.isfinite(x).all(axis=0)
+    reference = PCA(3, svd_solver="full").fit(x[:, whole].T.astype(np.float64))
+    np.testing.assert_allclose(explained, reference.explained_variance_ratio_, rtol=1e-6)
+    assert (np.isnan(rgb).all(axis=2) == ~whole).all() and np.isfinite(rgb[whole]).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts in kilobytes")
+def test_pca_takes_little_memory():
+    """Of a map of 1024 x 1024 x 256, eight times as much as the map was more than most machines have."""
+    code = (
+        "import resource, numpy as np\n"
+        "from yolov5_featviz.reduce import pca\n"
+        "pca(np.ones((4, 9, 9), np.float32) * np.arange(81, dtype=np.float32).reshape(9, 9))\n"
+        "x = np.random.default_rng(0).standard_normal((64, 512, 512), dtype=np.float32)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "pca(x)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / x.nbytes)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2  # beside the map itself; it was 6
 
 
 def test_pca_of_maps_without_enough_in_them():

@@ -125,6 +125,21 @@ def test_a_bad_image_among_good_ones(there, capsys):
     assert not (there / "runs" / "featviz" / "exp2").exists()
 
 
+def test_odd_files_and_names(there, capsys):
+    folder = there / "photos"
+    (folder / "folder.jpg").mkdir()
+    (folder / "broken.jpg").symlink_to("nowhere")
+    for name in ("b.png", "b2.jpg", "line\nend.png"):
+        Image.new("RGB", (40, 30), "red").save(folder / name)
+    assert image("--model", "nets:spot", "--layers", "1", "--source", "photos", "--visualize-report", "off") == 1
+    told = capsys.readouterr().err
+    assert "no image photos/broken.jpg: the link leads nowhere; passed over" in told
+    assert "cannot read the image photos/folder.jpg" in told
+    folders = sorted(path.name for path in (there / "runs/featviz/exp").iterdir())
+    assert folders == ["a", "b.jpg", "b.png", "b2", "line_end"]
+    assert len(files_below(there / "runs/featviz/exp")) == 5
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

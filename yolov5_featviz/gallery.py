@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.channels import Choice
+from yolov5_featviz.names import TAKEN
 from yolov5_featviz.pictures import Look
 from yolov5_featviz.progress import progress
 from yolov5_featviz.report import Part, Report
@@ -70,7 +71,7 @@ class Gallery:
 
         Args:
             home: the folder of the run, the same for all.
-            name: of the image; its folder gets a number behind it if the name is taken.
+            name: of the image, see :mod:`yolov5_featviz.names`; its folder gets a number behind it if that is taken.
             files: pairs of a folder's name below that, or "", and of what draws names and contents when it is
                 told, in ``made``, who says how they came about.
             parts, image: what the page gets; see :meth:`yolov5_featviz.report.Report.add`.
@@ -79,7 +80,7 @@ class Gallery:
         """
         self._home = home
         try:
-            folder = new_folder(home / group / name)
+            folder = new_folder(home / group / name, TAKEN)
         except OSError as error:
             self.errors.append(error)
             return

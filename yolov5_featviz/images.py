@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import FeatvizError, reason
+from yolov5_featviz.text import printable
 
+MOST_PIXELS = 1 << 30  # as OpenCV
+_LIMIT = threading.Lock()
 ORIENTATION = 0x0112  # of EXIF's tags
 
 
@@ -31,13 +36,13 @@ def as_rgb(image: Any) -> np.ndarray:
 
     if isinstance(image, (str, Path)):
         try:
-            with Image.open(image) as file:
+            with _open(image) as file:
                 return as_rgb(file)
         except FileNotFoundError:
-            raise FeatvizError(f"no image {image}") from None
+            link = ": the link leads nowhere" if os.path.islink(image) else ""
+            raise FeatvizError(f"no image {printable(image)}{link}") from None
         except Exception as error:  # each format has errors of its own, and libraries put theirs around Pillow's
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise FeatvizError(f"cannot read the image {image}: {reason}") from None
+            raise FeatvizError(f"cannot read the image {printable(image)}: {reason(error)}") from None
     if isinstance(image, Image.Image):
         if image.getexif().get(ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
@@ -66,3 +71,20 @@ def as_rgb(image: Any) -> np.ndarray:
         pixels = (pixels >> 8 if pixels.dtype == np.uint16 else pixels.clip(0, 255)).astype(np.uint8)
     pixels = pixels[..., :3]
     return np.ascontiguousarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels, np.uint8)
+
+
+def _open(path: Union[str, Path]) -> Any:
+    """Open a file with Pillow, which reads fewer pixels than OpenCV does, and hence YOLOv5, unless it is told to."""
+    from PIL import Image
+
+    with _LIMIT:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None  # while the head is read; it is not looked at again
+        try:
+            file = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    if file.width * file.height > MOST_PIXELS:
+        file.close()
+        raise FeatvizError(f"{file.width} x {file.height} pixels are more than {MOST_PIXELS:,}")
+    return file

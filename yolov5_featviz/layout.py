@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple, Union
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from yolov5_featviz.errors import FeatvizError
 
 Reshape = Union[Tuple[int, int], Callable[[torch.Tensor], torch.Tensor]]
 
+MOST, DEEPEST = 10_000, 100  # parts of an output that are looked at, and containers in containers
 EXTRA_TOKENS = 8  # class, distillation and register tokens that a grid may stand behind
 
 
@@ -71,30 +72,81 @@ def crop_region(image: Tuple[int, int], resized: int, network: Tuple[int, int]) 
     return float(-left), float(-top), float(width - left), float(height - top)
 
 
-def tensors_of(output: Any, name: Optional[str] = None) -> Iterator[Tuple[Optional[str], torch.Tensor]]:
-    """The tensors of an output in order, each with its place in it: ``0``, ``1.0``, ``p3``, ``last_hidden_state``."""
-    if isinstance(output, torch.Tensor):
-        yield name, output
-        return
-    parts: Any = ()
+def tensors_of(output: Any) -> Iterator[Tuple[Optional[str], torch.Tensor]]:
+    """The tensors of an output in order, each with its place in it: ``0``, ``1.0``, ``p3``, ``last_hidden_state``.
+
+    Containers that hold themselves are entered once, and of an output of many thousands the first ``MOST``
+    parts are looked at.
+    """
+    left = MOST
+
+    def walk(part: Any, name: Optional[str], within: Tuple[int, ...]) -> Iterator[Tuple[Optional[str], torch.Tensor]]:
+        nonlocal left
+        left -= 1
+        if left < 0 or id(part) in within or len(within) > DEEPEST:
+            return
+        if isinstance(part, torch.Tensor):
+            yield name, part
+            return
+        for key, inner in _parts(part):
+            yield from walk(inner, str(key) if name is None else f"{name}.{key}", (*within, id(part)))
+
+    return walk(output, None, ())
+
+
+def _parts(output: Any) -> Iterable[Tuple[Any, Any]]:
     if isinstance(output, dict):
-        parts = output.items()
-    elif isinstance(output, tuple) and hasattr(output, "_fields"):
-        parts = zip(output._fields, output)
-    elif isinstance(output, (list, tuple)):
-        parts = enumerate(output)
-    elif dataclasses.is_dataclass(output):
-        parts = ((field.name, getattr(output, field.name)) for field in dataclasses.fields(output))
-    for key, part in parts:
-        yield from tensors_of(part, str(key) if name is None else f"{name}.{key}")
+        return output.items()
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return zip(output._fields, output)
+    if isinstance(output, (list, tuple)):
+        return enumerate(output)
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return ((field.name, getattr(output, field.name, None)) for field in dataclasses.fields(output))
+    return ()
 
 
 def describe(output: Any) -> str:
     """What a layer put out, in words."""
     if isinstance(output, torch.Tensor):
-        return f"a tensor of shape {list(output.shape)}"
-    shapes = [str(list(tensor.shape)) for _, tensor in tensors_of(output)]
-    return f"tensors of shapes {', '.join(shapes)}" if shapes else f"a {type(output).__name__} without tensors"
+        return f"a tensor of shape {_shape(output)}"
+    shapes = [_shape(tensor) for _, tensor in tensors_of(output)]
+    more = f" and {len(shapes) - 10} more" if len(shapes) > 10 else ""
+    return (
+        f"tensors of shapes {', '.join(shapes[:10])}{more}" if shapes else f"a {type(output).__name__} without tensors"
+    )
+
+
+def _shape(x: torch.Tensor) -> str:
+    try:
+        return str(list(x.shape))
+    except RuntimeError:  # a nested tensor has several
+        return "unknown"
+
+
+def without_values(x: torch.Tensor) -> str:
+    """Why a tensor has no values that can be drawn: what it is instead, in words; empty if it has."""
+    wrapped = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)  # torch 2.0
+    if wrapped is not None and wrapped(x):
+        return "it is inside a transformation, such as vmap or grad of torch.func"
+    plain = getattr(torch.Tensor, "__torch_dispatch__", None)  # torch 1.10
+    if getattr(type(x), "__torch_dispatch__", plain) is not plain:
+        return f"it is a {type(x).__name__}"
+    if getattr(x, "is_nested", False):
+        return "it is nested"
+    if x.layout is not torch.strided:
+        return "it is sparse"
+    if x.device.type == "meta":
+        return "it is on the device meta, without values"
+    if x.is_quantized:
+        return "it is quantised"
+    if x.is_complex():
+        return "it is complex"
+    if x.numel() == 0:
+        return "it holds no values"
+    if x.is_cuda and getattr(torch.cuda, "is_current_stream_capturing", bool)():  # torch 1.10
+        return "it is part of a CUDA graph that is being recorded"
+    return ""
 
 
 def patch_size(model: nn.Module) -> Optional[Tuple[int, int]]:

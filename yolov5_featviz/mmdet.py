@@ -22,9 +22,11 @@ from mmengine.registry import HOOKS
 from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.capture import Capture, FeatureMap, capture
 from yolov5_featviz.layers import LayerSpec
+from yolov5_featviz.names import TAKEN
 from yolov5_featviz.openmmlab import region_of
 from yolov5_featviz.pictures import Look, draw
 from yolov5_featviz.save import Saver, new_folder, write
+from yolov5_featviz.text import file_name
 
 
 @HOOKS.register_module()
@@ -132,7 +134,7 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
         if not maps:
             return
         self._saver = self._saver or Saver()
-        folder = new_folder(self._home / below / (maps[0].image or "image"))
+        folder = new_folder(self._home / below / file_name(maps[0].image or "image"), TAKEN)
         for feature_map in maps:
             placed = replace(feature_map, region=region, boxes=boxes)
             self._saver.submit(partial(_save, draw(placed, self.look, image), folder))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, NamedTuple, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Tuple
 
 import numpy as np
 
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.normalize import normalize
+
+BLOCK = 1 << 14  # cells that are taken to float64 at a time
 
 
 class Reduction(NamedTuple):
@@ -85,25 +87,45 @@ def pca(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """
     x = np.asarray(x, np.float32)
     n, height, width = x.shape
-    samples = x.reshape(n, -1).T.astype(np.float64)
-    whole = np.isfinite(samples).all(axis=1)
+    flat = x.reshape(n, -1)
+    whole = np.ones(height * width, bool)
+    for channel in flat:
+        whole &= np.isfinite(channel)
     rgb = np.full((height * width, 3), np.nan, np.float32)
     rgb[whole] = 0
     explained = np.zeros(3)
-    centred = samples[whole] - samples[whole].mean(axis=0) if whole.any() else samples[whole]
-    largest = np.abs(centred).max(initial=0)
+    cells = int(whole.sum())
+    if cells == 0:
+        return rgb.reshape(height, width, 3), explained
+    kept = slice(None) if cells == len(whole) else whole
+    mean = np.array([channel[kept].mean(dtype=np.float64) for channel in flat])
+    largest = max(np.abs(channel[kept] - centre).max() for channel, centre in zip(flat, mean))
     if largest == 0:
         return rgb.reshape(height, width, 3), explained
-    centred /= largest
-    wide = centred.shape[0] < n
-    variances, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+
+    def blocks() -> Iterator[Tuple[slice, np.ndarray]]:
+        """A part of the cells at a time, ``[cells, n]``, centred and scaled: in float64 all would be twice the map."""
+        for start in range(0, len(whole), BLOCK):
+            part = slice(start, start + BLOCK)
+            yield part, (flat[:, part][:, whole[part]].T - mean) / largest
+
+    wide = cells < n
+    if wide:
+        all_cells = np.concatenate([block for _, block in blocks()])
+        square = all_cells @ all_cells.T
+    else:
+        square = np.zeros((n, n))
+        for _, block in blocks():
+            square += block.T @ block
+    total = float(np.trace(square))
+    variances, vectors = np.linalg.eigh(square)
     variances, vectors = variances[:-4:-1], vectors[:, :-4:-1]
-    least = variances[0] * (max(centred.shape) * np.finfo(np.float32).eps) ** 2
+    least = variances[0] * (max(cells, n) * np.finfo(np.float32).eps) ** 2
     real = int((variances > least).sum())
-    loadings = (centred.T @ vectors if wide else vectors)[:, :real]
+    loadings = (all_cells.T @ vectors if wide else vectors)[:, :real]
     loadings = loadings / np.linalg.norm(loadings, axis=0)
     signs = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(real)])
-    components = centred @ (loadings * signs)
+    components = np.concatenate([block @ (loadings * signs) for _, block in blocks()])
     rgb[whole, :real] = normalize(components.T[:, None], "robust")[0][:, 0].T
-    explained[:real] = variances[:real] / np.square(centred).sum()
+    explained[:real] = variances[:real] / total
     return rgb.reshape(height, width, 3), explained

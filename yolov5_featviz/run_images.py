@@ -6,21 +6,26 @@ import glob
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
+import numpy as np
 import torch
 
+from yolov5_featviz.boxes import Region
 from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import Capture
 from yolov5_featviz.channels import choose
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import reason as reason_of
 from yolov5_featviz.gallery import Files, Gallery
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.images import as_rgb
 from yolov5_featviz.layers import LayerSpec, index_layers, select_layers
+from yolov5_featviz.names import image_names
 from yolov5_featviz.pictures import Look, draw, draw_cam
 from yolov5_featviz.provenance import identity
 from yolov5_featviz.save import check_writable, new_folder
+from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 from yolov5_featviz.zoo import ZooModel
 
@@ -36,8 +41,9 @@ def find_images(source: str) -> List[Path]:
     if path.is_file():
         return [path]
     files = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True)))
-    found = [file for file in files if file.is_file() and file.suffix.lower() in SUFFIXES]
-    if not found:
+    # folders and links that lead nowhere are among them, so that they are told as other damaged images are
+    found = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if not any(file.is_file() for file in found):
         raise FeatvizError(
             f"{source} is a folder without images" if path.is_dir() else f"no image {source}: give a file, or a folder"
         )
@@ -83,21 +89,21 @@ def run_images(
     line = f"layers {layers} · yolov5-featviz {__version__}"
     gallery, unreadable, told = Gallery(look, tell, report, line, say), [], set()
     try:
-        for path in paths:
+        for path, name in zip(paths, image_names(paths)):
             try:
                 image = as_rgb(path)
+                x, region = _prepared(zoo, image, path)
             except FeatvizError as error:
                 unreadable.append(error)
                 tell(f"{error}; passed over")
                 continue
-            x, region = zoo.prepare(image)
             with Capture(index, selected) as features, torch.no_grad():
                 _run(zoo.model, x)
             for reason in features.skipped.values():
                 if reason not in told:
                     told.add(reason)
                     tell(f"{reason}; passed over")
-            maps = features.of_image(0, path.stem)
+            maps = features.of_image(0, name)
             if not maps:
                 raise FeatvizError(next(iter(features.skipped.values()), f"no feature map of {layers}"))
             if look.channels is not None and not gallery.folders:
@@ -105,18 +111,27 @@ def run_images(
                     choose(feature_map, look.channels)
             heats: List[HeatMap] = []
             if "cam" in look.modes:
-                heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, path.stem)
+                heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, name)
             home = home or new_folder(Path("runs") / "featviz" / "exp")
             maps = [replace(fm, region=region) for fm in maps]
             shown = maps if look.shows_maps else []
             files: List[Files] = [("", partial(draw, fm, look, image, gallery.ranked)) for fm in shown]
             files += [("", partial(draw_cam, heat, look, image)) for heat in heats]
-            gallery.add(home, path.stem, files, [("", maps)], image, made=partial(_made, about or {}, path))
+            gallery.add(home, name, files, [("", maps)], image, made=partial(_made, about or {}, path))
     finally:
         gallery.close()
     if unreadable and not gallery.folders:
         raise unreadable[0]
     return int(bool(unreadable or gallery.errors))
+
+
+def _prepared(zoo: ZooModel, image: np.ndarray, path: Path) -> Tuple[Any, Optional[Region]]:
+    try:
+        return zoo.prepare(image)
+    except Exception as error:
+        size = f"{image.shape[1]} x {image.shape[0]}"
+        words = f"cannot bring the image {printable(path)}, of {size} pixels, to the model's size: {reason_of(error)}"
+        raise FeatvizError(words) from error
 
 
 def _run(model: torch.nn.Module, x: Any) -> None:
@@ -125,7 +140,7 @@ def _run(model: torch.nn.Module, x: Any) -> None:
     except FeatvizError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         shape = list(x.shape) if isinstance(x, torch.Tensor) else [list(one.shape) for one in x]
         raise FeatvizError(f"the model cannot be run on an input of shape {shape}: {reason}") from error
 

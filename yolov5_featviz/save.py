@@ -62,17 +62,30 @@ def _part(path: Path, content: Iterable[bytes], mode: Optional[int] = None) -> I
         raise
 
 
-def new_folder(path: Path) -> Path:
-    """Make ``path``, or ``path2``, ``path3``... if it is taken, and return the one that was made."""
+def new_folder(path: Path, mark: str = "") -> Path:
+    """Make ``path``, or ``path2``, ``path3``... if it is taken, and return the one that was made.
+
+    Args:
+        path: the folder; those above it are made, too.
+        mark: what stands before the number.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    n = 1
+
+    def numbered(n: int) -> Path:
+        return path if n == 1 else path.with_name(f"{path.name}{mark}{n}")
+
+    taken, free = 0, 1  # not one after the other: thousands may be taken
+    while os.path.lexists(numbered(free)):
+        taken, free = free, 2 * free
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        taken, free = (middle, free) if os.path.lexists(numbered(middle)) else (taken, middle)
     while True:
-        candidate = path if n == 1 else path.with_name(f"{path.name}{n}")
         try:
-            candidate.mkdir()
-            return candidate
+            numbered(free).mkdir()
+            return numbered(free)
         except FileExistsError:
-            n += 1
+            free += 1
 
 
 def check_writable(folder: Path) -> None:

@@ -31,6 +31,7 @@ from yolov5_featviz.metrics import (
     same_grid,
     same_samples,
 )
+from yolov5_featviz.names import image_names
 from yolov5_featviz.normalize import normalize
 from yolov5_featviz.prediction import Prediction
 from yolov5_featviz.progress import progress
@@ -43,7 +44,7 @@ from yolov5_featviz.table import align
 from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.checkpoint import check_weights
 from yolov5_featviz.yolov5.item import distinct
-from yolov5_featviz.yolov5.predict import predictors, read_image
+from yolov5_featviz.yolov5.predict import check_size, predictors, read_image
 from yolov5_featviz.yolov5.preflight import locate_weights
 
 
@@ -194,11 +195,12 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
         run = _Run(o, names, about)
         failed: List[str] = []
         stopped = False
-        work = list(zip(images, distinct(path.stem for path in images), labels))
+        work = list(zip(images, image_names(images), labels))
         try:
             for image, name, label in progress(work, "comparing") if o.say == 0 else work:
                 try:
                     pixels = read_image(image)
+                    check_size(pixels, -(-o.imgsz // 32) * 32, image)
                 except FeatvizError as error:
                     failed.append(str(error))
                     continue

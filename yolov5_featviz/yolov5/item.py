@@ -13,6 +13,8 @@ from torch import nn
 
 from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.capture import Capture, FeatureMap
+from yolov5_featviz.names import Names
+from yolov5_featviz.text import file_name
 from yolov5_featviz.yolov5.letterbox import letterbox_region
 
 SHOWN = 0.25  # the score from which YOLOv5 itself detects and, when validating, draws a box
@@ -36,6 +38,7 @@ class Item:
         limit: how many images are to be drawn at most, unless the user says so.
         visits: what the models made of it.
         weights: the files that these were read from, as far as they were.
+        names: names the images of the run; see :mod:`yolov5_featviz.names`.
     """
 
     paths: List[str]
@@ -51,14 +54,18 @@ class Item:
     limit: Optional[int] = None
     visits: List[Visit] = field(default_factory=list)
     weights: Sequence[str] = ()
+    names: Optional[Names] = None
 
     def name(self, i: int) -> str:
         """A name for image ``i`` of the batch, as YOLOv5 names its label files."""
         if not self.paths:
             return f"image{self.unnamed + i + 1}"
+        if self.names is not None and i < len(self.paths):
+            path = self.paths[i]
+            return self.names(path) if self.frame is None else self.names.frame(path, self.frame)
         stems = [Path(path).stem or "image" for path in self.paths]
-        stem = stems[min(i, len(stems) - 1)]
-        stem += f"_{i}" if i >= len(stems) or stems.count(stem) > 1 else ""
+        stem = file_name(stems[min(i, len(stems) - 1)])
+        stem += f"_{i}" if i >= len(stems) or stems.count(stems[i]) > 1 else ""
         return stem + ("" if self.frame is None else f"_{self.frame}")
 
     def path(self, i: int) -> str:

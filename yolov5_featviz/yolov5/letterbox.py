@@ -41,3 +41,11 @@ def letterbox_region(
     height, width = (round(length * scale) for length in image)
     left, top = (round((side - length) / 2 - 0.1) for side, length in ((network[1], width), (network[0], height)))
     return float(left), float(top), float(left + width), float(top + height)
+
+
+def is_too_narrow(image: Tuple[int, int], network: Tuple[int, int]) -> bool:
+    """Whether ``letterbox`` fails at an image ``(height, width)``: scaled to fit ``network``, nothing is left of it."""
+    if min(image) < 1:
+        return True
+    scale = min(side / length for side, length in zip(network, image))
+    return any(round(length * scale) < 1 for length in image)

@@ -98,8 +98,8 @@ def safe_load(
             if Path(str(f)).suffix in (".pt", ".pth"):
                 raise
             raise error.__cause__ or error from None  # a cache of labels, which the script may do without
-        if resumes and not trust and isinstance(result, dict):
-            check_options(result.get("opt"), source.root, str(f))
+        if resumes and not trust:
+            check_options(result.get("opt") if isinstance(result, dict) else result, source.root, str(f))
         loaded(result, f)
         return result
 

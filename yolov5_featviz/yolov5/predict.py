@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import io
 import logging
 import os
 import pickle
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+import threading
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -22,19 +24,24 @@ from torch import nn
 from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import Capture, FeatureMap
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.prediction import Prediction
+from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.compat import Surroundings
 from yolov5_featviz.yolov5.item import Item, find_boxes
-from yolov5_featviz.yolov5.letterbox import letterbox_region
+from yolov5_featviz.yolov5.letterbox import is_too_narrow, letterbox_region
 from yolov5_featviz.yolov5.model import find_model
+from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.source import Source, find_source
 
 # where the releases keep what goes before and after the network
 MODULES = ("utils.augmentations", "utils.datasets", "utils.dataloaders", "utils.general", "utils.utils")
+# what importing YOLOv5 sets for the whole process, and nobody asked for
+SETS = ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+_TURN = threading.RLock()  # what is put in place around YOLOv5 is in the place of all: one thread at a time
 
 
 class Predictor:
@@ -48,7 +55,8 @@ class Predictor:
 
     Image preparation and non-maximum suppression are those of the YOLOv5 that is found, and the
     convolutions are fused with their normalisation, so that maps and boxes are the same as those of
-    ``detect.py`` to the last bit, on as many threads.
+    ``detect.py`` to the last bit, on as many threads. Several threads may use it, and several of them:
+    models are run one after the other, images are read side by side.
 
     Args:
         weights: a ``.pt`` checkpoint.
@@ -56,16 +64,18 @@ class Predictor:
         trust: unpickle without any check.
 
     Raises:
-        FeatvizError: the checkpoint cannot be read, or there is no YOLOv5.
+        FeatvizError: the checkpoint cannot be read, there is no YOLOv5, or another one was imported before.
     """
 
     def __init__(self, weights: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> None:
         self.weights, self.source = str(weights), find_source(yolov5)
-        with _own(self.source):
+        with _own(self.source), _as_before():
+            _check_alone(self.source)
             self.model = model_of(load_checkpoint(weights, self.source, trust=trust), str(weights), trust)
             self._letterbox = _function(self.source, "letterbox")
             self._suppress = _function(self.source, "non_max_suppression")
-            _fuse(self.model)
+            with _quiet(self.source):  # now that all is imported
+                _fuse(self.model)
         self.index = index_layers(self.model)
         stride = getattr(find_model(self.model), "stride", None)
         self.stride = max(32, int(stride.max())) if isinstance(stride, torch.Tensor) else 32
@@ -99,8 +109,9 @@ class Predictor:
         Raises:
             FeatvizError: the image cannot be read.
         """
-        pixels = read_image(image)
         side = -(-imgsz // self.stride) * self.stride
+        pixels = read_image(image)
+        check_size(pixels, side, image)
         options = {"stride": self.stride, "auto": True}
         known = inspect.signature(self._letterbox).parameters
         bgr = np.ascontiguousarray(pixels[..., ::-1])
@@ -130,7 +141,7 @@ class Predictor:
             FeatvizError: the image cannot be read, there is no such layer, or it yields no feature map.
         """
         pixels = read_image(image)
-        name = name or (Path(image).stem if isinstance(image, (str, Path)) else "image")
+        name = name or _name(image)
         x, region = self.prepare(pixels, imgsz)
         with ExitStack() as stack:
             stack.enter_context(_own(self.source))
@@ -152,9 +163,8 @@ class Predictor:
     ) -> HeatMap:
         """A class activation map of a layer for an image; see :func:`yolov5_featviz.cam.cam`."""
         x, region = self.prepare(image, imgsz)
-        name = Path(image).stem if isinstance(image, (str, Path)) else "image"
         with _own(self.source):
-            return cam(self.model, x, layer, target, method, region=region, name=name)[0]
+            return cam(self.model, x, layer, target, method, region=region, name=_name(image))[0]
 
     def _detect(self, output: Any, conf: float, iou: float) -> Optional[Boxes]:
         decoded = output[0] if isinstance(output, (list, tuple)) else output
@@ -175,24 +185,116 @@ def read_image(image: Union[str, Path, np.ndarray]) -> np.ndarray:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise FeatvizError(f"no image, but {image.dtype} of shape {list(image.shape)}: give uint8 RGB [H, W, 3]")
         return image
+    words = printable(image)
     if not os.path.isfile(image):
-        raise FeatvizError(f"no image {image}")
-    pixels: Any = cv2.imread(str(image))
+        why = ": it is a folder" if os.path.isdir(image) else ""
+        why = ": the link leads nowhere" if os.path.islink(image) and not why else why
+        raise FeatvizError(f"no image {words}{why}")
+    try:
+        pixels: Any = cv2.imread(str(image))
+    except Exception as error:  # too many pixels for OpenCV; no right to read; with YOLOv5's imread, no bytes
+        raise FeatvizError(f"cannot read the image {words}: {reason(error)}") from None
     if pixels is None:
-        raise FeatvizError(f"cannot read the image {image}: it is damaged, or none")
+        raise FeatvizError(f"cannot read the image {words}: it is damaged, or none")
     return np.ascontiguousarray(pixels[..., ::-1])
+
+
+def check_size(pixels: np.ndarray, imgsz: int, image: Any = "") -> None:
+    """Raise FeatvizError if ``pixels`` are so narrow that YOLOv5 cannot bring them to ``imgsz``.
+
+    Args:
+        pixels: ``[H, W, 3]``.
+        imgsz: what the longer side is brought to.
+        image: the file that they are of, for the message.
+    """
+    height, width = pixels.shape[:2]
+    if is_too_narrow((height, width), (imgsz, imgsz)):
+        words = f"the image {printable(image)}" if isinstance(image, (str, Path)) and image else "an image"
+        raise FeatvizError(f"cannot bring {words}, of {width} x {height} pixels, to {imgsz}: nothing is left of it")
+
+
+def _name(image: Any) -> str:
+    return printable(Path(image).stem) if isinstance(image, (str, Path)) else "image"
 
 
 @contextmanager
 def _own(source: Source) -> Iterator[None]:
-    """Where YOLOv5's own modules can be imported, and say nothing."""
-    level = logging.root.manager.disable
-    with Surroundings(source, script=False), source.importable(), redirect_stdout(io.StringIO()):
-        logging.disable(logging.INFO)
-        try:
-            yield
-        finally:
-            logging.disable(level)
+    """Where YOLOv5's own modules can be imported, and say nothing; one thread at a time."""
+    with _TURN, Surroundings(source, script=False), source.importable(), _quiet(source):
+        yield
+
+
+@contextmanager
+def _quiet(source: Source) -> Iterator[None]:
+    """YOLOv5's modules print nothing in this thread, and log nothing but warnings; all others say what they have to."""
+    thread = threading.get_ident()
+
+    def elsewhere(*words: Any, **options: Any) -> None:
+        if threading.get_ident() != thread:
+            print(*words, **options)
+
+    def heard(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO or record.thread != thread
+
+    modules = _modules_of(source)
+    loggers = {one for module in modules for one in list(vars(module).values()) if isinstance(one, logging.Logger)}
+    patches = Patches()
+    try:
+        for module in modules:
+            patches.set(module, "print", elsewhere)
+        for logger in loggers:
+            logger.addFilter(heard)
+        yield
+    finally:
+        patches.undo()
+        for logger in loggers:
+            logger.removeFilter(heard)
+
+
+def _modules_of(source: Source) -> Tuple[ModuleType, ...]:
+    """What was imported from ``source``."""
+    return _modules_below(os.path.join(os.path.realpath(source.root), ""), len(sys.modules))
+
+
+@lru_cache(maxsize=8)
+def _modules_below(root: str, count: int) -> Tuple[ModuleType, ...]:
+    """The modules whose files lie below ``root``, when there are ``count`` in all."""
+
+    @lru_cache(maxsize=None)  # thousands of files lie in a few hundred folders
+    def is_below(folder: str) -> bool:
+        return bool(folder) and os.path.join(os.path.realpath(folder), "").startswith(root)
+
+    files = ((module, getattr(module, "__file__", None)) for module in list(sys.modules.values()))
+    return tuple(module for module, file in files if is_below(os.path.dirname(file or "")))
+
+
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """What importing YOLOv5 sets beyond itself is as it was afterwards: environment, and how arrays are printed."""
+    environment = {name: os.environ.get(name) for name in SETS}
+    arrays, tensors = np.get_printoptions(), dict(vars(torch._tensor_str.PRINT_OPTS))
+    try:
+        yield
+    finally:
+        np.set_printoptions(**arrays)
+        vars(torch._tensor_str.PRINT_OPTS).update(tensors)
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _check_alone(source: Source) -> None:
+    """Raise FeatvizError if modules of other files have the names of YOLOv5's: they would be taken for them."""
+    for name in ("models", "utils"):
+        module = sys.modules.get(f"{source.package}.{name}".lstrip("."))
+        places = [*getattr(module, "__path__", ()), *filter(None, [getattr(module, "__file__", None)])]
+        if places and os.path.realpath(source.root / name) not in [os.path.realpath(place) for place in places]:
+            raise FeatvizError(
+                f"a module {name} was imported from {places[0]}, and cannot be that of {source.root} as well: "
+                "use one YOLOv5 in a process, as yolov5_featviz.yolov5.predict.predictors does"
+            )
 
 
 def _function(source: Source, name: str) -> Callable[..., Any]:

@@ -152,6 +152,6 @@ def _check_source(given: str) -> None:
     if not images:
         raise FeatvizError(f"source {given} holds no image: none of its files ends in {', '.join(sorted(IMAGES))}")
     with _quiet():
-        if any(os.path.getsize(file) and cv2.imread(file) is not None for file in images):
+        if any(os.path.isfile(file) and os.path.getsize(file) and cv2.imread(file) is not None for file in images):
             return
     raise FeatvizError(f"source {given} holds no image that can be read: {Path(images[0]).name} is damaged")

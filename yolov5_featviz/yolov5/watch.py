@@ -9,13 +9,15 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Type
 
 import torch
 from torch import nn
 
 from yolov5_featviz.capture import Capture, FeatureMap
 from yolov5_featviz.layers import Layer, LayerIndex, index_layers, select_layers
+from yolov5_featviz.names import Names
+from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.item import (
     Item,
     Pass,
@@ -27,6 +29,7 @@ from yolov5_featviz.yolov5.item import (
     find_paths,
     find_shapes,
 )
+from yolov5_featviz.yolov5.letterbox import is_too_narrow
 from yolov5_featviz.yolov5.model import ONE_PASS, find_model
 from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.preflight import IMAGES
@@ -72,6 +75,7 @@ class Watcher:
         self.source, self.layers, self.summary, self.every, self.limit = source, layers, summary, every, limit
         self.deliver, self.warn, self.began, self.photos = deliver, warn, began, photos
         self.unreadable: List[str] = []
+        self._names, self._files = Names(), ()  # type: Names, Sequence[str]
         self._item: Optional[Item] = None
         self._active: List[Visit] = []
         self._selected: Any = weakref.WeakKeyDictionary()
@@ -296,16 +300,20 @@ class Watcher:
                 except StopIteration:
                     raise
                 except Exception:
-                    path = self._unreadable(loader, count)
-                    if path is None:
+                    path, why = self._unreadable(loader, count)
+                    if not why:
                         raise
                     self.unreadable.append(path)
-                    self.warn(f"cannot read the image {path}: passed over")
+                    self.warn(f"{why}: passed over")
             paths, alone = find_paths(batch)
             if paths:
                 self._loader_seen = True
                 still = alone and getattr(loader, "mode", "image") in ("image", "images")
+                files = getattr(loader, "files", None)
                 item = Item(paths, cropped=getattr(loader, "transforms", None) is not None)
+                if isinstance(files, (list, tuple)):  # not a stream
+                    self._learn(files)
+                    item.names = self._names
                 originals = find_originals(batch)
                 item.sizes = [(int(image.shape[0]), int(image.shape[1])) for image in originals]
                 if not still:
@@ -333,13 +341,21 @@ class Watcher:
                 self._loader_seen = True
                 epoch, last = self._epoch()
                 if epoch is None or epoch % (self.every or 10) == 0 or last:
-                    item = Item(find_paths(batch)[0], epoch=epoch, unnamed=self._unnamed, limit=8)
+                    item = Item(find_paths(batch)[0], epoch=epoch, unnamed=self._unnamed, limit=8, names=self._names)
+                    dataset = getattr(loader, "_dataset", None)
+                    self._learn(getattr(dataset, "im_files", getattr(dataset, "img_files", ())))
                     shapes = find_shapes(batch)
                     item.sizes, item.placed = [shape[0] for shape in shapes], [shape[1] for shape in shapes]
                     self._arrive(item)
             return batch
 
         return __next__
+
+    def _learn(self, files: Sequence[str]) -> None:
+        """Which images the loader goes through; named at once, they are named whatever their order."""
+        if files is not self._files:
+            self._files = files
+            self._names.learn(files)
 
     def _arrive(self, item: Optional[Item]) -> None:
         """The script goes on to ``item``: what it made of the one before can be drawn."""
@@ -412,18 +428,30 @@ class Watcher:
 
         image = cv2.imread(path)
         sizes = [] if image is None else [(int(image.shape[0]), int(image.shape[1]))]
-        return Item([path], sizes, prepared=False)
+        return Item([path], sizes, prepared=False, names=self._names)
 
     @staticmethod
-    def _unreadable(loader: Any, count: Optional[int]) -> Optional[str]:
-        """The image on which the loader has just failed, if it went past it and nothing else is amiss."""
+    def _unreadable(loader: Any, count: Optional[int]) -> Tuple[str, str]:
+        """The image on which the loader has just failed, if it went past it, and what is wrong with it.
+
+        Nothing is said if the image is as it should be: something else is amiss.
+        """
         import cv2
 
         files = getattr(loader, "files", ())
         if count is None or count >= len(files) or getattr(loader, "count", count) != count + 1:
-            return None
+            return "", ""
         path = str(files[count])
+        why = f"cannot read the image {printable(path)}"
         try:
-            return path if cv2.imread(path) is None else None
-        except cv2.error:
-            return path
+            image: Any = cv2.imread(path)
+        except Exception:  # YOLOv5's own imread fails at folders, and at links that lead nowhere
+            return path, why
+        given = getattr(loader, "img_size", None)
+        sides: Any = [given, given] if isinstance(given, int) else given
+        known = image is not None and isinstance(sides, (list, tuple)) and len(sides) == 2
+        if known and is_too_narrow((image.shape[0], image.shape[1]), (sides[0], sides[1])):
+            size = f"{image.shape[1]} x {image.shape[0]}"
+            words = f"cannot bring the image {printable(path)}, of {size} pixels, to {sides[0]} x {sides[1]}"
+            return path, f"{words}: nothing is left of it"
+        return path, why if image is None else ""

@@ -89,7 +89,11 @@ class _Zip(Archive):
         self._folder = next((folder for folder in folders if f"{folder}/data.pkl" in self._members), None)
         if self._folder is None:
             raise Damaged("the archive holds no data.pkl")
+        if {member.compress_type for member in members} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise Damaged("the archive is compressed in a way that torch cannot read")
         inflated = sum(m.file_size for m in members if m.compress_type != zipfile.ZIP_STORED)
+        if sum(m.file_size for m in members) - inflated > size:
+            raise Damaged("the archive's members lie one over the other")
         if inflated > INFLATED * size + (1 << 20):
             raise Damaged(f"the archive unpacks to {inflated:,} bytes")
         if self._bytes("byteorder", default=b"little").strip() != b"little":

@@ -7,6 +7,7 @@ the arguments a name, a number, ``nn.SiLU()`` and the like, or arithmetic over t
 
 from __future__ import annotations
 
+import argparse
 import ast
 import builtins
 import re
@@ -16,7 +17,7 @@ from typing import Any, Callable, Dict, Optional
 from torch import nn
 
 from yolov5_featviz.errors import UnsafeCheckpoint
-from yolov5_featviz.yolov5.weights.modules import is_layer_class, is_module_class
+from yolov5_featviz.yolov5.weights.modules import is_layer_class, is_module_class, is_whole_model
 
 ROWS = 2000
 LONGEST = 200  # characters of an expression
@@ -98,8 +99,7 @@ def _check_module(name: Any, lookup: Lookup) -> None:
 
 def _builds_or_reads(cls: type) -> bool:
     """Whether a module is a whole model, which builds from a file it is given, or one that reads weights or images."""
-    whole = any(hasattr(cls, method) for method in ("forward_once", "_forward_once"))
-    return whole or any(base.__name__ in _BUILDERS for base in cls.__mro__)
+    return is_whole_model(cls) or any(base.__name__ in _BUILDERS for base in cls.__mro__)
 
 
 def _check_argument(value: Any, lookup: Lookup, depth: int = 0) -> None:
@@ -142,6 +142,8 @@ def _check_text(text: str, lookup: Lookup) -> None:
             raise _refusal(text)
         if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Attribute) and _names_layer(node.func)):
             raise _refusal(text)
+        if isinstance(node, ast.Constant) and not re.fullmatch(r"[\w .+-]*", str(node.value), re.ASCII):
+            raise _refusal(text)  # where rows share their arguments, what one evaluates to is evaluated by the next
         if isinstance(node, (ast.BinOp, ast.Call)) and any(
             isinstance(part, (ast.List, ast.Tuple)) or _is_text(part) for part in ast.iter_child_nodes(node)
         ):
@@ -178,6 +180,8 @@ def check_options(options: Any, root: Path, name: str) -> None:
         root: the checkout, whose own data sets are trusted.
         name: of the checkpoint, for the message.
     """
+    if options is not None and not isinstance(options, (dict, argparse.Namespace)):
+        raise UnsafeCheckpoint(f"{name} is refused for --resume: its options are a {type(options).__name__}")
     values: Dict[Any, Any] = options if isinstance(options, dict) else vars(options) if options is not None else {}
     data, says = values.get("data"), f"{name} is refused for --resume: its options"
     if values.get("evolve") or values.get("bucket"):

@@ -26,6 +26,7 @@ from yolov5_featviz.yolov5.weights.modules import (
     import_class,
     import_module,
     is_layer_class,
+    is_whole_model,
     library_class,
 )
 from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Global, Persistent, SetNode, describe, identity
@@ -33,7 +34,7 @@ from yolov5_featviz.yolov5.weights.values import (
     KINDS,
     SCALARS,
     check_call,
-    check_key,
+    check_keys,
     check_plain,
     dtype_named,
     name_of,
@@ -42,7 +43,7 @@ from yolov5_featviz.yolov5.weights.values import (
 
 _LEAVES = {*SCALARS, Global}
 DEEPEST = 100  # levels of nesting
-LARGEST = 20_000_000  # nodes, each shared part counted as often as it is used
+REPEATED = 20_000  # how many nodes more than four times its own a tree may have, were its shared parts written out
 _MODULE_PARTS = ("_modules", "_parameters", "_buffers")
 # What torch keeps in a module beside those. Each is made anew, so all that matters is that none holds a hook.
 _HOOKS = {
@@ -138,8 +139,8 @@ class Grammar:
             self._depth -= 1
         self._size[0] += size
         self._size[1] = max(self._size[1], levels + 1)
-        if self._size[0] > LARGEST or self._size[1] + self._depth > 2 * DEEPEST:
-            raise UnsafeCheckpoint(f"it repeats its parts over {LARGEST:,} times, or nests them without end")
+        if self._size[0] > 4 * len(self._checked) + REPEATED or self._size[1] > DEEPEST:
+            raise UnsafeCheckpoint("it repeats its parts, or nests them, far more than any checkpoint does")
 
     def _look(self, node: Any) -> None:
         if isinstance(node, Call):
@@ -150,8 +151,7 @@ class Grammar:
         elif isinstance(node, DictNode):
             self._dictionary(node)
         elif isinstance(node, SetNode):
-            for part in node.items:
-                check_key(part)
+            check_keys(node.items)
         else:
             self._named_value(node)
 
@@ -162,8 +162,8 @@ class Grammar:
             raise refuse("holds", node)
 
     def _dictionary(self, node: DictNode) -> None:
-        for key, value in node.pairs:
-            check_key(key)
+        check_keys(key for key, _ in node.pairs)
+        for _, value in node.pairs:
             self.value(value)
         if _defines_model(node):
             self.definitions.append(node)
@@ -273,6 +273,9 @@ class Grammar:
         for module in self.modules.values():
             cls = self.classes[module.name]
             methods = _methods(cls)
+            for _, child in module.parts["_modules"]:
+                if child is not None and is_whole_model(self.classes[self.modules[identity(child)].name]):
+                    raise UnsafeCheckpoint(f"it holds a whole model within {module.name[1]}, as no checkpoint does")
             for key, value in module.state:
                 if key in methods and not (key == "type" and isinstance(value, str)):
                     raise UnsafeCheckpoint(

@@ -23,6 +23,32 @@ from yolov5_featviz.yolov5.source import Source
 OWN = ("models", "utils")  # the packages of a checkout in which its modules live
 # Not layers, but wrappers that fetch what they are given, or copies of a network over devices.
 _WRAPPERS = {"AutoShape", "autoShape", "DetectMultiBackend", "DataParallel", "DistributedDataParallel"}
+# Where torchvision's classifiers, which YOLOv5 trains too, have their modules; its detectors' parts are not among them.
+_TORCHVISION = {
+    *(
+        f"torchvision.models.{name}"
+        for name in [
+            "alexnet",
+            "convnext",
+            "densenet",
+            "efficientnet",
+            "googlenet",
+            "inception",
+            "mnasnet",
+            "mobilenet",
+            "mobilenetv2",
+            "mobilenetv3",
+            "regnet",
+            "resnet",
+            "shufflenetv2",
+            "squeezenet",
+            "swin_transformer",
+            "vgg",
+            "vision_transformer",
+        ]
+    ),
+    *(f"torchvision.ops.{name}" for name in ("deform_conv", "misc", "stochastic_depth")),
+}
 _LAYERS = frozenset(
     name for name in nn.modules.__all__ if not name.startswith("Lazy") and name not in ("Container", "Module")
 ) | {"NonDynamicallyQuantizableLinear"}  # within MultiheadAttention
@@ -43,6 +69,11 @@ def is_layer_class(thing: Any) -> bool:
     )
 
 
+def is_whole_model(cls: Any) -> bool:
+    """Whether a module class is YOLOv5's of whole networks: it takes paths and definitions beside the image."""
+    return any(hasattr(cls, method) for method in ("forward_once", "_forward_once"))
+
+
 def library_class(module: str, name: str) -> Any:
     """The class of torch or torchvision that a checkpoint names, None if there is none that it may name.
 
@@ -54,10 +85,8 @@ def library_class(module: str, name: str) -> Any:
     found = getattr(sys.modules.get(module), name, None) if name.isidentifier() else None
     if module.startswith("torch.nn.modules.") and is_layer_class(found):
         return found
-    if module.startswith(("torchvision.models.", "torchvision.ops.")) and is_module_class(found):
-        return (
-            found if found.__module__ == module and not module.startswith("torchvision.models.quantization") else None
-        )
+    if module in _TORCHVISION and is_module_class(found) and found.__module__ == module:
+        return found
     return None
 
 

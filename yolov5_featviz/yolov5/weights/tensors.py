@@ -11,7 +11,7 @@ from yolov5_featviz.errors import UnsafeCheckpoint
 from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Persistent, describe, identity
 from yolov5_featviz.yolov5.weights.values import check_plain, dtype_named, int_tuple, is_int, name_of, refuse
 
-EXPANDED = 1 << 26  # elements that views of the file's storages may have beyond what these hold, all together
+EXPANDED = 1 << 24  # elements that views of the file's storages may have beyond what these hold, all together
 _TYPES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
