@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from yolov5_featviz.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.pictures import Look, draw, draw_cam
 from yolov5_featviz.provenance import identity
 from yolov5_featviz.save import check_writable, new_folder
+from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 from yolov5_featviz.zoo import ZooModel
 
@@ -33,13 +35,16 @@ def find_images(source: str) -> List[Path]:
     Raises FeatvizError if there is none.
     """
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(source):
         return [path]
-    files = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True)))
+    if "\0" in source:
+        raise FeatvizError(f"no image {printable(source)}: give a file, or a folder")
+    is_dir = os.path.isdir(source)
+    files = sorted(path.iterdir() if is_dir else map(Path, glob.glob(source, recursive=True)))
     found = [file for file in files if file.is_file() and file.suffix.lower() in SUFFIXES]
     if not found:
         raise FeatvizError(
-            f"{source} is a folder without images" if path.is_dir() else f"no image {source}: give a file, or a folder"
+            f"{source} is a folder without images" if is_dir else f"no image {source}: give a file, or a folder"
         )
     return found
 
@@ -82,7 +87,7 @@ def run_images(
     home = Path(folder) if folder else None
     line = f"layers {layers} · yolov5-featviz {__version__}"
     gallery, unreadable, told = Gallery(look, tell, report, line, say), [], set()
-    try:
+    with gallery:
         for path in paths:
             try:
                 image = as_rgb(path)
@@ -112,8 +117,6 @@ def run_images(
             files: List[Files] = [("", partial(draw, fm, look, image, gallery.ranked)) for fm in shown]
             files += [("", partial(draw_cam, heat, look, image)) for heat in heats]
             gallery.add(home, path.stem, files, [("", maps)], image, made=partial(_made, about or {}, path))
-    finally:
-        gallery.close()
     if unreadable and not gallery.folders:
         raise unreadable[0]
     return int(bool(unreadable or gallery.errors))
