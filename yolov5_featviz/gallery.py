@@ -39,7 +39,8 @@ class Gallery:
 
     Attributes:
         folders: the images' folders so far.
-        failures: what could not be saved, once it is closed.
+        failures: the pictures that could not be saved, once it is closed.
+        errors: all that went wrong, with the page, too.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Gallery:
     ) -> None:
         self.look, self.tell, self.say, self.about = look, tell, say, about
         self.folders: List[Path] = []
-        self.failures = Failures()
+        self.failures, self._page_failures = Failures(), Failures()
         self._home = Path()
         self._filled: Dict[Path, int] = {}  # folders with what there is in each
         self._drawn = 0
@@ -59,7 +60,7 @@ class Gallery:
 
     @property
     def errors(self) -> List[BaseException]:
-        return self.failures.errors
+        return self.failures.errors + self._page_failures.errors
 
     @property
     def ranked(self) -> Optional[Callable[[FeatureMap, Choice], None]]:
@@ -161,7 +162,7 @@ class Gallery:
         return dropped
 
     def _tell_failures(self) -> None:
-        for line in self.failures.lines():
+        for line in (*self.failures.lines(), *self._page_failures.lines()):
             self.tell(f"error: {line}")
         if self.say > 0:
             for error in self.errors:
@@ -195,13 +196,13 @@ class Gallery:
         try:
             self._report.add(name, *arguments)
         except Exception as error:
-            self.failures.add(f"{name} in index.html", error)
+            self._page_failures.add(f"{name} in index.html", error)
 
     def _finish(self) -> None:
         try:
             self._page = self._report.close() if self._report is not None else None
         except Exception as error:
-            self.failures.add("index.html", error)
+            self._page_failures.add("index.html", error)
 
     def _ranked(self, feature_map: FeatureMap, choice: Choice) -> None:
         ranking = choice.ranking
