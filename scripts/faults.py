@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -33,13 +34,15 @@ COLUMNS = ("tries", "code_run", "crashes", "hangs", "tracebacks", "wrong")
 HANG = 20.0  # seconds
 DELEGATED = {"YAML": ("fuzz_yaml", 2000), "records": ("fuzz_records", 2000), "checkpoints": ("fuzz_checkpoints", 10000)}
 CANARY = "pwned"
+ENDS = {".html": b"</html>\n", ".csv": b"\n", ".tex": b"\n"}
+KINDS = {".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF"}
 
 
 class Tally(Counter):  # type: ignore[type-arg]
     """The counts of a class of faults; ``notes`` say what each of the bad ones was."""
 
     def __init__(self) -> None:
-        super().__init__({name: 0 for name in COLUMNS})
+        super().__init__(dict.fromkeys(COLUMNS, 0))
         self.notes: List[str] = []
 
     def note(self, column: str, words: str) -> None:
@@ -134,10 +137,8 @@ def _ended(pid: int, reading: int, after: Optional[float]) -> Tuple[Optional[int
     os.set_blocking(reading, False)
     start, told, status, hung = time.monotonic(), b"", None, False
     while status is None:
-        try:
-            told = (told + (os.read(reading, 1 << 16)))[-200_000:]
-        except BlockingIOError:
-            pass
+        with suppress(BlockingIOError):
+            told = (told + os.read(reading, 1 << 16))[-200_000:]
         done, found = os.waitpid(pid, os.WNOHANG)
         status = found if done else None
         spent = time.monotonic() - start
@@ -146,11 +147,9 @@ def _ended(pid: int, reading: int, after: Optional[float]) -> Tuple[Optional[int
             os.killpg(pid, signal.SIGKILL) if hung else os.kill(pid, signal.SIGKILL)
             status = os.waitpid(pid, 0)[1]
         time.sleep(0.002)
-    try:
+    with suppress(BlockingIOError):
         while block := os.read(reading, 1 << 16):
             told += block
-    except BlockingIOError:
-        pass
     os.close(reading)
     code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
     return None if hung else code, told.decode(errors="replace")
@@ -166,9 +165,7 @@ def damaged(home: Path) -> List[str]:
             if path.suffix == ".png":
                 with Image.open(path) as image:
                     image.load()
-            elif path.suffix == ".html" and not path.read_bytes().endswith(b"</html>\n"):
-                found.append(str(path))
-            elif path.suffix in (".csv", ".tex") and not path.read_bytes().endswith(b"\n"):
+            elif path.suffix in ENDS and not path.read_bytes().endswith(ENDS[path.suffix]):
                 found.append(str(path))
             elif path.suffix == ".json":
                 json.loads(path.read_bytes())
@@ -184,7 +181,7 @@ def jobs(source: Path) -> Dict[str, List[str]]:
     run = ["run", "detect.py", "--weights", WEIGHTS, "--source", str(source), "--nosave", *size, *look]
     image = ["image", "--model", "torchvision:resnet18", "--layers", "layer1,layer2", "--source", str(source), *size]
     compare = ["compare", "--weights", WEIGHTS, WEIGHTS, "--layers", "17", "--source", str(source), *size]
-    return {"run": run, "image": [*image, "--visualize-dpi", "40"], "compare": [*compare, "--dpi", "40"]}
+    return {"run": run, "image": [*image, "--visualize-dpi", "40"], "compare": [*compare, "--dpi", "72"]}
 
 
 def kills(home: Path, count: int, seed: int) -> Tally:
@@ -268,7 +265,7 @@ def full_disk(home: Path, count: int, seed: int) -> Tally:
     """No file may grow beyond a random size: exit code 1, one line for each reason, whole files."""
     tally, chance = Tally(), random.Random(seed)
     commands = jobs(small_images(home / "in", 3))
-    figure = "rows: [{image: in/000.jpg}]\ncolumns: [{show: detections}, {layer: 17}]\nimgsz: 64\ndpi: 40\n"
+    figure = "rows: [{image: in/000.jpg}]\ncolumns: [{show: detections}, {layer: 17}]\nimgsz: 64\ndpi: 72\n"
     (home / "f.yaml").write_text(f"{figure}output: [f.png, f.svg]\nweights: {WEIGHTS}\n")
     commands["figure"] = ["figure", "f.yaml"]
     for i in range(count):
@@ -291,7 +288,8 @@ def odd_files(folder: Path) -> Dict[str, Callable[[Path], Any]]:
 
     def saved(mode: str, size: Tuple[int, int] = (64, 48), **options: Any) -> Callable[[Path], Any]:
         image = Image.fromarray(pixels).resize(size).convert("RGB")
-        return lambda path: (image if mode == "RGB" else image.convert(mode)).save(path, **options)
+        image = image if mode == "RGB" else image.convert(mode)
+        return lambda path: image.save(path, **{"format": KINDS[path.name[-4:]], **options})
 
     def raw(content: bytes) -> Callable[[Path], Any]:
         return lambda path: path.write_bytes(content)
@@ -361,7 +359,7 @@ def odd_images(home: Path, count: int, seed: int) -> Tally:
 
 
 VALUES = [
-    *("", "--", "-", "---", "0", "-1", "1", "17", "9999", "99999999999999999999", "nan", "inf", "1e400", "0x10", "٣"),
+    *("", "--", "-", "---", "0", "-1", "1", "17", "999", "99999999999999999999", "nan", "inf", "1e400", "0x10", "٣"),
     *("x" * 300, "x/" * 3000, "\udcff", "a\nb", "\x1b[31mred", "17,", ",", "all", "0-9", "24", "..", "/dev/null", "{}"),
     *("%s", "a=b", "*", "[", "~nobody", "http://[", "1 2", "é中", "on", "off", "jet", "mean", "max", "png", "pdf,npy"),
     *("grid,cam", "top:3", "top:999", "first:0", "person:0", "add:0.4", "torchvision:nope", "os:system", "x.py:f"),
@@ -412,7 +410,7 @@ def command_lines(home: Path, count: int, seed: int) -> Tally:
     real += [
         ["layers", "--weights", "w.pt", "--imgsz", "64", "--json"],
         ["layers", "--model", "torchvision:resnet18", "--imgsz", "64", "--depth", "1"],
-        ["figure", "f.yaml", "--output", "f.png", "--dpi", "40"],
+        ["figure", "f.yaml", "--output", "f.png", "--dpi", "72"],
         ["info", "in/000.jpg", "--json"],
         ["redo", "in/000.jpg", "--weights", "w.pt"],
         ["patch", "in", "--reverse"],
@@ -452,7 +450,7 @@ CLASSES: Dict[str, Tuple[Callable[[Path, int, int], Tally], int, int]] = {  # wi
     "SIGTERM, SIGHUP, SIGINT": (signals, 30, 3),
     "full disk": (full_disk, 20, 4),
     "odd images": (odd_images, 100, 4),
-    "command lines": (command_lines, 1500, 40),
+    "command lines": (command_lines, 1000, 40),
 }
 
 

@@ -20,7 +20,7 @@ from yolov5_featviz import stop
 from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.console import say as log
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.gallery import Files, Gallery
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.pictures import Look, draw, draw_cam
@@ -234,7 +234,10 @@ def _execute(path: Path, arguments: List[str], function_too: bool = False) -> in
 
     ``function_too``: if the script only defines a function of its own name, call that.
     """
-    code = compile(path.read_bytes(), str(path), "exec")
+    try:
+        code = compile(path.read_bytes(), str(path), "exec")
+    except (SyntaxError, ValueError) as error:  # ValueError for null bytes, until Python 3.11
+        raise FeatvizError(f"{path} is no Python script: {reason(error)}") from None
     main = Script("__main__")
     main.__dict__.update(__file__=str(path), __builtins__=__builtins__)
     before = sys.argv, sys.path[:], sys.modules["__main__"]
