@@ -187,7 +187,7 @@ def jobs(source: Path) -> Dict[str, List[str]]:
 def kills(home: Path, count: int, seed: int) -> Tally:
     """SIGKILL at random moments: no truncated file under a final name, and the next run cleans up."""
     tally, chance = Tally(), random.Random(seed)
-    commands = jobs(small_images(home / "in", 12))
+    commands = jobs(small_images(home / "in", 8))
     lasts = {}
     for name, words in commands.items():
         if len(lasts) < count:
@@ -201,11 +201,11 @@ def kills(home: Path, count: int, seed: int) -> Tally:
         for path in damaged(home):
             tally.note("wrong", f"{path} is not whole")
             os.unlink(path)
+    dead = [name for name in os.listdir(tempfile.gettempdir()) if _is_dead(name)]
     for name in lasts:
         forked(commands[name], home)
     left = [str(path) for path in home.rglob("*.part")]
-    mine = os.listdir(tempfile.gettempdir())
-    left += [name for name in mine if name.startswith("yolov5-featviz-") and _is_dead(name)]
+    left += [name for name in os.listdir(tempfile.gettempdir()) if name in dead]
     if left:
         tally.note("wrong", f"left behind: {left[:5]}")
     return tally

@@ -1,9 +1,10 @@
 """Signals, kills, full disks, closed streams: no fault loses work, and each is told in one line."""
 
 import importlib.util
+import io
+import json
 import os
 import re
-import resource
 import signal
 import stat
 import subprocess
@@ -15,10 +16,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, WEIGHTS, files_below
-from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz import leftovers, save, stop
+from yolov5_featviz import console, leftovers, stop
 from yolov5_featviz.cli import guarded, main
 from yolov5_featviz.save import check_writable, write, write_new
 
@@ -164,52 +164,52 @@ def test_compare_interrupted_before_its_first_image(tmp_path, monkeypatch, capsy
     assert not (tmp_path / "runs").exists()
 
 
-def limited(size, *words, cwd):
-    """Run a command; no file may become larger than ``size`` bytes."""
-    return subprocess.run(
-        [sys.executable, "-m", "yolov5_featviz", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
+def in_forks(code, folder):
+    """What ``code`` puts into ``found``, in a process that imports all once and forks; see scripts/faults.py."""
+    head = (
+        "import importlib.util, json, sys; from pathlib import Path\n"
+        "spec = importlib.util.spec_from_file_location('faults', sys.argv[1])\n"
+        "faults = sys.modules['faults'] = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(faults); faults.prepare(); home = Path(sys.argv[2]); found = []\n"
     )
+    words = ["-c", f"{head}{code}\nprint(json.dumps(found))", str(ROOT / "scripts" / "faults.py"), str(folder)]
+    out, errors = start(words, folder).communicate(timeout=300)
+    return json.loads(out.splitlines()[-1] if out else errors)
 
 
 def test_a_full_disk_is_told_by_name(tmp_path):
     """Which files are missing, and nothing that is not there; compare's tables are small, and written."""
-    source = faults.small_images(tmp_path / "in", 7)
-    jobs = faults.jobs(source)
-    done = limited(3000, *jobs["image"], cwd=tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if "could not save" in line]
+    (tmp_path / "f.yaml").write_text(
+        "rows: [{image: in/000.jpg}]\ncolumns: [{layer: 17}]\nimgsz: 64\n"
+        f"weights: {WEIGHTS}\noutput: [f.png, f.svg]\n"
+    )
+    code = (
+        "jobs = faults.jobs(faults.small_images(home / 'in', 7))\n"
+        "for words, size in (jobs['image'], 3000), (jobs['compare'], 9000), (['figure', 'f.yaml'], 3000):\n"
+        "    found.append(faults.forked(words, home, file_size=size))\n"
+    )
+    (image, told), (compare, compared), (figure, drawn) = in_forks(code, tmp_path)
+    assert (image, compare, figure) == (1, 1, 1) and "Traceback" not in told + compared + drawn
+
+    lines = [line for line in told.splitlines() if "could not save" in line]
     assert re.fullmatch(
         r"yolov5-featviz: error: could not save: \[Errno 27\] File too large: "
         r"(\d{3}/layer[12]_Sequential_features\.png, ){4}\d{3}/layer[12]_Sequential_features\.png and 9 more",
         lines[0],
     )
     assert "index.html" in lines[1] and len(lines) == 2
-    assert "open " not in done.stderr and "feature maps in" not in done.stderr
-    assert files_below(tmp_path / "runs") == []
+    assert "open " not in told and "feature maps in" not in told
+    assert files_below(tmp_path / "runs/featviz") == []
 
-    done = limited(9000, *jobs["compare"], cwd=tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert (
-        "error: could not save: [Errno 27] File too large: 000.png, 001.png, 002.png, 003.png, 004.png and 2 more"
-        in (done.stderr)
-    )
-    assert "the numbers are in metrics.csv, means.csv and table.tex" in done.stderr and "open " not in done.stderr
+    missing = "000.png, 001.png, 002.png, 003.png, 004.png and 2 more"
+    assert f"error: could not save: [Errno 27] File too large: {missing}\n" in compared
+    assert "the numbers are in metrics.csv, means.csv and table.tex" in compared and "open " not in compared
     made = files_below(tmp_path / "runs/compare/exp")
     assert made == ["means.csv", "means.csv.json", "metrics.csv", "metrics.csv.json", "table.tex"]
 
-    (tmp_path / "f.yaml").write_text(
-        f"rows: [{{image: in/000.jpg}}]\ncolumns: [{{layer: 17}}]\nimgsz: 64\n"
-        f"weights: {WEIGHTS}\noutput: [f.png, f.svg]\n"
-    )
-    done = limited(3000, "figure", "f.yaml", cwd=tmp_path)
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 1 and "could not save: [Errno 27] File too large: " in line
-    assert line.endswith("f.png, f.svg") and not list(tmp_path.glob("f.[ps]*"))
+    (line,) = (line for line in drawn.splitlines() if line.startswith("yolov5-featviz"))
+    assert line == "yolov5-featviz: error: could not save: [Errno 27] File too large: f.png, f.svg"
+    assert not list(tmp_path.glob("f.[ps]*"))
 
 
 def test_a_new_name_appears_with_its_whole_content(tmp_path, monkeypatch):
@@ -228,16 +228,15 @@ def test_where_there_are_no_links(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(save.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     assert [write_new(tmp_path / "a.html", [b"x"]).name for _ in range(3)] == ["a.html", "a2.html", "a3.html"]
     assert files_below(tmp_path) == ["a.html", "a2.html", "a3.html"]
 
 
 def killed_one(folder):
-    """The name of a file or folder of a process that has been killed, and of one that lives."""
-    code = "from yolov5_featviz import leftovers; print(leftovers._owner(), flush=True); input()"
-    processes = [start(["-c", code], folder, stdin=subprocess.PIPE) for _ in range(2)]
-    owners = [process.stdout.readline().strip() for process in processes]
+    """What is in the names of files of a process that has been killed, and of one that lives; and that one."""
+    processes = [start(["-c", "input()"], folder, stdin=subprocess.PIPE) for _ in range(2)]
+    owners = [f"{leftovers._place()}-{process.pid}-{leftovers._start(process.pid)}" for process in processes]
     processes[0].kill()
     processes[0].communicate()
     return owners, processes[1]
@@ -289,45 +288,38 @@ def test_what_dead_processes_left_is_removed(tmp_path, monkeypatch):
         process.communicate("")
 
 
-def test_closed_and_full_streams(tmp_path):
-    """Closed standard error takes no message, and no picture goes where it was; results that are lost are an error."""
+@pytest.mark.parametrize("end", ["2>&-", ">&- 2>/dev/full"])
+def test_closed_and_full_streams(end, tmp_path):
+    """Pictures are written all the same, and nothing that was to be said goes into one."""
     source = faults.small_images(tmp_path / "in", 1)
-    image = " ".join(f"'{word}'" for word in faults.jobs(source)["image"])
-    wanted = {
-        f"{image} 2>&-": 0,
-        f"{image} >&- 2>/dev/full": 1,
-        "--version >&-": 1,
-        "--version >/dev/full": 1,
-        "--version 2>&-": 0,
-        "info nothing.png 2>/dev/full": 2,
-        "info nothing.png 2>&-": 2,
-    }
-    for words, code in wanted.items():
-        done = start(
-            [
-                "-c",
-                "import os, sys; os.execvp('sh', ['sh', '-c', sys.argv[1]])",
-                f"{sys.executable} -m yolov5_featviz {words}",
-            ],
-            tmp_path,
-        )
-        out, errors = done.communicate(timeout=60)
-        assert done.returncode == code, (words, out, errors)
-        assert "Traceback" not in errors + out and len(errors.splitlines()) == ("--version >" in words), (words, errors)
-        assert words.startswith("--version 2") or out == "", words
-    for run in ("exp", "exp2"):
-        made = files_below(tmp_path / "runs/featviz" / run)
-        assert [f for f in made if f.endswith(".png")] and "index.html" in made
+    command = " ".join(f"'{word}'" for word in [sys.executable, "-m", "yolov5_featviz", *faults.jobs(source)["image"]])
+    done = start(["-c", "import os, sys; os.execvp('sh', ['sh', '-c', sys.argv[1]])", f"{command} {end}"], tmp_path)
+    out, errors = done.communicate(timeout=60)
+    assert (done.returncode, out, errors) == (int("full" in end), "", "")
+    made = files_below(tmp_path / "runs/featviz/exp")
+    assert [f for f in made if f.endswith(".png")] and "index.html" in made
     assert faults.damaged(tmp_path / "runs") == []
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_results_in_a_narrow_encoding(encoding, tmp_path):
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    fv.picture([[0.0, 1.0]]).save(str(tmp_path / "é.png"))
-    environment = {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": encoding}
-    done = start(["-m", "yolov5_featviz", "info", os.fsdecode(b"\xff.png")], tmp_path, env=environment)
-    assert "no file \\ufffd.png" in done.communicate()[1].replace("\ufffd", "\\ufffd") and done.returncode == 2
+def test_results_that_are_lost(tmp_path, monkeypatch, capsys):
+    for out, why in ((None, "standard output is closed"), ("/dev/full", "cannot write to standard output: No space")):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out and open(out, "w"))  # noqa: SIM115
+            assert main(["--version"]) == 1
+        assert capsys.readouterr().err.startswith(f"yolov5-featviz: error: {why}")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert main(["info", "nothing.png"]) == 2
+        assert sys.stderr is None
+    assert capsys.readouterr() == ("", "")  # print() takes standard output if there is no other
+
+
+def test_results_in_a_narrow_encoding(tmp_path, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["layers", "--weights", str(WEIGHTS), "--imgsz", "64"]) == 0
+    console.out("\udcff×")
+    assert stream.buffer.getvalue().endswith(b"\\udcff\\xd7\n")
 
 
 LONG = "x" * 300
@@ -372,7 +364,7 @@ def test_names_with_null_bytes(tmp_path):
     from yolov5_featviz.yolov5.source import find_source
 
     for call in (lambda: find_images("a\0b"), lambda: find_source("a\0b"), lambda: check_writable(tmp_path / "a\0b")):
-        with pytest.raises(fv.FeatvizError, match="a�b"):
+        with pytest.raises(fv.FeatvizError, match="a\ufffdb"):
             call()
 
 
@@ -391,20 +383,9 @@ def test_a_folder_that_is_removed_meanwhile(tmp_path):
 def test_campaign(tmp_path):
     """A small part of ``make test-faults``, with a seed of its own."""
     code = (
-        "import importlib.util, json, sys; from pathlib import Path\n"
-        "spec = importlib.util.spec_from_file_location('faults', sys.argv[1])\n"
-        "faults = importlib.util.module_from_spec(spec); sys.modules['faults'] = faults\n"
-        "spec.loader.exec_module(faults); faults.prepare()\n"
-        "for name, n in (('kills', 5), ('full_disk', 4), ('command_lines', 25)):\n"
-        "    home = Path(sys.argv[2]) / name; home.mkdir()\n"
-        "    tally = getattr(faults, name)(home, n, 1)\n"
-        "    print(json.dumps([name, dict(tally), tally.notes]))\n"
+        "for name, n in (('kills', 2), ('command_lines', 15)):\n"
+        "    (home / name).mkdir(); tally = getattr(faults, name)(home / name, n, 1)\n"
+        "    found.append([name, dict(tally), tally.notes])\n"
     )
-    done = start(["-c", code, str(ROOT / "scripts" / "faults.py"), str(tmp_path)], tmp_path)
-    out, errors = done.communicate(timeout=120)
-    import json
-
-    found = [json.loads(line) for line in out.splitlines()]
-    assert [name for name, _, _ in found] == ["kills", "full_disk", "command_lines"], errors
-    for name, tally, notes in found:
+    for name, tally, notes in in_forks(code, tmp_path):
         assert tally.pop("tries") >= 4 and not any(tally.values()), (name, notes)

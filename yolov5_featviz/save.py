@@ -109,6 +109,8 @@ def check_writable(folder: Path, name: str = "") -> None:
             there = there.parent
         longest = os.pathconf(str(there), "PC_NAME_MAX") if hasattr(os, "pathconf") else LONGEST
         for part in (*folder.absolute().parts, *Path(name).parts):
+            if "\0" in part:
+                raise ValueError("no name holds a null byte")
             if len(os.fsencode(part)) > longest:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with tempfile.TemporaryFile(dir=str(there)):
