@@ -8,7 +8,7 @@ RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-checkouts test-stacks test-releases test-report test-mmdet bench figures lint train-demo clean
+.PHONY: help demo test test-checkouts test-stacks test-releases test-report test-mmdet test-faults bench figures lint train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-report: $(VENV)/.browser ## the report in a real browser: Chromium, which m
 
 test-mmdet: $(MMDET)/.ready ## mmdetection's detectors and timm's models, in an environment of their own (a quarter of an hour to build)
 	$(MMDET)/bin/python -m pytest tests/test_mmdet.py tests/test_timm.py
+
+test-faults: $(VENV)/.wheels ## kills, signals, full disks, odd files and fuzz, with counts (minutes)
+	$(BIN)/python scripts/faults.py
 
 bench: $(VENV)/.run ## what the pictures cost, against YOLOv5's own and other tools (five minutes, on a quiet machine)
 	$(BIN)/python scripts/benchmark.py

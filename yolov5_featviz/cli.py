@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import errno
 import json
-import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz import stop
+from yolov5_featviz.console import finish, out, say, streams
+from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 
@@ -35,7 +38,7 @@ other model: torchvision:resnet50, timm:resnet50, or module:function or file.py:
 
 def flags() -> argparse.ArgumentParser:
     """The flags that are added to YOLOv5's own."""
-    parser = argparse.ArgumentParser(prog="yolov5-featviz", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    parser = _Words(prog="yolov5-featviz", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
     group = parser.add_argument_group("flags added by yolov5-featviz")
     add = group.add_argument
     add(
@@ -134,6 +137,13 @@ class _Words(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise FeatvizError(message)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for word in args or ():
+            name, _, value = word.partition("=")
+            if name.startswith("--") and value == "--":  # of which argparse makes a list
+                self.error(f"{name} needs a value, and -- is none")
+        return super().parse_known_args(args, namespace)
+
 
 def split(arguments: List[str]) -> Tuple[List[str], List[str]]:
     """Part the command line into our flags, as ``--flag=value``, and the rest, untouched and in order."""
@@ -166,9 +176,10 @@ def options(ours: List[str]) -> Any:
     """Our flags as :class:`yolov5_featviz.yolov5.runner.Options`, checked as far as can be without a model."""
     from yolov5_featviz.yolov5.runner import Options
 
-    parser = flags()
-    parser.error = _Words.error.__get__(parser)  # type: ignore[method-assign]
-    o = parser.parse_args(ours)
+    for word in ours:
+        if word in ("--visualize-dir=", "--yolov5="):
+            raise FeatvizError(f"{word[:-1]} needs a value: name a folder")
+    o = flags().parse_args(ours)
     for flag, number in (("--visualize-every", o.visualize_every), ("--visualize-limit", o.visualize_limit)):
         if number is not None and number < 1:
             raise FeatvizError(f"{flag} {number}: take 1 or more")
@@ -235,7 +246,7 @@ def run(
 
     ours, rest = split(arguments)
     if "-h" in rest or "--help" in rest:
-        print(flags().format_help())
+        out(flags().format_help())
     asked = options(ours)
     idle = [word.split("=", 1)[0] for word in ours if word.startswith("--visualize-")]
     if asked.layers is None and idle:
@@ -275,7 +286,7 @@ def layers(arguments: List[str]) -> int:
         model, size = zoo.model, zoo.input_size()
     size = (o.imgsz[0], o.imgsz[-1]) if o.imgsz else size
     rows = list_layers(model, size, o.depth or (1 if o.model is None else 2))
-    print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) if o.json else layer_table(rows))
+    out(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) if o.json else layer_table(rows))
     return 0
 
 
@@ -287,7 +298,7 @@ def patch(arguments: List[str]) -> int:
     parser.add_argument("checkout", metavar="CHECKOUT", help="the folder that holds detect.py")
     parser.add_argument("--reverse", action="store_true", help="take them out again")
     o = parser.parse_args(arguments)
-    print(diff.patch(o.checkout, o.reverse))
+    out(diff.patch(o.checkout, o.reverse))
     return 0
 
 
@@ -379,7 +390,7 @@ def info(arguments: List[str]) -> int:
     parser.add_argument("--json", action="store_true", help="as JSON")
     o = parser.parse_args(arguments)
     about = read(o.figure)
-    print(as_json(about) if o.json else tell(about))
+    out(as_json(about) if o.json else tell(about))
     return 0
 
 
@@ -397,7 +408,7 @@ def redo(arguments: List[str]) -> int:
     )
     parser.add_argument("--trust-weights", action="store_true", help="unpickle without any check")
     o = parser.parse_args(arguments)
-    return again.redo(o.figure, _again, o.weights, o.source, o.yolov5, trust=o.trust_weights, anything=o.run)
+    return again.redo(o.figure, _again, o.weights, o.source, o.yolov5, tell=out, trust=o.trust_weights, anything=o.run)
 
 
 def _again(words: List[str], command: Sequence[str]) -> int:
@@ -456,22 +467,49 @@ def _zoo_model(o: argparse.Namespace) -> Any:
     return zoo
 
 
-def say(message: str) -> None:
-    """Tell something beside the results."""
-    print(f"yolov5-featviz: {message}", file=sys.stderr, flush=True)
-
-
 def main(arguments: Optional[List[str]] = None) -> int:
-    """The console script. Returns the exit code: 0 done, 1 something failed while running, 2 the input is wrong."""
+    """The console script.
+
+    Returns:
+        The exit code: 0 done, 1 something failed while running, 2 the input is wrong; 130, 143 or 129 if ended by
+        SIGINT, SIGTERM or SIGHUP.
+    """
+    return guarded(lambda: _command(sys.argv[1:] if arguments is None else arguments))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; return its exit code. What is the user's mistake, or the machine's, is told in one line."""
+    with streams():
+        try:
+            with stop.signals():
+                code = _told(command)
+                number = stop.asked()
+                if number is not None and number != signal.SIGINT:  # which the script took for Ctrl-C, and handled
+                    code = 128 + number
+        except KeyboardInterrupt as error:
+            stopped = stop.Stopped.of(error)
+            say(str(stopped))
+            code = stopped.code
+        return finish(code)
+
+
+def _told(command: Callable[[], int]) -> int:
     try:
-        code = _command(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
-        return code
+        return command()
     except FeatvizError as error:
         return fail(error)
     except BrokenPipeError:  # who reads along, `head` for instance, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        words = error.strerror or reason(error)
+        say(f"error: {f'{printable(error.filename)}: ' if error.filename else ''}{words}")
+        return 2 if error.errno == errno.ENAMETOOLONG else 1
+    except SystemExit as end:  # argparse has shown its help
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        if stop.asked():  # some libraries make an error of their own of the interrupt
+            raise stop.Stopped.of(error) from None
+        raise
 
 
 def _command(arguments: List[str]) -> int:
@@ -489,21 +527,18 @@ def _command(arguments: List[str]) -> int:
     if arguments and arguments[0] in commands:
         return commands[arguments[0]](arguments[1:])
     if arguments == ["--version"]:
-        print(__version__)
+        out(__version__)
         return 0
-    print(USAGE + flags().format_help().rstrip())
+    out(USAGE + flags().format_help().rstrip())
     return 0 if arguments in (["-h"], ["--help"], ["run", "-h"], ["run", "--help"]) else 2
 
 
 def fail(error: FeatvizError) -> int:
     """Tell a user's mistake in one line; return the exit code for it."""
-    print("yolov5-featviz: error: " + printable(" ".join(str(error).split())), file=sys.stderr)
+    say("error: " + printable(" ".join(str(error).split())))
     return 2
 
 
 def launch(here: Path) -> int:
     """What ``detect.py`` beside this package does: run YOLOv5's own ``detect.py`` with what stands on the line."""
-    try:
-        return run("detect.py", sys.argv[1:], here / "weights", here=False)
-    except FeatvizError as error:
-        return fail(error)
+    return guarded(lambda: run("detect.py", sys.argv[1:], here / "weights", here=False))

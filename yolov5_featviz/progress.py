@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from typing import Any, Iterable, Iterator, Optional, Sequence, TypeVar, Union
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ def progress(
         stream: where to; ``sys.stderr`` if None.
     """
     stream = sys.stderr if stream is None else stream
-    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+    if stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
         yield from items
         return
     total = len(items) if total is None else total  # type: ignore[arg-type]
@@ -42,14 +43,18 @@ def progress(
             if now - start > PATIENCE and now - last > PACE:
                 last = now
                 line = _line(what, done, total, (now - start) * (total - done) / max(done, 1))
-                stream.write("\r" + line.ljust(width))
-                stream.flush()
+                _put(stream, "\r" + line.ljust(width))
                 width = len(line)
             yield item
     finally:
         if width:
-            stream.write("\r" + " " * width + "\r")
-            stream.flush()
+            _put(stream, "\r" + " " * width + "\r")
+
+
+def _put(stream: Any, text: str) -> None:
+    with suppress(OSError):  # a terminal that has gone
+        stream.write(text)
+        stream.flush()
 
 
 def _line(what: str, done: int, total: int, left: float) -> str:

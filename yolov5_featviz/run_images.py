@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,14 +39,17 @@ def find_images(source: str) -> List[Path]:
     Raises FeatvizError if there is none.
     """
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(source):
         return [path]
-    files = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True)))
+    if "\0" in source:
+        raise FeatvizError(f"no image {printable(source)}: give a file, or a folder")
+    is_dir = os.path.isdir(source)
+    files = sorted(path.iterdir() if is_dir else map(Path, glob.glob(source, recursive=True)))
     # folders and links that lead nowhere are among them, so that they are told as other damaged images are
     found = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not any(file.is_file() for file in found):
         raise FeatvizError(
-            f"{source} is a folder without images" if path.is_dir() else f"no image {source}: give a file, or a folder"
+            f"{source} is a folder without images" if is_dir else f"no image {source}: give a file, or a folder"
         )
     return found
 
@@ -88,7 +92,7 @@ def run_images(
     home = Path(folder) if folder else None
     line = f"layers {layers} · yolov5-featviz {__version__}"
     gallery, unreadable, told = Gallery(look, tell, report, line, say), [], set()
-    try:
+    with gallery:
         for path, name in zip(paths, image_names(paths)):
             try:
                 image = as_rgb(path)
@@ -118,8 +122,6 @@ def run_images(
             files: List[Files] = [("", partial(draw, fm, look, image, gallery.ranked)) for fm in shown]
             files += [("", partial(draw_cam, heat, look, image)) for heat in heats]
             gallery.add(home, name, files, [("", maps)], image, made=partial(_made, about or {}, path))
-    finally:
-        gallery.close()
     if unreadable and not gallery.folders:
         raise unreadable[0]
     return int(bool(unreadable or gallery.errors))

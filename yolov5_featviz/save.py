@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import secrets
 import sys
 import tempfile
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, List, Optional, Set, Union
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Set, Union
 
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import FeatvizError, reason
+from yolov5_featviz.leftovers import forget, part_of
+from yolov5_featviz.text import LONGEST, printable
 
 
 def write(path: Union[str, Path], content: bytes, mode: Optional[int] = None) -> None:
@@ -30,36 +32,55 @@ def write(path: Union[str, Path], content: bytes, mode: Optional[int] = None) ->
 
 
 def write_new(path: Path, content: Iterable[bytes]) -> Path:
-    """Write ``content`` as :func:`write` does, to ``path``, or ``name2``, ``name3``... if it is taken; return which."""
+    """Write ``content`` as :func:`write` does, to ``path``, or ``name2``, ``name3``... if it is taken; return which.
+
+    The name appears with the whole content: a hard link takes it, and fails if it is taken.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _part(path, content) as part:
         n = 1
         while True:
             candidate = path if n == 1 else path.with_name(f"{path.stem}{n}{path.suffix}")
             try:
-                os.close(os.open(str(candidate), os.O_CREAT | os.O_EXCL))  # the name is nobody else's from now on
+                os.link(part, str(candidate))
             except FileExistsError:
                 n += 1
+            except OSError:  # no links on this file system
+                if _rename_new(part, str(candidate)):
+                    return candidate
+                n += 1
             else:
-                os.replace(part, candidate)
+                os.unlink(part)
                 return candidate
+
+
+def _rename_new(part: str, path: str) -> bool:
+    """Rename to a name that nobody has; return whether it was free. A kill in between leaves an empty file."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    os.replace(part, path)
+    return True
 
 
 @contextmanager
 def _part(path: Path, content: Iterable[bytes], mode: Optional[int] = None) -> Iterator[str]:
     """A file with ``content`` beside ``path``, to be renamed; it does not outlive an error."""
-    part = str(path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}.part")
+    part = part_of(path)
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-    handle = os.open(part, flags, 0o666)  # less what the user's umask says
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(os.open(part, flags, 0o666), "wb") as file:  # less what the user's umask says
             file.writelines(content)
         if mode is not None:
             os.chmod(part, mode & 0o7777)
         yield part
     except BaseException:
-        if os.path.exists(part):
+        with suppress(OSError):
             os.unlink(part)
         raise
+    finally:
+        forget(part)
 
 
 def new_folder(path: Path, mark: str = "") -> Path:
@@ -88,17 +109,54 @@ def new_folder(path: Path, mark: str = "") -> Path:
             free += 1
 
 
-def check_writable(folder: Path) -> None:
-    """Raise FeatvizError unless ``folder`` can be made and written to; nothing is left behind."""
+def check_writable(folder: Path, name: str = "") -> None:
+    """Raise FeatvizError unless ``folder`` can be made and written to; nothing is left behind.
+
+    Args:
+        folder: the folder, which need not be there yet.
+        name: what is to be made in it, if its length is to be checked, too.
+    """
     there = folder.absolute()
-    while not there.exists():
-        there = there.parent
     try:
+        while not os.path.lexists(str(there)):  # false also for what no name can be
+            there = there.parent
+        longest = os.pathconf(str(there), "PC_NAME_MAX") if hasattr(os, "pathconf") else LONGEST
+        for part in (*folder.absolute().parts, *Path(name).parts):
+            if "\0" in part:
+                raise ValueError("no name holds a null byte")
+            if len(os.fsencode(part)) > longest:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with tempfile.TemporaryFile(dir=str(there)):
             pass
-    except OSError as error:
-        reason = "it is a file" if there.is_file() else error.strerror or str(error)
-        raise FeatvizError(f"cannot write into {folder}: {there}: {reason}; name another folder") from None
+    except (OSError, ValueError) as error:
+        why = "it is a file" if there.is_file() else getattr(error, "strerror", None) or reason(error)
+        below = f"{folder}/{name}" if name else str(folder)
+        raise FeatvizError(f"cannot write into {printable(below)}: {there}: {why}; name another folder") from None
+
+
+class Failures:
+    """What could not be saved, and why: the errors, and a line for each reason that names the first files."""
+
+    NAMED = 5
+
+    def __init__(self) -> None:
+        self.errors: List[BaseException] = []
+        self._names: Dict[str, List[str]] = {}
+
+    def add(self, name: str, error: BaseException) -> None:
+        """Note that ``name`` is missing."""
+        self.errors.append(error)
+        known = isinstance(error, OSError) and error.errno is not None
+        why = f"[Errno {error.errno}] {error.strerror}" if known else reason(error)  # type: ignore[attr-defined]
+        self._names.setdefault(why, []).append(printable(name))
+
+    def lines(self) -> List[str]:
+        """Such as ``could not save: [Errno 28] No space left on device: a.png, b.png``."""
+        return [
+            f"could not save: {why}: {', '.join(names[: self.NAMED])}"
+            + (f" and {len(names) - self.NAMED} more" if len(names) > self.NAMED else "")
+            for why, names in sorted(self._names.items())
+        ]
 
 
 class Saver:
@@ -145,9 +203,16 @@ class Saver:
         else:
             self.errors.append(error)
 
-    def close(self) -> None:
-        """Wait until all is written."""
-        self._pool.shutdown(wait=True)
+    def wait(self, seconds: Optional[float] = None) -> int:
+        """Wait until all is done, or so long; then drop the jobs that have not begun, and return how many."""
+        wait(list(self.pending), seconds)
+        dropped = sum(job.cancel() for job in list(self.pending))
+        wait(list(self.pending), seconds)  # of which one is running
+        return dropped
+
+    def close(self, patient: bool = True) -> None:
+        """Take no more, and wait until all is written, if ``patient``."""
+        self._pool.shutdown(wait=patient)
 
 
 def _step_back() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 
+from yolov5_featviz import stop
 from yolov5_featviz.about import KEY, dumps, number
 from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.capture import FeatureMap
@@ -18,6 +20,7 @@ from yolov5_featviz.compose import WIDTHS, Bar, Composition, Panel, Style, check
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figure import heat, limit_words, photograph, stretched
 from yolov5_featviz.formats import check_format
+from yolov5_featviz.leftovers import clean_run
 from yolov5_featviz.metrics import (
     channel_sparsity,
     debiased_cka,
@@ -39,7 +42,7 @@ from yolov5_featviz.provenance import identity, made
 from yolov5_featviz.reduce import REDUCTIONS, check_reduce, reduce_channels
 from yolov5_featviz.render import check_look
 from yolov5_featviz.run_images import find_images
-from yolov5_featviz.save import check_writable, new_folder, write
+from yolov5_featviz.save import Failures, check_writable, new_folder, write
 from yolov5_featviz.table import align
 from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.checkpoint import check_weights
@@ -108,7 +111,7 @@ class Options:
             raise FeatvizError(f"{len(self.names)} --names for {len(self.weights)} --weights: give one for each")
         if len(set(self.names)) < len(self.names):
             raise FeatvizError(f"--names {' '.join(self.names)}: give each model a name of its own")
-        if self.labels is not None and not Path(self.labels).is_dir():
+        if self.labels is not None and not os.path.isdir(self.labels):
             raise FeatvizError(f"no folder {self.labels}: --labels takes that of the label files")
         if self.imgsz < 1:
             raise FeatvizError(f"--imgsz {self.imgsz}: take 32 or more")
@@ -161,11 +164,11 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
         tell: is told what happens.
 
     Returns:
-        0; 1 if an image could not be read, after all others were done; 130 if interrupted, with tables of the
-        images that were done.
+        0; 1 if an image could not be read or a file not be saved, after all others were.
 
     Raises:
         FeatvizError: something is not there, or not understood. Nothing was written.
+        KeyboardInterrupt: it was interrupted; there are tables of the images that were done.
     """
     o = options
     files = [locate_weights(path, [Path("weights")]) for path in o.weights]
@@ -182,7 +185,7 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
     if o.labels is not None and not any(label is not None and label.file for label in labels):
         raise FeatvizError(f"--labels {o.labels} has no {images[0].stem}.txt, nor one of any other image")
     selections = by_model(o.layers, names)
-    check_writable(Path(o.project))
+    check_writable(Path(o.project), o.name)
     with predictors(files, o.yolov5, o.trust) as models:
         layers = [_layers(*one) for one in zip(names, models, selections)]
         if len({len(found) for found in layers}) > 1:
@@ -194,7 +197,6 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
         about = {**made(command, files, yolov5=", ".join(releases)), "models": names, "reduce": o.reduce}
         run = _Run(o, names, about)
         failed: List[str] = []
-        stopped = False
         work = list(zip(images, image_names(images), labels))
         try:
             for image, name, label in progress(work, "comparing") if o.say == 0 else work:
@@ -210,21 +212,29 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
                 run.add(image, name, seen, layers, label, models[0].names)
                 if o.say > 0:
                     tell(f"wrote {', '.join(map(str, run.written))}")
-        except KeyboardInterrupt:
-            stopped = True
-        finally:
             run.close()
-    if run.home is None and failed and not stopped:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                stop.last_words()
+            run.close()
+            told = f"; {run.words(f'{len(run.done)} of {len(images)} images, then stopped')}" if run.done else ""
+            error.written = f"{run.count()}{told}"  # type: ignore[attr-defined]
+            for line in run.failures.lines():
+                tell(f"error: {line}")
+            raise
+    if run.home is None and failed and not run.failures.errors:
         raise FeatvizError(failed[0])
     for words in failed:
         tell(f"{words}; passed over")
-    if run.home is not None and o.say >= 0:
+    for line in run.failures.lines():
+        tell(f"error: {line}")
+    if run.done and o.say >= 0:
         tell("\n" + table(run.rows))
         n = len(run.done)
-        of = f"{n} of {len(images)} images, then stopped" if stopped else f"{n} image{'s' * (n != 1)}"
-        tell(f"{of}, in {run.home}; the numbers are in metrics.csv, means.csv and table.tex")
-        tell(f"open {run.first}")
-    return 130 if stopped else int(bool(failed))
+        tell(run.words(f"{n} image{'s' * (n != 1)}"))
+        if run.first is not None:
+            tell(f"open {run.first}")
+    return int(bool(failed or run.failures.errors))
 
 
 class _Run:
@@ -237,6 +247,9 @@ class _Run:
         self.rows: List[Row] = []
         self.done: List[Path] = []
         self.written: List[Path] = []
+        self.tables: List[str] = []
+        self.failures = Failures()
+        self._pictures = 0
 
     def add(
         self,
@@ -253,24 +266,56 @@ class _Run:
         truths = None if label is None else [label.boxes(one.region, classes) for one in seen]
         rows = measure(name, self.names, maps, truths, o.reduce)
         figures = _figures(name, self.names, seen, maps, None if truths is None else truths[0], o)
-        self.home = self.home or new_folder(Path(o.project) / o.name)
+        self.written = []
+        try:
+            self.home = home = self.home or new_folder(Path(o.project) / o.name)
+        except OSError as error:
+            self.failures.add(name, error)
+            return
+        if not self.done:
+            clean_run(home)
         about = {**self.about, "image": identity(image)}
         if label is not None and label.file is not None:
             about["labels"] = identity(label.file)
-        self.written = []
         for stem, drawn in figures:
             for format in o.formats:
                 file = f"{stem}.{format}"
-                write(self.home / file, replace(drawn, about={**about, "file": file, **drawn.about}).encode(format))
-                self.written.append(self.home / file)
-        self.first = self.first or self.written[0]
+                content = replace(drawn, about={**about, "file": file, **drawn.about}).encode(format)
+                try:
+                    write(home / file, content)
+                except OSError as error:
+                    self.failures.add(file, error)
+                else:
+                    self.written.append(home / file)
+                    self.first = self.first or home / file
+                    self._pictures += 1
         self.rows += rows
         self.done.append(image)
 
     def close(self) -> None:
         """Write the tables."""
-        if self.done and self.home is not None:
-            _write_tables(self.home, self.rows, {**self.about, "images": [identity(image) for image in self.done]})
+        if not self.done or self.home is None:
+            return
+        self.tables = []
+        about = {**self.about, "images": [identity(image) for image in self.done]}
+        for name, content in _tables(self.rows, about):
+            try:
+                write(self.home / name, content)
+            except OSError as error:
+                self.failures.add(name, error)
+            else:
+                self.tables += [] if name.endswith(".json") else [name]
+
+    def count(self) -> str:
+        """How many pictures are written, and where."""
+        there = "" if self.home is None else f" in {self.home}"
+        return f"{self._pictures} picture{'s' * (self._pictures != 1)} written{there}"
+
+    def words(self, images: str) -> str:
+        """What there is of so many images."""
+        *most, last = self.tables or [""]
+        where = f"{', '.join(most)} and {last}" if most else last
+        return f"{images}, in {self.home}" + (f"; the numbers are in {where}" if last else "")
 
 
 def model_names(files: Sequence[str]) -> List[str]:
@@ -571,14 +616,14 @@ def difference(a: FeatureMap, b: FeatureMap, first: np.ndarray, other: np.ndarra
     return apart, replace(a, data=torch.from_numpy(apart)[None], input_size=None, region=None)
 
 
-def _write_tables(home: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
+def _tables(rows: Sequence[Row], about: Mapping[str, Any]) -> Iterator[Tuple[str, bytes]]:
     for name, content in (("metrics.csv", to_csv(rows)), ("means.csv", means_csv(rows))):
-        write(home / name, content.encode())
-        write(home / f"{name}.json", f"{dumps({**about, 'file': name, 'shows': 'numbers'})}\n".encode())
+        yield name, content.encode("utf-8", "replace")
+        yield f"{name}.json", f"{dumps({**about, 'file': name, 'shows': 'numbers'})}\n".encode()
     # TeX reads no line of more than 200,000 characters, comment or not
     told = {**about, "file": "table.tex", "shows": "numbers", "images": {"name": f"{len(about['images'])} images"}}
     record = dumps(told if len(about["images"]) > 100 else {**told, "images": about["images"]})
-    write(home / "table.tex", f"% {KEY} {record}\n{to_latex(rows, str(about['models'][0]))}".encode())
+    yield "table.tex", f"% {KEY} {record}\n{to_latex(rows, str(about['models'][0]))}".encode("utf-8", "replace")
 
 
 def _csv(lines: Iterable[Iterable[Any]]) -> str:

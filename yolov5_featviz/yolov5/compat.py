@@ -12,9 +12,7 @@ import functools
 import importlib
 import os
 import re
-import shutil
 import sys
-import tempfile
 import warnings
 from contextlib import suppress
 from importlib import util
@@ -24,6 +22,7 @@ from typing import Any, Dict
 
 import numpy as np
 
+from yolov5_featviz.leftovers import remove_own, temporary_folder
 from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.source import Source
 
@@ -152,8 +151,8 @@ def _settings_folder() -> str:
     from matplotlib import get_data_path
 
     font = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    folder = tempfile.mkdtemp(prefix="yolov5-featviz-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = temporary_folder()
+    atexit.register(remove_own)
     for name in ("Arial.ttf", "Arial.Unicode.ttf"):
         (Path(folder) / name).symlink_to(font)
     return folder

@@ -12,9 +12,10 @@ from yolov5_featviz.compose import Composition
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.figure import Spec, expand, make, parse
 from yolov5_featviz.formats import format_of
+from yolov5_featviz.leftovers import clean_folder
 from yolov5_featviz.provenance import identity, made, portable, read
 from yolov5_featviz.reading import head
-from yolov5_featviz.save import check_writable, write
+from yolov5_featviz.save import Failures, check_writable, write
 from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.item import distinct
 from yolov5_featviz.yolov5.predict import predictors
@@ -67,6 +68,7 @@ def write_figure(
 
     Raises:
         FeatvizError: as :func:`figure`; or no output is named, or another file is there. Nothing was written.
+        OSError: a file could not be saved; its message names it, and the others that were.
     """
     given, base = load(path)
     if outputs is not None and isinstance(given, Mapping):
@@ -78,10 +80,25 @@ def write_figure(
     if not spec.outputs:
         raise FeatvizError(f"{_name(path)}: no output: give one there, such as figure.pdf, or with --output")
     drawn = draw(spec, command, trust)
-    for output in spec.outputs:
-        told = {**drawn.about, "file": Path(output).name}
-        write(output, replace(drawn, about=told).encode(format_of(output)))
-    return list(spec.outputs)
+    written: List[str] = []
+    failures = Failures()
+    try:
+        for output in spec.outputs:
+            told = {**drawn.about, "file": Path(output).name}
+            content = replace(drawn, about=told).encode(format_of(output))
+            try:
+                clean_folder(Path(output).parent)
+                write(output, content)
+            except OSError as error:
+                failures.add(output, error)
+            else:
+                written.append(output)
+    except KeyboardInterrupt as stopped:
+        stopped.written = ", ".join(f"{path} written" for path in written)  # type: ignore[attr-defined]
+        raise
+    if failures.errors:
+        raise OSError("; ".join([*failures.lines(), *(f"{path} written" for path in written)]))
+    return written
 
 
 def load(spec: Union[str, Path, Mapping[str, Any]]) -> Any:

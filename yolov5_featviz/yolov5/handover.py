@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 from yolov5_featviz import cli
-from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.yolov5.runner import Script
+
+NOT_OURS = -1  # no exit code
 
 
 def hand_over(script: str) -> None:
@@ -19,11 +20,12 @@ def hand_over(script: str) -> None:
     if isinstance(sys.modules["__main__"], Script):
         return
     arguments = sys.argv[1:]
-    try:
+
+    def command() -> int:
         ours, rest = cli.split(arguments)
-        if not ours and not {"-h", "--help"}.intersection(rest):
-            return
-        code = cli.run(script, arguments)
-    except FeatvizError as error:
-        code = cli.fail(error)
-    sys.exit(code)
+        asked = bool(ours) or bool({"-h", "--help"}.intersection(rest))
+        return cli.run(script, arguments) if asked else NOT_OURS
+
+    code = cli.guarded(command)
+    if code != NOT_OURS:
+        sys.exit(code)

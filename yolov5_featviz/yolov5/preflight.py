@@ -54,9 +54,9 @@ def values(arguments: List[str], flag: str) -> List[str]:
 
 def locate_weights(name: str, folders: Sequence[Path]) -> str:
     """A bare name that is not in the current folder: where in ``folders`` it is; else ``name`` as it is."""
-    if Path(name).name == name and not Path(name).exists():
+    if Path(name).name == name and not os.path.exists(name):
         for folder in folders:
-            if (folder / name).is_file():
+            if os.path.isfile(folder / name):
                 return str(folder / name)
     return name
 
@@ -79,11 +79,12 @@ def check(
         trust: unpickle the checkpoints without any check.
         target: a class that is to be explained, to be known to each of the checkpoints.
     """
-    check_writable(Path(folder or (values(arguments, "--project") or ["runs/detect"])[0]))
+    name = (values(arguments, "--name") or [""])[0] if folder is None else ""
+    check_writable(Path(folder or (values(arguments, "--project") or ["runs/detect"])[0]), name)
     for given in values(arguments, "--source"):
         _check_source(given)
     for name in filter(None, values(arguments, "--weights")):  # a training from scratch has an empty name there
-        if name.startswith(("http://", "https://")) or (PUBLISHED.fullmatch(name) and not Path(name).exists()):
+        if name.startswith(("http://", "https://")) or (PUBLISHED.fullmatch(name) and not os.path.exists(name)):
             continue
         loaded = load_checkpoint(name, source, trust=trust)
         if not any(values(arguments, "--cfg")):  # which says that another model is built, and takes weights from this

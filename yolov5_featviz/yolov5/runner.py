@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
+from yolov5_featviz import stop
 from yolov5_featviz.cam import cam
 from yolov5_featviz.capture import FeatureMap
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.console import say as log
+from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.gallery import Files, Gallery
 from yolov5_featviz.heatmap import HeatMap
 from yolov5_featviz.pictures import Look, draw, draw_cam
@@ -51,11 +53,6 @@ class Options(Look):
     say: int = 0  # 1: all there is to say; -1: only what went wrong
 
 
-def log(message: str) -> None:
-    """Say something beside YOLOv5's own output."""
-    print(f"yolov5-featviz: {message}", file=sys.stderr, flush=True)
-
-
 def run(
     script: str,
     arguments: List[str],
@@ -80,9 +77,10 @@ def run(
 
     Raises:
         FeatvizError: the input is wrong. Nothing was written.
+        KeyboardInterrupt: the run was interrupted. What was drawn until then is written, and the page about it.
     """
     path, source = find_script(script, options.yolov5, here)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FeatvizError(f"no script {script}: neither here nor in {source.root}")
     if options.say >= 0:
         log(f"{__version__}, {source}")
@@ -97,7 +95,11 @@ def run(
 def find_script(script: str, yolov5: Optional[str] = None, here: bool = True) -> Tuple[Path, Source]:
     """Where a script lies, if there is one, and the YOLOv5 to use; see :func:`run`."""
     path = Path(script)
-    if here and path.is_file() and "yolov5_featviz.cli" not in path.read_text(encoding="utf-8", errors="replace"):
+    if (
+        here
+        and os.path.isfile(script)
+        and "yolov5_featviz.cli" not in path.read_text(encoding="utf-8", errors="replace")
+    ):
         return path, find_source(yolov5, path)
     source = find_source(yolov5)  # a name to be found in YOLOv5; our own launcher of that name is not meant
     return source.root / script, source
@@ -124,15 +126,15 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options, com
     atexit.register(_leave)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
-    try:
-        code = _execute(path, arguments, bool(source.package))
-    finally:
+    with artist.gallery:
         try:
-            watcher.flush()
+            code = _execute(path, arguments, bool(source.package))
         finally:
-            patches.undo()
-            sys.setswitchinterval(interval)
-            artist.gallery.close()
+            try:
+                watcher.flush()
+            finally:
+                patches.undo()
+                sys.setswitchinterval(interval)
     if not artist.gallery.folders and not artist.gallery.errors and code == 0:
         log(f"nothing was drawn: {path.name} put no image through a YOLOv5 model that could be followed")
         return 1
@@ -233,7 +235,10 @@ def _execute(path: Path, arguments: List[str], function_too: bool = False) -> in
 
     ``function_too``: if the script only defines a function of its own name, call that.
     """
-    code = compile(path.read_bytes(), str(path), "exec")
+    try:
+        code = compile(path.read_bytes(), str(path), "exec")
+    except (SyntaxError, ValueError) as error:  # ValueError for null bytes, until Python 3.11
+        raise FeatvizError(f"{path} is no Python script: {reason(error)}") from None
     main = Script("__main__")
     main.__dict__.update(__file__=str(path), __builtins__=__builtins__)
     before = sys.argv, sys.path[:], sys.modules["__main__"]
@@ -246,19 +251,21 @@ def _execute(path: Path, arguments: List[str], function_too: bool = False) -> in
         function = main.__dict__.get(path.stem)
         if function_too and "__main__" not in code.co_consts and callable(function):
             _call(function, arguments)
-    except FeatvizError:
+    except (FeatvizError, KeyboardInterrupt):
         raise
-    except SystemExit as stop:
-        if stop.code is None or isinstance(stop.code, int):
-            return stop.code or 0
-        print(stop.code, file=sys.stderr)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
         return 1
     except BaseException as error:
+        if stop.asked():  # some libraries make an error of their own of the interrupt
+            raise stop.Stopped.of(error) from None
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename != str(path):
             trace = trace.tb_next
         traceback.print_exception(type(error), error, trace or error.__traceback__)
-        return 130 if isinstance(error, KeyboardInterrupt) else 1
+        return 1
     finally:
         sys.argv, sys.path[:], sys.modules["__main__"] = before
     return 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Iterator, Optional
 
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.text import printable
 
 HOW_TO_GET = (
     "run it inside a YOLOv5 checkout (or name one with --yolov5), or install one: pip install --no-deps yolov5==7.0.0"
@@ -72,7 +73,7 @@ class Source:
 
 def is_checkout(folder: Path) -> bool:
     """Whether ``folder`` holds YOLOv5's source."""
-    return (folder / "models" / "yolo.py").is_file() and (folder / "utils").is_dir()
+    return os.path.isfile(folder / "models" / "yolo.py") and os.path.isdir(folder / "utils")
 
 
 def find_source(named: Optional[str] = None, script: Optional[Path] = None) -> Source:
@@ -87,7 +88,9 @@ def find_source(named: Optional[str] = None, script: Optional[Path] = None) -> S
     installed = _installed()
 
     def source(folder: Path, kind: str) -> Source:
-        folder = folder.expanduser().resolve()
+        if "\0" in str(folder):
+            raise FeatvizError(f"{kind} {printable(folder)} holds no YOLOv5: there is no folder of that name")
+        folder = Path(os.path.expanduser(str(folder))).resolve()
         if installed is not None and folder == installed.root:
             return installed
         if not is_checkout(folder):

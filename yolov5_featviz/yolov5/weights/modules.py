@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
 import warnings
 from contextlib import suppress
@@ -24,31 +25,11 @@ OWN = ("models", "utils")  # the packages of a checkout in which its modules liv
 # Not layers, but wrappers that fetch what they are given, or copies of a network over devices.
 _WRAPPERS = {"AutoShape", "autoShape", "DetectMultiBackend", "DataParallel", "DistributedDataParallel"}
 # Where torchvision's classifiers, which YOLOv5 trains too, have their modules; its detectors' parts are not among them.
-_TORCHVISION = {
-    *(
-        f"torchvision.models.{name}"
-        for name in [
-            "alexnet",
-            "convnext",
-            "densenet",
-            "efficientnet",
-            "googlenet",
-            "inception",
-            "mnasnet",
-            "mobilenet",
-            "mobilenetv2",
-            "mobilenetv3",
-            "regnet",
-            "resnet",
-            "shufflenetv2",
-            "squeezenet",
-            "swin_transformer",
-            "vgg",
-            "vision_transformer",
-        ]
-    ),
-    *(f"torchvision.ops.{name}" for name in ("deform_conv", "misc", "stochastic_depth")),
-}
+_CLASSIFIERS = (
+    "alexnet|convnext|densenet|efficientnet|googlenet|inception|mnasnet|mobilenet(v[23])?|regnet|resnet|shufflenetv2|"
+    "squeezenet|swin_transformer|vgg|vision_transformer"
+)
+_TORCHVISION = re.compile(rf"torchvision\.(models\.({_CLASSIFIERS})|ops\.(deform_conv|misc|stochastic_depth))")
 _LAYERS = frozenset(
     name for name in nn.modules.__all__ if not name.startswith("Lazy") and name not in ("Container", "Module")
 ) | {"NonDynamicallyQuantizableLinear"}  # within MultiheadAttention
@@ -85,7 +66,7 @@ def library_class(module: str, name: str) -> Any:
     found = getattr(sys.modules.get(module), name, None) if name.isidentifier() else None
     if module.startswith("torch.nn.modules.") and is_layer_class(found):
         return found
-    if module in _TORCHVISION and is_module_class(found) and found.__module__ == module:
+    if _TORCHVISION.fullmatch(module) and is_module_class(found) and found.__module__ == module:
         return found
     return None
 
