@@ -8,8 +8,9 @@ import time
 import zipfile
 from contextlib import suppress
 
+import numpy as np
 import pytest
-from conftest import files_below, run
+from conftest import WEIGHTS, files_below, run
 from fuzz_checkpoints import fuzz
 from hostile import (
     Demo,
@@ -179,6 +180,29 @@ CALLABLES = {
 }
 
 
+RPN = "torchvision.models.detection.rpn.RPNHead"
+GETTER = "torchvision.models._utils.IntermediateLayerGetter"
+CALLABLES.update(
+    {
+        "modules that make a constant": lambda: module(
+            GETTER, modules={"0": module(IDENTITY)}, return_layers=table(a=1)
+        ),
+        "part of a detector": lambda: module(RPN),
+        "pooler": lambda: module("torchvision.ops.poolers.MultiScaleRoIAlign"),
+        "whole model in a layer": lambda: module(
+            "models.common.TransformerLayer", modules={"ma": module("models.yolo.ClassificationModel")}
+        ),
+        "function as another's activation": lambda: module(IDENTITY, activation=name("torch.nn.functional.relu")),
+        "pairs as arguments": lambda: call("collections.OrderedDict", [["yaml", "evil.yaml"]]),
+        "definition of a namespace": lambda: call(
+            "argparse.Namespace", new=True, state=table(yaml=ordered(backbone=[[-1, 1, WRITE, []]], head=[]))
+        ),
+        "namespace as a model": lambda: call("argparse.Namespace", new=True, state=table(nc=1)),
+        "method of a namespace": lambda: [call("argparse.Namespace", new=True, state=table(_get_kwargs=1))],
+    }
+)
+
+
 @pytest.mark.parametrize("case", list(CALLABLES))
 @pytest.mark.parametrize("write", [save, save_legacy], ids=["zip", "legacy"])
 def test_what_could_be_called_is_refused(case, write, tmp_path, refused):
@@ -280,6 +304,7 @@ ARGUMENTS = [
     "(" * 150 + ")" * 150,
     "\t1",
     "1\r",
+    "'print(1)'",
     "open",
     "exec",
     1 << 40,
@@ -502,6 +527,15 @@ MONSTROUS = {
     "key that cannot be one": lambda: DictNode([([1], 1)]),
     "set of lists": lambda: SetNode([[1]], False),
     "size of text": lambda: call("torch.Size", ["a"]),
+    "tuples as a key, written out": lambda: DictNode([(nested(7, lambda inner: (inner,) * 40), 1)]),
+    "numbers of one hash": lambda: DictNode([(k * ((1 << 61) - 1), None) for k in range(1, 60_000)]),
+    "namespaces over a list without end": lambda: nested(
+        80,
+        lambda inner: call("argparse.Namespace", new=True, state=table(a=inner or nested(6, lambda n: [n or 1] * 15))),
+    ),
+    "definitions over a list without end": lambda: nested(
+        80, lambda inner: table(backbone=[], names=inner or nested(6, lambda n: [n or 1] * 15))
+    ),
     "scale that fills the memory": lambda: module("torch.nn.modules.upsampling.Upsample", scale_factor=1e6),
 }
 
@@ -523,6 +557,55 @@ def test_a_pickle_that_unpacks_to_a_gigabyte(tmp_path, refused):
     data = b"\x80\x02" + b"N0" * (1 << 23) + b"N."
     for n, compress in enumerate((zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED)):
         refused(save(data * 8 if n == 0 else data, tmp_path / f"evil{n}.pt", compress=compress))
+
+
+def test_archives_that_unpack_without_end(tmp_path, refused):
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        assert "torch cannot read" in refused(save(table(model=None), tmp_path / f"{method}.pt", compress=method))
+    parts = [tensor((1 << 20,), of=storage(str(n), 1 << 20, "torch.ByteStorage")) for n in range(300)]
+    path = save(table(x=parts), tmp_path / "overlap.pt", {"0": bytes(1 << 20)})
+    content = path.read_bytes()
+    at = content.index(b"PK\x01\x02")
+    directory = content[at : content.index(b"PK\x05\x06")]
+    entry = directory[directory.rindex(b"PK\x01\x02") :]
+    entries = [entry.replace(b"archive/data/0", b"archive/data/%d" % n) for n in range(1, 10)]
+    whole = directory + b"".join(entries)
+    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 12, 12, len(whole), at, 0)
+    path.write_bytes(content[:at] + whole + end)
+    assert "one over the other" in refused(path)
+
+
+def test_a_file_of_a_dictionary_that_is_none(tmp_path, refused):
+    """What ``--resume`` takes its options from by ``["opt"]``."""
+    opt = table(evolve=1, bucket="; touch pwned")
+    path = save(
+        module("torch.nn.modules.container.ParameterDict", opt=opt, _keys=table(opt=None)), tmp_path / "evil.pt"
+    )
+    refused(path, UnsafeCheckpoint)
+
+
+def test_what_a_definition_shares_is_built_apart(tmp_path):
+    shared = [64, 3, 2]
+    yaml = table(nc=1, backbone=[[-1, 1, "Conv", shared], [-1, 1, "Conv", shared]], head=[])
+    rows = load_checkpoint(model_with(yaml, tmp_path / "a.pt"))["model"].yaml["backbone"]
+    assert rows[0] == rows[1] and rows[0][3] is not rows[1][3]
+
+
+def test_a_module_that_writes_when_it_runs(tmp_path, monkeypatch):
+    """The forward pass is under the guard too: here a module of the checkout's, which a stranger could make use of."""
+    import models.common
+
+    class Writes(models.common.Conv):
+        def forward(self, x):
+            open("pwned", "w").close()
+            return super().forward(x)
+
+    monkeypatch.chdir(tmp_path)
+    see = fv.Predictor(WEIGHTS)
+    see.model.model[0].__class__ = Writes
+    with pytest.raises(UnsafeCheckpoint, match="tried to open"):
+        see(np.zeros((64, 64, 3), np.uint8))
+    assert files_below(tmp_path) == []
 
 
 # --- 8. and 9. damage, and what reaches the terminal

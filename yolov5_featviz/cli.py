@@ -10,6 +10,7 @@ import json
 import re
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -260,6 +261,7 @@ def layers(arguments: List[str]) -> int:
     from yolov5_featviz.table import layer_table
     from yolov5_featviz.yolov5.load import load
     from yolov5_featviz.yolov5.preflight import locate_weights
+    from yolov5_featviz.yolov5.weights.guard import guard
 
     parser = _Words(prog="yolov5-featviz layers", description="List the layers of a model.", allow_abbrev=False)
     parser.add_argument("--weights", help="a YOLOv5 .pt checkpoint, or a state dict for --model")
@@ -285,7 +287,8 @@ def layers(arguments: List[str]) -> int:
         zoo = _zoo_model(o)
         model, size = zoo.model, zoo.input_size()
     size = (o.imgsz[0], o.imgsz[-1]) if o.imgsz else size
-    rows = list_layers(model, size, o.depth or (1 if o.model is None else 2))
+    with nullcontext() if o.trust_weights or o.model is not None else guard(imports=True):
+        rows = list_layers(model, size, o.depth or (1 if o.model is None else 2))
     out(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) if o.json else layer_table(rows))
     return 0
 

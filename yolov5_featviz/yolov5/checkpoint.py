@@ -191,6 +191,9 @@ def _check_attributes(model: nn.Module) -> None:
         raise FeatvizError(f"its class names are a {type(names).__name__}, no list")
     if isinstance(stride, torch.Tensor) and (stride.numel() == 0 or not 1 <= float(stride.max()) <= 4096):
         raise FeatvizError("its strides are none")
+    channels = root.yaml.get("ch", 3) if isinstance(getattr(root, "yaml", None), dict) else 3
+    if not isinstance(channels, int) or not 1 <= channels <= 1024:
+        raise FeatvizError(f"it looks at images of {printable(channels, 40)} channels")
     for layer in root.model:
         sources = layer.f if isinstance(layer.f, (list, tuple)) else [layer.f]
         if not sources or not all(isinstance(n, int) and abs(n) < 10_000 for n in sources):

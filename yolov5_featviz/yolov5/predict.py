@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +36,7 @@ from yolov5_featviz.yolov5.letterbox import is_too_narrow, letterbox_region
 from yolov5_featviz.yolov5.model import find_model
 from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.source import Source, find_source
+from yolov5_featviz.yolov5.weights.guard import guard
 
 # where the releases keep what goes before and after the network
 MODULES = ("utils.augmentations", "utils.datasets", "utils.dataloaders", "utils.general", "utils.utils")
@@ -68,7 +69,7 @@ class Predictor:
     """
 
     def __init__(self, weights: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> None:
-        self.weights, self.source = str(weights), find_source(yolov5)
+        self.weights, self.source, self._trust = str(weights), find_source(yolov5), trust
         with _own(self.source), _as_before():
             _check_alone(self.source)
             self.model = model_of(load_checkpoint(weights, self.source, trust=trust), str(weights), trust)
@@ -148,7 +149,7 @@ class Predictor:
             stack.enter_context(torch.no_grad())
             selected = select_layers(self.index, layers) if layers is not None else []
             features = stack.enter_context(Capture(self.index, selected)) if selected else None
-            boxes = self._detect(self.model(x), conf, iou)
+            boxes = self._detect(self._run(x), conf, iou)
         maps = features.of_image(0, name) if features is not None else []
         maps = [replace(feature_map, region=region, boxes=boxes) for feature_map in maps]
         return Prediction(name, pixels, (int(x.shape[2]), int(x.shape[3])), region, boxes, maps)
@@ -165,6 +166,19 @@ class Predictor:
         x, region = self.prepare(image, imgsz)
         with _own(self.source):
             return cam(self.model, x, layer, target, method, region=region, name=_name(image))[0]
+
+    def _run(self, x: torch.Tensor) -> Any:
+        """The model's output. Raises FeatvizError if it cannot be run."""
+        try:
+            with nullcontext() if self._trust else guard(imports=True):
+                return self.model(x)
+        except FeatvizError:
+            raise
+        except Exception as error:  # of a damaged model, or of one for another checkout
+            size = "x".join(map(str, x.shape[2:]))
+            raise FeatvizError(
+                f"the model in {self.weights} cannot be run on {size} pixels: {reason(error)}"
+            ) from error
 
     def _detect(self, output: Any, conf: float, iou: float) -> Optional[Boxes]:
         decoded = output[0] if isinstance(output, (list, tuple)) else output

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Sequence
 
@@ -20,6 +20,7 @@ from yolov5_featviz.save import check_writable
 from yolov5_featviz.yolov5.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.source import Source
 from yolov5_featviz.yolov5.target import parse_target
+from yolov5_featviz.yolov5.weights.guard import guard
 
 IMAGES = {"bmp", "dng", "heic", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp"}
 VIDEOS = {"asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv"}
@@ -89,11 +90,11 @@ def check(
         loaded = load_checkpoint(name, source, trust=trust)
         if not any(values(arguments, "--cfg")):  # which says that another model is built, and takes weights from this
             model = model_of(loaded, name, trust)
-            _check_layers(model, layers, channels)
+            _check_layers(model, layers, channels, trust)
             parse_target(getattr(model, "names", ()), target)
 
 
-def _check_layers(model: torch.nn.Module, layers: str, channels: ChannelSpec) -> None:
+def _check_layers(model: torch.nn.Module, layers: str, channels: ChannelSpec, trust: bool) -> None:
     """Raise FeatvizError for layers that there are not, or that yield no feature map."""
     index = index_layers(model)
     selected = select_layers(index, layers)
@@ -101,7 +102,7 @@ def _check_layers(model: torch.nn.Module, layers: str, channels: ChannelSpec) ->
     side = 4 * int(stride.max()) if isinstance(stride, torch.Tensor) else 128
     with Capture(index, selected) as features:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), nullcontext() if trust else guard(imports=True):
                 index.root(torch.zeros(1, index.input_channels, side, side))
         except FeatvizError:
             raise

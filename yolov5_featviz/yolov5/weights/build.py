@@ -11,7 +11,7 @@ from torch import nn
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.yolov5.weights import tensors
 from yolov5_featviz.yolov5.weights.archive import Archive
-from yolov5_featviz.yolov5.weights.grammar import Grammar, ModuleNode, forward_of
+from yolov5_featviz.yolov5.weights.grammar import ACTIVATIONS, Grammar, ModuleNode, forward_of, plain
 from yolov5_featviz.yolov5.weights.modules import library_class
 from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Global, SetNode, identity
 from yolov5_featviz.yolov5.weights.tensors import StorageKey
@@ -48,6 +48,8 @@ class Builder:
         if isinstance(node, tuple):
             return tuple(self.build(part) for part in node)
         if isinstance(node, DictNode):
+            if any(node is definition for definition in self._grammar.definitions):
+                return plain(node)  # which shares nothing: YOLOv5 replaces the parts of one row in place
             return {self.build(key): self.build(value) for key, value in node.pairs}
         if isinstance(node, SetNode):
             items = (self.build(part) for part in node.items)
@@ -87,6 +89,8 @@ class Builder:
             if owner is not None:
                 base = next(base for base in cls.__mro__ if (base.__module__, base.__name__) == owner)
                 state[key] = base.forward
+            elif key == "activation" and isinstance(value, Global):
+                state[key] = ACTIVATIONS[value.key]
             else:
                 state[key] = self.build(value)
         _set_state(cls)(made, state)

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
+import yaml
 from torch import nn
 
 from yolov5_featviz.errors import UnsafeCheckpoint
@@ -195,6 +196,9 @@ def check_options(options: Any, root: Path, name: str) -> None:
         raise UnsafeCheckpoint(f"{says} name the data set {data!r:.80}, which is no YAML file")
     path = Path(data)
     if path.is_file() and root.resolve() / "data" not in path.resolve().parents:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if "download" in text:
+        try:
+            held = yaml.safe_load(path.read_bytes()[: 1 << 20])
+        except (yaml.YAMLError, ValueError, RecursionError):
+            held = None
+        if not isinstance(held, dict) or "download" in held:
             raise UnsafeCheckpoint(f"{says} name {data!r:.80}, whose 'download' YOLOv5 would run")

@@ -16,6 +16,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
+from torch import nn
+
 from yolov5_featviz.errors import UnsafeCheckpoint
 from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.source import Source
@@ -61,6 +63,12 @@ _HOOKS = {
 }
 _DEFINITIONS = ("yaml", "md")  # attributes under which releases keep the definition; v1 has the second
 _NORM_CLASSES = ("_norm_layer", "norm_layer", "act_layer")  # where torchvision's models and their like keep a class
+_WITH_ACTIVATION = ("TransformerEncoderLayer", "TransformerDecoderLayer")
+ACTIVATIONS: Dict[Tuple[str, str], Any] = {
+    ("torch.nn.functional", "relu"): nn.functional.relu,
+    ("torch.nn.functional", "gelu"): nn.functional.gelu,
+    ("torch._C._nn", "gelu"): nn.functional.gelu,
+}
 # Numbers of layers that make a small input large. None comes near these in a detector.
 _AMPLIFIERS = {
     "scale_factor": 64,
@@ -117,8 +125,20 @@ class Grammar:
 
     def check(self, tree: Any) -> None:
         """Raise UnsafeCheckpoint unless the tree is a checkpoint's."""
+        self._top(tree)
         self.value(tree)
         self.tensors.finish()
+
+    @staticmethod
+    def _top(tree: Any) -> None:
+        """Check that what YOLOv5 takes parts of by their names is a dictionary, and its models are modules."""
+        if isinstance(tree, Call) and tree.new and (name_of(tree.function) or ("", ""))[1].endswith("Dict"):
+            raise refuse("is", tree)
+        for key, value in tree.pairs if isinstance(tree, (DictNode, Call)) else ():
+            if key in ("model", "ema") and isinstance(key, str) and isinstance(value, Call):
+                name = name_of(value.function)
+                if name in KINDS and name != ("collections", "OrderedDict"):
+                    raise refuse("has as its model", value)
 
     def value(self, node: Any) -> None:
         """Check a node where a value belongs, and keep count of how large and deep all of it is."""
@@ -242,6 +262,8 @@ class Grammar:
     def _attribute(self, owner: Tuple[str, str], key: str, value: Any) -> None:
         if key == "detect" and forward_of(value) is not None:
             return  # whose class is compared in check_classes
+        if _is_activation(key, value):
+            return  # whose owner is compared in check_classes
         if key in _NORM_CLASSES and isinstance(value, Global):
             if not is_layer_class(library_class(*value.key)):
                 raise refuse("holds", value)
@@ -273,6 +295,8 @@ class Grammar:
         for module in self.modules.values():
             cls = self.classes[module.name]
             methods = _methods(cls)
+            if cls.__name__ not in _WITH_ACTIVATION and any(_is_activation(*pair) for pair in module.state):
+                raise UnsafeCheckpoint(f"it gives {module.name[1]} a function as its activation")
             for _, child in module.parts["_modules"]:
                 if child is not None and is_whole_model(self.classes[self.modules[identity(child)].name]):
                     raise UnsafeCheckpoint(f"it holds a whole model within {module.name[1]}, as no checkpoint does")
@@ -299,6 +323,11 @@ def _defines_model(node: Any) -> bool:
     """Whether a dictionary holds rows of layers, as a model definition does."""
     held = (list, tuple, str, bytes, DictNode, SetNode)
     return any(isinstance(key, str) and key in ("backbone", "head") and isinstance(v, held) for key, v in node.pairs)
+
+
+def _is_activation(key: str, node: Any) -> bool:
+    """Whether an attribute is the function that torch's transformer layers keep."""
+    return key == "activation" and isinstance(node, Global) and node.key in ACTIVATIONS
 
 
 def forward_of(node: Any) -> Optional[Tuple[str, str]]:

@@ -58,6 +58,7 @@ _REFUSED = (
     "msvcrt.",
     "cpython.run_",
 )
+_OF_IMPORTS = ("compile", "exec", "import", "ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _up = threading.local()
 _installed = False
@@ -65,19 +66,22 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def guard() -> Iterator[None]:
+def guard(imports: bool = False) -> Iterator[None]:
     """Refuse, in this thread and until the end of the block, to spawn, connect, write, remove, compile or import.
+
+    Args:
+        imports: let code be compiled and imported, as the forward pass of a fork may do.
 
     Raises:
         UnsafeCheckpoint: something was refused, also where the code that asked for it went on.
     """
     _install()
-    depth, before = getattr(_up, "depth", 0), getattr(_up, "refused", "")
-    _up.depth, _up.refused = depth + 1, ""
+    depth, before, loose = getattr(_up, "depth", 0), getattr(_up, "refused", ""), getattr(_up, "imports", True)
+    _up.depth, _up.refused, _up.imports = depth + 1, "", imports and (loose or not depth)
     try:
         yield
     finally:
-        _up.depth, refused = depth, _up.refused
+        _up.depth, _up.imports, refused = depth, loose, _up.refused
         _up.refused = before or refused
     if refused:
         raise UnsafeCheckpoint(f"it tried to {refused}, which no checkpoint needs")
@@ -92,17 +96,20 @@ def _install() -> None:
 
 
 def _hook(event: str, args: Tuple[Any, ...]) -> None:
-    if not getattr(_up, "depth", 0):
-        return
-    if event == "open":
-        path, mode, flags = (*args, None, None, None)[:3]
-        writes = (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & _WRITING)
-        if not writes or _is_bytecode(path):
-            return
-    elif not event.startswith(_REFUSED) or _is_librarys_own(event, args):
+    if not getattr(_up, "depth", 0) or not (event == "open" or event.startswith(_REFUSED)) or _allowed(event, args):
         return
     _up.refused = f"{event} {str(args[0])[:80]!r}" if args else event
     raise UnsafeCheckpoint(f"it tried to {_up.refused}, which no checkpoint needs")
+
+
+def _allowed(event: str, args: Tuple[Any, ...]) -> bool:
+    if event == "open":
+        path, mode, flags = (*args, None, None, None)[:3]
+        writes = (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & _WRITING)
+        return not writes or _is_bytecode(path) or path == os.devnull
+    if _up.imports and (event in _OF_IMPORTS or (event.startswith("os.") and bool(args) and _is_bytecode(args[0]))):
+        return True
+    return _is_librarys_own(event, args)
 
 
 def _library_folders() -> Tuple[str, ...]:
@@ -119,7 +126,9 @@ _OWN_PACKAGES = ("torch.", "numpy.", "encodings.")
 
 
 def _is_bytecode(path: Any) -> bool:
-    return isinstance(path, str) and path.startswith(_OWN) and "__pycache__" in path and ".pyc" in path
+    if not isinstance(path, str) or "__pycache__" not in path:
+        return False
+    return getattr(_up, "imports", False) or (path.startswith(_OWN) and ".pyc" in path)
 
 
 def _is_librarys_own(event: str, args: Tuple[Any, ...]) -> bool:

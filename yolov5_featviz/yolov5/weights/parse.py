@@ -218,7 +218,8 @@ class _Machine:
     # --- values
 
     def text(self, n: int) -> None:
-        self.stack.append(str(self.take(n), "utf-8", "surrogatepass"))
+        # "replace", so that no lone surrogate, which cannot be printed, goes any further
+        self.stack.append(str(self.take(n), "utf-8", "replace"))
 
     def byte_string(self, n: int) -> None:  # of Python 2, whose str this was
         self.stack.append(str(self.take(n), "latin-1"))

@@ -66,6 +66,8 @@ def bytes_of(node: Any) -> Optional[bytes]:
     """Bytes, also as protocol 2 writes them (``_codecs.encode`` of a string); None for any other node."""
     if isinstance(node, bytes):
         return node
+    if isinstance(node, Call) and name_of(node.function) == ("builtins", "bytes") and node.args == () and not node.new:
+        return b""  # as protocol 2 writes none
     if isinstance(node, Call) and name_of(node.function) == ("_codecs", "encode") and not node.new:
         args = node.args
         if isinstance(args, tuple) and len(args) == 2 and args[1] in ("latin1", "latin-1") and isinstance(args[0], str):
@@ -187,7 +189,7 @@ def _check_namespace(node: Call, check: Callable[[Any], None]) -> None:
         check(node.state)
         check_plain(node.state)
     for key, _ in node.state.pairs if node.state is not None else ():
-        if not isinstance(key, str) or key.startswith("_") or not key.isidentifier():
+        if not isinstance(key, str) or key.startswith("__") or hasattr(argparse.Namespace, key):
             raise UnsafeCheckpoint(f"it gives {describe(node.function)} the attribute {key!r:.80}")
 
 
@@ -410,7 +412,7 @@ KINDS: Dict[Tuple[str, str], Kind] = {
         for name in ("datetime", "date", "time", "timedelta", "timezone")
     },
     **{
-        name: Kind(_check_namespace, _build_namespace(cls), new=True, takes=("state",))
+        name: Kind(_check_namespace, _build_namespace(cls), new=cls is argparse.Namespace, takes=("state",))
         for name, cls in _NAMESPACES.items()
     },
     **{name: _simple(cls, _check_path) for name, cls in _PATHS.items()},
