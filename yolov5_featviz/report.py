@@ -57,6 +57,8 @@ LEVELS = (
     Level(96_000_000, 0, 0, 320),  # the heat map alone
 )
 LIST = 10  # channels in the ranked list
+GROUPS = 63  # sets of boxes that are compared at a time
+BLOCK = 1 << 15  # values at a time, so that arrays stay in the processor's cache
 PICKED = 50  # boxes that can be picked, those with the highest scores
 LARGEST = 1 << 18  # cells of a map that goes into the page as it is
 CODES, NO_NUMBER = 254, 255  # a map is stored as bytes from 0 (its minimum) to 254 (its maximum)
@@ -82,26 +84,61 @@ def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
         float64 ``[len(groups), C]``: for each set what ``rank(feature_map, "contrast")`` scores where
         the map has those boxes; NaN where they leave no two cells on either side.
     """
-    masks = [np.stack(sides(replace(feature_map, boxes=boxes))).reshape(2, -1) for boxes in groups]
-    if not masks:
+    groups = list(groups)
+    if not groups:
         return np.zeros((0, feature_map.channels))
+    if len(groups) > GROUPS:
+        return np.concatenate([contrasts(feature_map, part) for part in (groups[:GROUPS], groups[GROUPS:])])
+    masks = np.stack([np.stack(sides(replace(feature_map, boxes=boxes))).reshape(2, -1) for boxes in groups])
     image = masks[0].any(axis=0)  # what is not inside is outside, so the sums over both give those of the other
-    inside = [cells.nonzero()[0] for cells in (image, *(mask[0] for mask in masks))]
-    x = feature_map.data.float().numpy().reshape(feature_map.channels, -1).T.astype(np.float64)
+    inside = np.concatenate([image[None], masks[:, 0]])
+    regions = _regions(inside)
+    data = feature_map.data.float().numpy().reshape(feature_map.channels, -1)
+    step = max(1, BLOCK // data.shape[1])
+    parts = (data[i : i + step].astype(np.float64) for i in range(0, len(data), step))
+    d = np.concatenate([_cohens_d(x, regions, inside.sum(axis=1, dtype=float)[:, None]) for x in parts], axis=1)
+    d[masks.sum(axis=2).min(axis=1) < 2] = np.nan
+    return d
+
+
+def _regions(masks: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parts of a map whose cells lie in the same ones of up to 64 masks, bool ``[G, N]``.
+
+    Returns:
+        ``(cells, starts, member)``: all cells, part by part; where in that each part begins; and
+        whether the part lies in each of the masks, float64 ``[G, parts]``.
+    """
+    bits = np.zeros((masks.shape[1], 8), np.uint8)
+    packed = np.packbits(masks, axis=0).T
+    bits[:, : packed.shape[1]] = packed
+    keys = bits.view(np.uint64)[:, 0]
+    cells = np.argsort(keys)
+    starts = np.append(True, keys[cells[1:]] != keys[cells[:-1]]).nonzero()[0]
+    return cells, starts, masks[:, cells[starts]].astype(np.float64)
+
+
+def _cohens_d(x: np.ndarray, regions: Tuple[np.ndarray, np.ndarray, np.ndarray], n: np.ndarray) -> np.ndarray:
+    """Cohen's d of channels ``x [C, N]``, which is overwritten, inside each mask but the first, which holds all cells.
+
+    ``regions`` are those of the masks, and ``n [G, 1]`` how many cells are in each; ``[G - 1, C]``.
+    """
+    cells, starts, member = regions
 
     def total(values: np.ndarray) -> np.ndarray:
         # no matrix product: the threads that it starts would spin on the cores that the network needs
-        return np.stack([values[cells].sum(axis=0) for cells in inside])
+        found: np.ndarray = np.einsum("gr,cr->gc", member, np.add.reduceat(values.take(cells, axis=1), starts, axis=1))
+        return found
 
-    finite = np.isfinite(x)
-    if finite.all():
-        x = x - x.mean(axis=0)  # centred, the sums of squares lose nothing
-        n = np.array([[float(len(cells))] for cells in inside])
+    with np.errstate(invalid="ignore"):
+        mean = x.mean(axis=1, keepdims=True)
+    if np.isfinite(mean).all():
+        x -= mean  # centred, the sums of squares lose nothing
     else:
-        centre = np.where(finite, x, 0).sum(axis=0) / finite.sum(axis=0).clip(min=1)
-        x = np.where(finite, x, centre) - centre
+        finite = np.isfinite(x)
+        mean = np.where(finite, x, 0).sum(axis=1, keepdims=True) / finite.sum(axis=1, keepdims=True).clip(min=1)
+        x = np.where(finite, x, mean) - mean
         n = total(finite.astype(np.float64))
-    sums, squares = total(x), total(np.square(x))
+    sums, squares = total(x), total(np.square(x, out=x))
     with np.errstate(divide="ignore", invalid="ignore"):
 
         def side(n: np.ndarray, sums: np.ndarray, squares: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -113,9 +150,7 @@ def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
         difference = mean_in - mean_out
         spread = spread_in + spread_out
         spread[spread < 1e-12 * squares[0]] = 0  # below what the subtractions leave of a constant
-        d = np.where(difference == 0, 0.0, difference / np.sqrt(spread / (n[0] - 2)))
-    d[[min(mask.sum(axis=1)) < 2 for mask in masks]] = np.nan
-    return d
+        return np.where(difference == 0, 0.0, difference / np.sqrt(spread / (n[0] - 2)))
 
 
 def entry(name: str, parts: Sequence[Part], image: Any, level: Level, look: Look) -> Dict[str, Any]:
