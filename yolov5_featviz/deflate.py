@@ -7,7 +7,7 @@ here is built from the other rows: one deflate block (RFC 1951) of literals and 
 from __future__ import annotations
 
 import zlib
-from typing import Iterator, List, Tuple
+from typing import Tuple
 
 import numpy as np
 
@@ -60,7 +60,9 @@ def deflated_rows(lines: np.ndarray, rows: np.ndarray, height: int) -> bytes:
         coded = np.insert(table[tokens], np.repeat(ends, times * len(repeat)), np.tile(repeat, times.sum()))
         content, left = _packed(np.append(left, coded))
         packed.append(content)
-    content, left = _packed(np.append(left, _coded(np.append(codes[END], WORD(0)), [lengths[END], 7])))  # and to a whole byte
+    content, left = _packed(
+        np.append(left, _coded(np.append(codes[END], WORD(0)), np.array([lengths[END], 7])))
+    )  # and to a whole byte
     return b"".join([*packed, content, _adler(lines, rows, height).to_bytes(4, "big")])
 
 
@@ -82,7 +84,8 @@ def _repeated(size: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     matches, rest = divmod(size - 2, 258)
     kind = int(np.searchsorted(SHORTEST, rest, side="right")) - 1
     tail = [(257 + kind, rest - SHORTEST[kind], EXTRA[kind] + 1)] if rest >= 3 else [(0, 0, 0)] * rest
-    return tuple(np.array([(2, 0, 0), (0, 0, 0), *[(285, 0, 1)] * matches, *tail]).T)
+    symbols, more, long = np.array([(2, 0, 0), (0, 0, 0), *[(285, 0, 1)] * matches, *tail]).T
+    return symbols, more, long
 
 
 def _coded(codes: np.ndarray, bits: np.ndarray) -> np.ndarray:
@@ -134,7 +137,7 @@ def _table(codes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     run, size = np.zeros(SPAN, WORD), np.zeros(SPAN, int)
     kind = KIND.clip(0)
     match = codes[257 + kind] | (MATCHED - SHORTEST[kind]).clip(0).astype(WORD) << lengths[257 + kind].astype(WORD)
-    parts = [(LITERALS > i, codes[0], lengths[0]) for i in range(3)]
+    parts = [(i < LITERALS, codes[0], lengths[0]) for i in range(3)]
     parts += [(KIND >= 0, match, lengths[257 + kind] + EXTRA[kind] + 1)]  # one bit for the one distance there is
     for there, code, bits in parts:
         run |= np.where(there, code << size.astype(WORD), WORD(0))
@@ -175,5 +178,5 @@ def _adler(lines: np.ndarray, rows: np.ndarray, height: int) -> int:
     sums = lines.sum(axis=1, dtype=np.uint32).astype(np.int64)
     again = np.delete(np.arange(height), rows)
     later = (height - n) * size * int(sums.sum()) - size * int((sums * (rows - np.arange(n))).sum())
-    high = (zlib.adler32(lines) >> 16) + (height - n) * size + later + 2 * size * int((height - again).sum())
+    high = (zlib.adler32(lines.data) >> 16) + (height - n) * size + later + 2 * size * int((height - again).sum())
     return high % MODULUS << 16 | (1 + int(sums.sum()) + 2 * len(again)) % MODULUS

@@ -65,6 +65,7 @@ class Gallery:
         image: Any = None,
         group: str = "",
         made: Optional[Callable[[], Mapping[str, Any]]] = None,
+        pixels: Optional[Tuple[int, int]] = None,
     ) -> None:
         """Queue the files of an image, for a folder of its own.
 
@@ -76,6 +77,7 @@ class Gallery:
             parts, image: what the page gets; see :meth:`yolov5_featviz.report.Report.add`.
             group: a folder in between, and the image's group on the page.
             made: says how the image's files came about; is asked in the background.
+            pixels: height and width of the image, if ``image`` is a smaller copy of it.
         """
         self._home = home
         try:
@@ -92,7 +94,9 @@ class Gallery:
         if self._reporter is not None:
             self._report = self._report or Report(home, self.about, self.look)
             link = os.path.relpath(folder, home)
-            self._reporter.submit(partial(self._report.add, name, parts, image, group, link), size)
+            self._reporter.submit(
+                partial(self._report.add, name, parts, image, group, link, pixels), size + getattr(image, "nbytes", 0)
+            )
 
     def close(self) -> None:
         """Wait until all is written, and say what and where."""

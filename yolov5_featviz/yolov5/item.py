@@ -27,6 +27,7 @@ class Item:
         sizes: ``(height, width)`` of each before it was prepared for the network.
         placed: of a data set, how each was prepared: ``((scale down, scale across), (left, top padding))``.
         frames: of a video or stream, the frames themselves, BGR ``[H, W, 3]``, if they are wanted.
+        photos: smaller copies of the images, RGB, if they are wanted.
         cropped: whether they were cut to a square instead of padded.
         prepared: whether the loader prepared them; the script did by itself otherwise.
         found: what was detected in each, ``[n, 6]``: box in pixels of the network's input, score, class.
@@ -42,6 +43,7 @@ class Item:
     sizes: Sequence[Tuple[int, int]] = ()
     placed: Sequence[Any] = ()
     frames: Sequence[np.ndarray] = ()
+    photos: Sequence[np.ndarray] = ()
     cropped: bool = False
     prepared: bool = True
     found: Sequence[Optional[torch.Tensor]] = ()
@@ -70,6 +72,14 @@ class Item:
         if i < len(self.frames):
             return self.frames[i][..., ::-1]
         return self.paths[i] if self.frame is None and i < len(self.paths) and os.path.isfile(self.paths[i]) else None
+
+    def size(self, i: int) -> Optional[Tuple[int, int]]:
+        """Height and width of image ``i`` itself, if :meth:`photo` is a smaller copy of it."""
+        return self.sizes[i] if i < len(self.photos) else None
+
+    def photo(self, i: int) -> Any:
+        """Image ``i`` at the size of the report if there is a copy of that, else as :meth:`image`."""
+        return self.photos[i] if i < len(self.photos) else self.image(i)
 
     def region(self, i: int, images: torch.Tensor) -> Optional[Region]:
         """Where image ``i`` lies in the network's input; None if that is not known."""

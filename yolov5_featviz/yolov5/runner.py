@@ -178,7 +178,7 @@ class _Artist:
         if self._home is not None and files:
             group = "" if item.epoch is None else f"epoch{item.epoch:03d}"
             told = partial(self._made, item.weights, item.path(i) or item.name(i), item.frame, item.epoch)
-            self.gallery.add(self._home, item.name(i), files, parts, image, group, told)
+            self.gallery.add(self._home, item.name(i), files, parts, item.photo(i), group, told, item.size(i))
 
     def _explain(self, item: Item, i: int, parts: List[str]) -> Iterator[Tuple[str, HeatMap]]:
         """Class activation maps of image ``i``, each with the folder where it belongs; of several passes, the first."""

@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from yolov5_featviz.capture import Capture, FeatureMap
+from yolov5_featviz.images import as_rgb, smaller
 from yolov5_featviz.layers import Layer, LayerIndex, index_layers, select_layers
+from yolov5_featviz.report import LEVELS
 from yolov5_featviz.yolov5.item import (
     Item,
     Pass,
@@ -308,6 +310,8 @@ class Watcher:
                 item = Item(paths, cropped=getattr(loader, "transforms", None) is not None)
                 originals = find_originals(batch)
                 item.sizes = [(int(image.shape[0]), int(image.shape[1])) for image in originals]
+                if self.photos:  # which spares reading the files again; scripts draw into the originals
+                    item.photos = [as_rgb(smaller(image, LEVELS[0].side)[..., ::-1]) for image in originals]
                 if not still:
                     item.frame = getattr(loader, "frame", getattr(loader, "count", 0))
                     item.frames = [image.copy() for image in originals] if self.photos else ()
