@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
@@ -67,9 +68,9 @@ def spans(channels: Sequence[int]) -> str:
 
 def number(value: Any) -> Optional[float]:
     """A value to six digits; None where JSON has none, as for infinity."""
-    return float(f"{value:.6g}") if np.isfinite(value) else None
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _scale(limits: np.ndarray) -> Any:
-    pairs = [[number(low), number(high)] for low, high in limits]
+    pairs = [[number(low), number(high)] for low, high in limits.tolist()]
     return pairs[0] if all(pair == pairs[0] for pair in pairs) else pairs

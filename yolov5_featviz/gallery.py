@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from concurrent.futures import as_completed
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
@@ -87,6 +87,7 @@ class Gallery:
             return
         self.folders.append(folder)
         files = list(files)
+        made = made and lru_cache(maxsize=None)(made)
         size = sum(fm.data.numel() * fm.data.element_size() for _, maps in parts for fm in maps)
         for part, contents in files:
             told = partial(_made, made, Path(os.path.relpath(folder / part, home)).as_posix())

@@ -193,7 +193,7 @@ def mosaic(
     n, height, width = values.shape[:3]
     gap = max(1, round(dpi / 75))
     words = [] if plain else words
-    label_w, label_h = (max(side) for side in zip(*(text_size(word, 6, dpi) for word in words))) if words else (0, -gap)
+    label_w, label_h = _largest(tuple(words), 6, dpi) if words else (0, -gap)
     label_h += gap
     columns, scale = _layout(n, height, width, label_h, label_w, gap, round(GRID_INCHES * dpi))
     rows = -(-n // columns)
@@ -211,8 +211,10 @@ def mosaic(
     else:
         codes = quantise(resampled(values, (cell_h, cell_w), resample).clip(0, 1))
         height, scale = cell_h, 1
-    empty = np.full((rows * columns - n, *codes.shape[1:]), canvas[-1, -1], np.uint8)
-    codes = np.concatenate([codes, empty]).reshape(rows, columns, height, 1, cell_w, *codes.shape[3:])
+    if rows * columns > n:
+        empty = np.full((rows * columns - n, *codes.shape[1:]), canvas[-1, -1], np.uint8)
+        codes = np.concatenate([codes, empty])
+    codes = codes.reshape(rows, columns, height, 1, cell_w, *codes.shape[3:])
     body = canvas[top:, gap : gap + columns * step_x].reshape(rows, step_y, columns, step_x, *codes.shape[5:])
     body = body[:, label_h : label_h + cell_h, :, :cell_w].reshape(
         rows, height, scale, columns, cell_w, *codes.shape[5:]
@@ -422,13 +424,21 @@ def _letters_of(file: str) -> FrozenSet[int]:
 def letters(text: str, points: float, dpi: float) -> np.ndarray:
     """``text`` as palette indices from ``PAPER`` to ``INK``, ``[line height, width]``."""
     # part by part, since of a title most parts come again and again
-    return np.hstack([_letters(part, points, dpi) for part in parts(text)])
+    blocks = [_letters(part, points, dpi) for part in parts(text)]
+    return np.hstack(blocks) if len(blocks) > 1 else blocks[0]
 
 
 def text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
     """Width and height of a line in pixels."""
     sizes = [_text_size(part, points, dpi) for part in parts(text)]
     return sum(width for width, _ in sizes), sizes[0][1]
+
+
+@lru_cache(maxsize=256)
+def _largest(texts: Tuple[str, ...], points: float, dpi: float) -> Tuple[int, int]:
+    """Width and height that each of several lines fits in."""
+    widths, heights = zip(*(text_size(text, points, dpi) for text in texts))
+    return max(widths), max(heights)
 
 
 def parts(text: str) -> List[str]:
@@ -475,7 +485,12 @@ def _labels(chosen: Sequence[int], values: np.ndarray, ranking: Optional[Ranking
         ]
     flat = values.reshape(len(values), -1)
     start = flat[:, :1]
-    alike = ((flat == start) | (np.isnan(flat) & np.isnan(start))).all(axis=1)
+
+    def same(x: np.ndarray, y: np.ndarray) -> Any:
+        return (x == y) | (np.isnan(x) & np.isnan(y))
+
+    alike: np.ndarray = same(flat[:, -1:], start).all(axis=1)
+    alike[alike] = same(flat[alike], start[alike]).all(axis=1)
     return [
         f"{channel} = {value:.3g}" if constant else str(channel)
         for channel, constant, value in zip(chosen, alike, start[:, 0])

@@ -59,7 +59,7 @@ LEVELS = (
 PAGE = 16_000_000  # bytes of images on one page; head and foot come to that
 LIST = 10  # channels in the ranked list
 GROUPS = 63  # sets of boxes that are compared at a time
-BLOCK = 1 << 15  # values at a time, so that arrays stay in the processor's cache
+BLOCK = 1 << 17  # values at a time, so that arrays stay in the processor's cache
 PICKED = 50  # boxes that can be picked, those with the highest scores
 LARGEST = 1 << 18  # cells of a map that goes into the page as it is
 HEAT = 1 << 22  # cells of all heat maps of an image
@@ -91,16 +91,41 @@ def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
         return np.zeros((0, feature_map.channels))
     if len(groups) > GROUPS:
         return np.concatenate([contrasts(feature_map, part) for part in (groups[:GROUPS], groups[GROUPS:])])
-    masks = np.stack([np.stack(sides(replace(feature_map, boxes=boxes))).reshape(2, -1) for boxes in groups])
-    image = masks[0].any(axis=0)  # what is not inside is outside, so the sums over both give those of the other
-    inside = np.concatenate([image[None], masks[:, 0]])
+    image, inside = _inside(feature_map, groups)
+    inside = np.concatenate([image[None], inside]).reshape(1 + len(groups), -1)
     regions = _regions(inside)
     data = feature_map.data.float().numpy().reshape(feature_map.channels, -1)
     step = max(1, BLOCK // data.shape[1])
     parts = (data[i : i + step].astype(np.float64) for i in range(0, len(data), step))
-    d = np.concatenate([_cohens_d(x, regions, inside.sum(axis=1, dtype=float)[:, None]) for x in parts], axis=1)
-    d[masks.sum(axis=2).min(axis=1) < 2] = np.nan
+    d: np.ndarray = np.concatenate(
+        [_cohens_d(x, regions, inside.sum(axis=1, dtype=float)[:, None]) for x in parts], axis=1
+    )
+    n = inside.sum(axis=1)
+    d[np.minimum(n[1:], n[0] - n[1:]) < 2] = np.nan
     return d
+
+
+def _inside(feature_map: FeatureMap, groups: Sequence[Boxes]) -> Tuple[np.ndarray, np.ndarray]:
+    """Which cells show the image, bool ``[H, W]``, and which of them lie inside each set of boxes, ``[G, H, W]``.
+
+    As :func:`yolov5_featviz.channels.sides`, for all sets at once.
+    """
+    none = replace(feature_map, boxes=Boxes(np.zeros((0, 4))))
+    image = sides(none)[1]
+    found = np.zeros((len(groups), *image.shape), bool)
+    if feature_map.stride is None:
+        return image, found
+    (height, width), (down, across) = image.shape, feature_map.stride
+    y, x = (np.arange(height) + 0.5) * down, (np.arange(width) + 0.5) * across
+    for inside, boxes in zip(found, groups):
+        x0, y0, x1, y1 = boxes.xyxy.astype(float).T[:, :, None]
+        tall, wide = (y >= y0) & (y < y1), (x >= x0) & (x < x1)
+        for rows, columns in zip(tall, wide):
+            inside |= rows[:, None] & columns
+        row, column = ((y0 + y1)[:, 0] / 2 // down).astype(int), ((x0 + x1)[:, 0] / 2 // across).astype(int)
+        there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        inside[row[there], column[there]] = True
+    return image, found & image
 
 
 def _regions(masks: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -152,7 +177,8 @@ def _cohens_d(x: np.ndarray, regions: Tuple[np.ndarray, np.ndarray, np.ndarray],
         difference = mean_in - mean_out
         spread = spread_in + spread_out
         spread[spread < 1e-12 * squares[0]] = 0  # below what the subtractions leave of a constant
-        return np.where(difference == 0, 0.0, difference / np.sqrt(spread / (n[0] - 2)))
+        d: np.ndarray = np.where(difference == 0, 0.0, difference / np.sqrt(spread / (n[0] - 2)))
+    return d
 
 
 def entry(
@@ -227,7 +253,8 @@ def _layer(fm: FeatureMap, channels: int, cells: int, largest: int, reduce: str)
         by, scores = "std", _spreads(fm)[None]
         note = "nothing was detected" if fm.boxes is not None and not len(fm.boxes) else "no detections are known"
         note = "the boxes leave too few cells to compare" if boxes is not None and len(boxes) else note
-    orders = [_order(row) for row in scores]
+    unknown = np.isnan(scores)
+    orders = np.lexsort((np.where(unknown, 0, -scores), unknown)).tolist()  # of equals the lower number first
     _, height, width = fm.data.shape
     step = int(np.ceil(np.sqrt(height * width / largest)))
     grid = max(1, height // step), max(1, width // step)
@@ -343,11 +370,6 @@ def _chosen(orders: Sequence[Sequence[int]], n: int) -> List[int]:
             break
         chosen.setdefault(channel)
     return [channel for channel in whole if channel in chosen]
-
-
-def _order(row: np.ndarray) -> List[int]:
-    order: List[int] = np.lexsort((np.arange(len(row)), -np.nan_to_num(row), np.isnan(row))).tolist()
-    return order
 
 
 def _picked(boxes: Optional[Boxes]) -> Optional[Boxes]:
