@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 import yolov5_featviz as fv
-from yolov5_featviz.formats import deflated, filtered
+from yolov5_featviz.formats import filtered, run_lengths
 from yolov5_featviz.table import align
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -203,23 +203,19 @@ def mosaic(
     colours = palette_of(cmap) if values.ndim == 4 else None
     canvas, top, texts = sheet(rows * step_y, max(columns * step_x, least), title, key, dpi, plain, colours)
 
-    # All cells in one assignment, to a view of the canvas as [row, y, repeat, column, x]; the last row is filled up.
     if values.ndim == 4:
-        codes = values.repeat(scale, axis=2)
+        codes = values
     elif resample == "nearest":
-        codes = quantise(values).repeat(scale, axis=2)
+        codes = quantise(values)
     else:
         codes = quantise(resampled(values, (cell_h, cell_w), resample).clip(0, 1))
         height, scale = cell_h, 1
-    if rows * columns > n:
-        empty = np.full((rows * columns - n, *codes.shape[1:]), canvas[-1, -1], np.uint8)
-        codes = np.concatenate([codes, empty])
-    codes = codes.reshape(rows, columns, height, 1, cell_w, *codes.shape[3:])
-    body = canvas[top:, gap : gap + columns * step_x].reshape(rows, step_y, columns, step_x, *codes.shape[5:])
-    body = body[:, label_h : label_h + cell_h, :, :cell_w].reshape(
-        rows, height, scale, columns, cell_w, *codes.shape[5:]
-    )
-    body[...] = np.moveaxis(codes, 1, 3)
+    for row in range(rows):  # a row of cells in one assignment, to a view of the canvas as [y, repeat, column, x]
+        part = codes[row * columns : (row + 1) * columns].repeat(scale, axis=2)
+        y = top + row * step_y + label_h
+        body = canvas[y : y + cell_h, gap : gap + len(part) * step_x]
+        body = body.reshape(height, scale, len(part), step_x, *codes.shape[3:])
+        body[:, :, :, :cell_w] = np.moveaxis(part, 1, 0)[:, None]
 
     cells = {}
     for i, number in enumerate(numbers):
