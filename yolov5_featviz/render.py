@@ -420,8 +420,9 @@ def _letters_of(file: str) -> FrozenSet[int]:
 def letters(text: str, points: float, dpi: float) -> np.ndarray:
     """``text`` as palette indices from ``PAPER`` to ``INK``, ``[line height, width]``."""
     # part by part, since of a title most parts come again and again
-    blocks = [_letters(part, points, dpi) for part in parts(text)]
-    return np.hstack(blocks) if len(blocks) > 1 else blocks[0]
+    if SEPARATOR not in text:
+        return _letters(text, points, dpi)
+    return np.hstack([_letters(part, points, dpi) for part in parts(text)])
 
 
 def text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:

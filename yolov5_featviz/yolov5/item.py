@@ -13,6 +13,7 @@ from torch import nn
 
 from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.capture import Capture, FeatureMap
+from yolov5_featviz.images import smaller
 from yolov5_featviz.yolov5.letterbox import letterbox_region
 
 SHOWN = 0.25  # the score from which YOLOv5 itself detects and, when validating, draws a box
@@ -178,6 +179,16 @@ def find_originals(batch: Any) -> List[np.ndarray]:
         if isinstance(part, (list, tuple)) and part and all(map(is_original, part)):
             return list(part)
     return []
+
+
+def small_rgb(image: np.ndarray, side: int) -> np.ndarray:
+    """A copy, RGB and ``side`` pixels at most, of an image as a loader has it: grey, BGR or BGRA."""
+    import cv2
+
+    codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
+    small = smaller(image, side)
+    found: np.ndarray = cv2.cvtColor(small.reshape(*small.shape[:2], -1), codes[image.shape[2]])
+    return found
 
 
 def find_shapes(batch: Any) -> List[Any]:
