@@ -8,9 +8,10 @@ First, one layer of 64 channels to a PNG file at 300 dpi: ours, YOLOv5's own `fe
 from the installed wheel, the recipe that is pasted into models/yolo.py, and mmengine's `draw_featmap`
 and torchshow where they are installed. Then YOLOv5's detect.py over a folder, alone and through us.
 
-With --cpu only this, over 200 different images, at two sizes, by the processor time of the whole process (getrusage), with the floor beside it: zlib's time for the grids that
-were written, line by line as they are in the files, at its fastest setting for them, on one thread. The
-pictures of the report are no part of the floor, and all of the report is part of what is measured.
+With --cpu only this, over 200 different images, at two sizes, by the processor time of the whole
+process (getrusage), with the floor beside it: zlib's time for the grids that were written, line by
+line as they are in the files, at its fastest setting for them, on one thread. The pictures of the
+report are no part of the floor, and all of the report is part of what is measured.
 """
 
 from __future__ import annotations

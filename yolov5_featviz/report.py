@@ -437,7 +437,7 @@ def as_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
-class Page:
+class _Page:
     """What is known of one page while its images wait: the first of them, and how many there are.
 
     Attributes:
@@ -477,7 +477,7 @@ class Report:
         self._body: Optional[IO[bytes]] = None
         self._used = 0
         self._strongest: Counter[str] = Counter()
-        self._pages: List[Page] = []
+        self._pages: List[_Page] = []
         self._lock = threading.Lock()
 
     def add(
@@ -507,7 +507,7 @@ class Report:
                 self.left_out += bool(parts)
                 return
             pixels = _photo(image)
-            page = self._pages[-1] if self._pages else Page(0, name)
+            page = self._pages[-1] if self._pages else _Page(0, name)
             for level in levels:  # less of an image that alone is too large for a page
                 found = entry(name, parts, pixels, level, self.look, size)
                 item = _item(found, page.images, group, _link(folder), page.group)
@@ -517,7 +517,7 @@ class Report:
                 self.left_out += 1
                 return
             if page.used + len(item) > PAGE:
-                page = Page(self._used, name)
+                page = _Page(self._used, name)
                 item = _item(found, 0, group, _link(folder), "")
             self._write(item)
             if not self._pages or self._pages[-1] is not page:
@@ -571,7 +571,7 @@ class Report:
                 for path in written:
                     path.unlink()
 
-    def _content(self, page: Page, names: Sequence[str], body: IO[bytes]) -> Iterator[bytes]:
+    def _content(self, page: _Page, names: Sequence[str], body: IO[bytes]) -> Iterator[bytes]:
         """A page, piece by piece."""
         head, tail = self._frame(page, names)
         yield head
@@ -603,7 +603,7 @@ class Report:
             "formula": html.escape(FORMULAS[by == "std"]),
         }
 
-    def _frame(self, page: Page, names: Sequence[str]) -> Tuple[bytes, bytes]:
+    def _frame(self, page: _Page, names: Sequence[str]) -> Tuple[bytes, bytes]:
         """What stands before the images and what after."""
         script = _web("report.js")
         cmaps = list(dict.fromkeys([*([self.look.cmap] if self.look.cmap else []), *CMAPS]))
@@ -633,7 +633,7 @@ class Report:
         )
         return head, tail
 
-    def _links(self, page: Page, names: Sequence[str]) -> str:
+    def _links(self, page: _Page, names: Sequence[str]) -> str:
         """Links to all pages, if there are several."""
         if len(names) < 2:
             return ""
