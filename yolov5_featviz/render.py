@@ -217,13 +217,19 @@ def mosaic(
         body = body.reshape(height, scale, len(part), step_x, *codes.shape[3:])
         body[:, :, :, :cell_w] = np.moveaxis(part, 1, 0)[:, None]
 
+    lettered(Picture(canvas, palette_of(cmap), dpi, texts=texts))
+    if words and values.ndim < 4:
+        for row, strip in enumerate(_strips(tuple(words), columns, step_x, dpi)):
+            y = top + row * step_y
+            canvas[y : y + len(strip), gap : gap + columns * step_x] = strip
     cells = {}
     for i, number in enumerate(numbers):
         y, x = top + i // columns * step_y, gap + i % columns * step_x
         cells[number] = (x, y + label_h, cell_w, cell_h)
         if words:
             texts.append(Text(x, y, words[i], 6, dpi))
-    return lettered(Picture(canvas, palette_of(cmap), dpi, title, cells, texts))
+    picture = Picture(canvas, palette_of(cmap), dpi, title, cells, texts)
+    return lettered(picture) if words and values.ndim == 4 else picture
 
 
 def grids(feature_map: FeatureMap, channels: Union[ChannelSpec, Choice] = "64", **options: Any) -> Iterator[Picture]:
@@ -429,6 +435,21 @@ def text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
     """Width and height of a line in pixels."""
     sizes = [_text_size(part, points, dpi) for part in parts(text)]
     return sum(width for width, _ in sizes), sizes[0][1]
+
+
+@lru_cache(maxsize=16)
+def _strips(words: Tuple[str, ...], columns: int, step: int, dpi: float) -> np.ndarray:
+    """The labels of cells ``step`` pixels apart, row by row, uint8 ``[rows, height, columns * step]``.
+
+    They are the same in each picture of a layer, and come again for each image.
+    """
+    strips = np.full((-(-len(words) // columns), text_size("", 6, dpi)[1], columns * step), PAPER, np.uint8)
+    for i, word in enumerate(words):
+        block = letters(word, 6, dpi)
+        x = i % columns * step
+        strips[i // columns, :, x : x + block.shape[1]] = block
+    strips.setflags(write=False)
+    return strips
 
 
 @lru_cache(maxsize=256)
