@@ -1,12 +1,14 @@
 """Where the image lies in what a layer put out: a spot of known place, through YOLOv5's own preparations."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import yolov5_featviz as fv
-from yolov5_featviz.yolov5.item import Item, Pass, Visit, distinct, find_originals, find_paths, find_shapes
+from yolov5_featviz.images import smaller
+from yolov5_featviz.yolov5.item import Item, Pass, Visit, distinct, find_originals, find_paths, find_shapes, small_rgb
 
 STRIDE = 8
 
@@ -106,3 +108,34 @@ def test_what_a_loader_of_images_yields():
     both = [original, original]
     assert [id(image) for image in find_originals((["0", "1"], network[None], both, None))] == list(map(id, both))
     assert distinct(["a", "b", "a", "a2", "a"]) == ["a", "b", "a2", "a22", "a3"]
+
+
+def test_the_copy_for_the_report_is_the_image_before_the_script_draws_into_it():
+    image = np.zeros((900, 1280, 3), np.uint8)
+    image[:450] = (10, 100, 200)  # blue, green, red
+    small = small_rgb(image, 640)
+    image[:] = 255
+    assert small.shape == (450, 640, 3) and (small[:220] == (200, 100, 10)).all() and not small[230:].any()
+    grey = np.full((20, 30, 1), 7, np.uint8)
+    assert (small_rgb(grey, 640) == 7).all() and small_rgb(grey, 640).shape == (20, 30, 3)
+    assert (small_rgb(np.full((20, 30, 4), (1, 2, 3, 0), np.uint8), 10)[0, 0] == (3, 2, 1)).all()
+    item = Item(["a.jpg"], [(900, 1280)], photos=[small])
+    assert item.photo(0) is small and item.size(0) == (900, 1280)
+    assert Item(["a.jpg"], [(900, 1280)]).photo(0) is None and Item(["a.jpg"], [(900, 1280)]).size(0) is None
+
+
+@pytest.mark.parametrize(
+    "shape", [(100, 70, 3), (640, 640, 3), (641, 100, 3), (3000, 4001, 3), (5, 7000, 3), (1919, 1081, 3)]
+)
+def test_smaller_images_show_the_same(shape):
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
+    image = np.stack([y * 255 / shape[0], x * 255 / shape[1], (x + y) % 64 * 4], axis=2).astype(np.uint8)
+    found = smaller(image, 640)
+    scale = min(1, 640 / max(shape))
+    assert found.shape == (max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale)), 3)
+    if scale == 1:
+        assert found is image
+        return
+    expected = cv2.resize(image, found.shape[1::-1], interpolation=cv2.INTER_AREA).astype(int)
+    off = np.abs(found - expected)[..., :2]
+    assert off.max() <= 2 + 255 * (shape[0] < 10)  # a place is off by less than a pixel

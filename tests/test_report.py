@@ -362,3 +362,113 @@ def test_memory_stays_flat(tmp_path):
     tracemalloc.stop()
     size = made.close().stat().st_size
     assert size > 2_000_000 and kept < 200_000 and peak < 1_500_000
+
+
+def test_a_long_report_goes_on_in_further_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 60_000)
+    (tmp_path / "index2.html").write_text("somebody else's")
+    made = Report(tmp_path)
+    nothing = [("", [some_map(boxes=fv.Boxes([]))])]
+    for i in range(13):
+        parts = nothing if i % 3 == 0 else [("", [some_map(6, "17"), some_map(9, "20")])]
+        made.add(f"n{i}", parts, PHOTO, group=f"epoch {i // 7}")
+    path = made.close()
+    paths = [path, *(tmp_path / f"index{n}.html" for n in (3, 4, 5, 6, 7, 8) if (tmp_path / f"index{n}.html").exists())]
+    assert path.name == "index.html" and len(paths) > 2
+    assert (tmp_path / "index2.html").read_text() == "somebody else's"
+    names, n = [], 0
+    for k, path in enumerate(paths, 1):
+        text = path.read_text(encoding="utf-8")
+        page = Page(text)
+        body = text[text.index('<ol id="images">') : text.index("</ol>")]
+        assert 0 < len(body.encode()) <= 60_100
+        links = [known for tag, known in page.tags if tag == "a" and "html" in known.get("href", "")]
+        assert [known["href"] for known in links] == [other.name for other in paths]
+        assert [known["href"] for known in links if known.get("aria-current") == "page"] == [path.name]
+        words = " ".join(" ".join(page.texts).split())
+        count = len(page.entries)
+        span = f"{n + 1} to {n + count}" if count > 1 else str(n + 1)
+        assert f"Page {k} of {len(paths)}, images {span} of 13:" in words and "13 images." in words
+        items = [known for tag, known in page.tags if tag == "li" and "data-index" in known]
+        assert [known["data-index"] for known in items] == [str(i) for i in range(count)]
+        first = json.loads(page.scripts[-2][1])["first"]
+        shown = next((i for i, found in enumerate(page.entries) if found["detected"]), 0)
+        assert first == shown and page.entries[shown]["says"] in words
+        assert f'<li class="group">{page.entries[0]["group"]}</li>' in body
+        names += [found["name"] for found in page.entries]
+        n += count
+    assert names == [f"n{i}" for i in range(13)]
+
+
+def test_pages_whose_names_are_taken_meanwhile_are_written_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 15_000)
+    made = Report(tmp_path)
+    for i in range(4):
+        made.add(f"n{i}", [("", [some_map()])], PHOTO)
+    rival = iter([tmp_path / "index2.html"])
+
+    def write_new(path, content):
+        for other in rival:
+            other.write_text("a rival's")
+        return written(path, content)
+
+    written = module.write_new
+    monkeypatch.setattr(module, "write_new", write_new)
+    assert made.close() == tmp_path / "index.html"
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    pages = re.findall(r'<a href="(index\d*\.html)"', text)
+    assert pages[:2] == ["index.html", "index3.html"] and (tmp_path / "index2.html").read_text() == "a rival's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*pages, "index2.html"])
+
+
+def test_no_page_is_larger_than_20_mb(tmp_path):
+    """At full size: noise, which no browser's or disk's compression makes smaller, in as many channels as go in."""
+    fms = [some_map(64, name, data=RNG.normal(size=(64, 80, 80)).astype(np.float32)) for name in ("17", "20", "23")]
+    photo = RNG.integers(0, 256, (640, 640, 3)).astype(np.uint8)
+    made = Report(tmp_path)
+    for i in range(10):
+        made.add(f"n{i}", [("", fms)], photo)
+    assert made.close() == tmp_path / "index.html"
+    sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
+    assert len(sizes) == 2 and max(sizes) < 20_000_000 < sum(sizes)
+
+
+def test_an_image_too_large_for_a_page_is_shown_at_less(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "HEAT", 12 * 2500)
+    fms = [some_map(1, str(i), data=RNG.normal(size=(1, 100, 100)).astype(np.float32)) for i in range(12)]
+    (found,) = page_of(tmp_path, {"name": "many layers", "parts": [("", fms)], "image": PHOTO}).entries
+    assert [layer["grid"] for layer in found["parts"][0]["layers"]] == [[50, 50]] * 12  # together within bounds
+    monkeypatch.setattr(module, "PAGE", 30_000)
+    made = Report(tmp_path)
+    made.add("a", [("", [some_map(64), some_map(64, "20")])], PHOTO)
+    made.add("b", [("", fms)], PHOTO)
+    made.add("c", [("", [some_map()])], PHOTO)
+    assert (made.images, made.left_out) == (2, 1)
+    page = Page(made.close().read_text(encoding="utf-8"))
+    assert page.entries[0]["name"] == "a" and len(page.entries[0]["parts"][0]["layers"][0]["channels"]) == 16
+    assert "1 more did not fit into this page" in " ".join(page.texts)
+
+
+def test_spreads_are_those_of_the_ranking():
+    data = RNG.normal(size=(40, 90, 90)).astype(np.float32)
+    for values in (data, np.where(data > 3, np.nan, data), np.where(data > 3, np.inf, data)):
+        fm = some_map(data=values, boxes=None)
+        np.testing.assert_allclose(module._spreads(fm), fv.rank(fm, "std").scores["std"], rtol=1e-9)
+
+
+def test_numbers_are_rounded_as_they_are_written():
+    values = np.concatenate([RNG.normal(size=500) * 10.0 ** RNG.integers(-30, 30, 500), [0, 1, -1, 1e300, 5e-324]])
+    for digits in (4, 6):
+        expected = [float(f"{value:.{digits}g}") for value in values]
+        assert module._numbers(values, digits) == pytest.approx(expected, rel=1e-12)
+    assert module._numbers(np.array([[1.23456, np.nan], [np.inf, -np.inf]])) == [[1.235, None], ["inf", "-inf"]]
+
+
+def test_a_smaller_copy_of_the_image_will_do(tmp_path):
+    small = PHOTO[::2, ::2]
+    words = {"name": "x", "parts": [("", [some_map()])], "image": small, "size": (96, 128)}
+    (found,) = page_of(tmp_path, words).entries
+    (whole,) = page_of(tmp_path / "b", {**words, "image": PHOTO, "size": None}).entries
+    assert found["size"] == whole["size"] == [96, 128] and found["boxes"] == whole["boxes"]
+    photo = Image.open(io.BytesIO(base64.b64decode(found["photo"].split(",")[1])))
+    assert photo.size == (64, 48)

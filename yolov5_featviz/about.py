@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
@@ -74,9 +75,9 @@ def unspans(words: str) -> Iterator[int]:
 
 def number(value: Any) -> Optional[float]:
     """A value to six digits; None where JSON has none, as for infinity."""
-    return float(f"{value:.6g}") if np.isfinite(value) else None
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _scale(limits: np.ndarray) -> Any:
-    pairs = [[number(low), number(high)] for low, high in limits]
+    pairs = [[number(low), number(high)] for low, high in limits.tolist()]
     return pairs[0] if all(pair == pairs[0] for pair in pairs) else pairs

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
     from yolov5_featviz.render import Picture
 
+try:
+    from isal import isal_zlib
+except ImportError:  # no wheel for this machine
+    isal_zlib = None  # type: ignore[assignment, unused-ignore]
+
+BAND = 1 << 18  # bytes of a picture that are compressed at a time, so that they stay in the processor's cache
 _PDF = threading.Lock()  # matplotlib has one set of parameters for all threads
 
 
@@ -59,7 +65,7 @@ def png(picture: Picture, dpi: float) -> bytes:
             chunk(b"iTXt", b"Title\0\0\0\0\0" + picture.title.encode()) if picture.title else b"",
             chunk(b"zTXt", KEY.encode() + b"\0\0" + zlib.compress(dumps(picture.about).encode(), 9)),
             chunk(b"PLTE", picture.palette.tobytes()) if colour == 3 else b"",
-            chunk(b"IDAT", deflated(filtered(picture.pixels))),
+            chunk(b"IDAT", compressed(picture.pixels)),
             chunk(b"IEND", b""),
         ]
     )
@@ -77,18 +83,27 @@ def filtered(pixels: np.ndarray) -> np.ndarray:
     words = rows.view(np.uint64) if rows.shape[1] % 8 == 0 else rows  # to compare eight pixels at a time
     new = np.append(True, (words[1:] != words[:-1]).any(axis=1)).nonzero()[0]
     fresh = rows[new]
+    changes = np.empty((len(new), 1 + rows.shape[1]), np.uint8)
+    changes[:, 0] = 1
+    changes[:, 1 : 1 + step] = fresh[:, :step]
+    np.subtract(fresh[:, step:], fresh[:, :-step], out=changes[:, 1 + step :])
     lines = np.zeros((height, 1 + rows.shape[1]), np.uint8)
     lines[:, 0] = 2
-    lines[new, 0] = 1
-    lines[new, 1 : 1 + step] = fresh[:, :step]
-    lines[new, 1 + step :] = fresh[:, step:] - fresh[:, :-step]
+    lines[new] = changes
     return lines
 
 
-def deflated(lines: np.ndarray) -> bytes:
-    """Lines compressed by looking for nothing but runs, which is all there is to find, and fast."""
-    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_RLE)
-    return deflate.compress(lines.data) + deflate.flush()
+def compressed(pixels: np.ndarray) -> bytes:
+    """:func:`filtered` lines as a zlib stream: by ISA-L where it is installed, several times as fast as zlib."""
+    deflate = run_lengths() if isal_zlib is None else isal_zlib.compressobj(2)
+    step = max(1, BAND * len(pixels) // pixels.size)
+    bands = (filtered(pixels[max(0, y - 1) : y + step])[y > 0 :] for y in range(0, len(pixels), step))
+    return b"".join([*(deflate.compress(lines.data) for lines in bands), deflate.flush()])
+
+
+def run_lengths() -> Any:
+    """A compressor by zlib that looks for nothing but runs, which is all there is to find in such lines, and fast."""
+    return zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_RLE)
 
 
 def _pillow(picture: Picture, dpi: float, format: str, **options: Any) -> bytes:

@@ -6,7 +6,7 @@ import os
 import traceback
 from concurrent.futures import as_completed
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
@@ -77,6 +77,7 @@ class Gallery:
         image: Any = None,
         group: str = "",
         made: Optional[Callable[[], Mapping[str, Any]]] = None,
+        pixels: Optional[Tuple[int, int]] = None,
     ) -> None:
         """Queue the files of an image, for a folder of its own.
 
@@ -88,6 +89,7 @@ class Gallery:
             parts, image: what the page gets; see :meth:`yolov5_featviz.report.Report.add`.
             group: a folder in between, and the image's group on the page.
             made: says how the image's files came about; is asked in the background.
+            pixels: height and width of the image, if ``image`` is a smaller copy of it.
         """
         if not self.folders:
             self._home = home
@@ -99,6 +101,7 @@ class Gallery:
             return
         self.folders.append(folder)
         files = list(files)
+        made = made and lru_cache(maxsize=None)(made)
         size = sum(fm.data.numel() * fm.data.element_size() for _, maps in parts for fm in maps)
         for part, contents in files:
             told = partial(_made, made, Path(os.path.relpath(folder / part, home)).as_posix())
@@ -106,7 +109,10 @@ class Gallery:
         if self._reporter is not None:
             self._report = self._report or Report(home, self.about, self.look)
             link = os.path.relpath(folder, home)
-            self._reporter.submit(partial(self._tell_report, name, parts, image, group, link), size)
+            self._reporter.submit(
+                partial(self._tell_report, name, parts, image, group, link, pixels),
+                size + getattr(image, "nbytes", 0),
+            )
 
     def __enter__(self) -> Gallery:
         return self

@@ -88,3 +88,25 @@ def _open(path: Union[str, Path]) -> Any:
         file.close()
         raise FeatvizError(f"{file.width} x {file.height} pixels are more than {MOST_PIXELS:,}")
     return file
+
+
+def smaller(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Shrink an image ``[H, W, 3]`` so that its longer side is ``side`` pixels at most; the same if it is already.
+
+    By whole factors pixels are averaged, over the rest interpolated, which is several times as fast as
+    averaging over fractions of pixels.
+    """
+    import cv2
+
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    factor = int(1 / scale)
+    whole = width // factor, height // factor
+    found = np.ascontiguousarray(pixels)
+    if factor > 1 and min(whole) > 0:
+        part = found[: whole[1] * factor, : whole[0] * factor]
+        found = cv2.resize(part, whole, interpolation=cv2.INTER_AREA)
+    return cv2.resize(found, size, interpolation=cv2.INTER_LINEAR)

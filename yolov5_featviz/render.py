@@ -198,7 +198,7 @@ def mosaic(
     n, height, width = values.shape[:3]
     gap = max(1, round(dpi / 75))
     words = [] if plain else words
-    label_w, label_h = (max(side) for side in zip(*(text_size(word, 6, dpi) for word in words))) if words else (0, -gap)
+    label_w, label_h = _largest(tuple(words), 6, dpi) if words else (0, -gap)
     label_h += gap
     columns, scale = _layout(n, height, width, label_h, label_w, gap, round(GRID_INCHES * dpi))
     rows = -(-n // columns)
@@ -208,29 +208,33 @@ def mosaic(
     colours = palette_of(cmap) if values.ndim == 4 else None
     canvas, top, texts = sheet(rows * step_y, max(columns * step_x, least), title, key, dpi, plain, colours)
 
-    # All cells in one assignment, to a view of the canvas as [row, y, repeat, column, x]; the last row is filled up.
     if values.ndim == 4:
-        codes = values.repeat(scale, axis=2)
+        codes = values
     elif resample == "nearest":
-        codes = quantise(values).repeat(scale, axis=2)
+        codes = quantise(values)
     else:
         codes = quantise(resampled(values, (cell_h, cell_w), resample).clip(0, 1))
         height, scale = cell_h, 1
-    empty = np.full((rows * columns - n, *codes.shape[1:]), canvas[-1, -1], np.uint8)
-    codes = np.concatenate([codes, empty]).reshape(rows, columns, height, 1, cell_w, *codes.shape[3:])
-    body = canvas[top:, gap : gap + columns * step_x].reshape(rows, step_y, columns, step_x, *codes.shape[5:])
-    body = body[:, label_h : label_h + cell_h, :, :cell_w].reshape(
-        rows, height, scale, columns, cell_w, *codes.shape[5:]
-    )
-    body[...] = np.moveaxis(codes, 1, 3)
+    for row in range(rows):  # a row of cells in one assignment, to a view of the canvas as [y, repeat, column, x]
+        part = codes[row * columns : (row + 1) * columns].repeat(scale, axis=2)
+        y = top + row * step_y + label_h
+        body = canvas[y : y + cell_h, gap : gap + len(part) * step_x]
+        body = body.reshape(height, scale, len(part), step_x, *codes.shape[3:])
+        body[:, :, :, :cell_w] = np.moveaxis(part, 1, 0)[:, None]
 
+    lettered(Picture(canvas, palette_of(cmap), dpi, texts=texts))
+    if words and values.ndim < 4:
+        for row, strip in enumerate(_strips(tuple(words), columns, step_x, dpi)):
+            y = top + row * step_y
+            canvas[y : y + len(strip), gap : gap + columns * step_x] = strip
     cells = {}
     for i, number in enumerate(numbers):
         y, x = top + i // columns * step_y, gap + i % columns * step_x
         cells[number] = (x, y + label_h, cell_w, cell_h)
         if words:
             texts.append(Text(x, y, words[i], 6, dpi))
-    return lettered(Picture(canvas, palette_of(cmap), dpi, title, cells, texts))
+    picture = Picture(canvas, palette_of(cmap), dpi, title, cells, texts)
+    return lettered(picture) if words and values.ndim == 4 else picture
 
 
 def grids(feature_map: FeatureMap, channels: Union[ChannelSpec, Choice] = "64", **options: Any) -> Iterator[Picture]:
@@ -427,6 +431,8 @@ def _letters_of(file: str) -> FrozenSet[int]:
 def letters(text: str, points: float, dpi: float) -> np.ndarray:
     """``text`` as palette indices from ``PAPER`` to ``INK``, ``[line height, width]``."""
     # part by part, since of a title most parts come again and again
+    if SEPARATOR not in text:
+        return _letters(text, points, dpi)
     return np.hstack([_letters(part, points, dpi) for part in parts(text)])
 
 
@@ -434,6 +440,28 @@ def text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
     """Width and height of a line in pixels."""
     sizes = [_text_size(part, points, dpi) for part in parts(text)]
     return sum(width for width, _ in sizes), sizes[0][1]
+
+
+@lru_cache(maxsize=16)
+def _strips(words: Tuple[str, ...], columns: int, step: int, dpi: float) -> np.ndarray:
+    """The labels of cells ``step`` pixels apart, row by row, uint8 ``[rows, height, columns * step]``.
+
+    They are the same in each picture of a layer, and come again for each image.
+    """
+    strips = np.full((-(-len(words) // columns), text_size("", 6, dpi)[1], columns * step), PAPER, np.uint8)
+    for i, word in enumerate(words):
+        block = letters(word, 6, dpi)
+        x = i % columns * step
+        strips[i // columns, :, x : x + block.shape[1]] = block
+    strips.setflags(write=False)
+    return strips
+
+
+@lru_cache(maxsize=256)
+def _largest(texts: Tuple[str, ...], points: float, dpi: float) -> Tuple[int, int]:
+    """Width and height that each of several lines fits in."""
+    widths, heights = zip(*(text_size(text, points, dpi) for text in texts))
+    return max(widths), max(heights)
 
 
 def parts(text: str) -> List[str]:
@@ -480,7 +508,12 @@ def _labels(chosen: Sequence[int], values: np.ndarray, ranking: Optional[Ranking
         ]
     flat = values.reshape(len(values), -1)
     start = flat[:, :1]
-    alike = ((flat == start) | (np.isnan(flat) & np.isnan(start))).all(axis=1)
+
+    def same(x: np.ndarray, y: np.ndarray) -> Any:
+        return (x == y) | (np.isnan(x) & np.isnan(y))
+
+    alike: np.ndarray = same(flat[:, -1:], start).all(axis=1)
+    alike[alike] = same(flat[alike], start[alike]).all(axis=1)
     return [
         f"{channel} = {value:.3g}" if constant else str(channel)
         for channel, constant, value in zip(chosen, alike, start[:, 0])

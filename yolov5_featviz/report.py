@@ -13,8 +13,9 @@ import tempfile
 import threading
 from collections import Counter
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
-from typing import IO, Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 from urllib.parse import quote_from_bytes
 
 import numpy as np
@@ -24,7 +25,7 @@ from yolov5_featviz.capture import FeatureMap
 from yolov5_featviz.channels import rank, sides
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.heatmap import BOX_COLOURS, aligned, blended, heatmap
-from yolov5_featviz.images import as_rgb
+from yolov5_featviz.images import as_rgb, smaller
 from yolov5_featviz.normalize import normalize
 from yolov5_featviz.pictures import Look
 from yolov5_featviz.reduce import REDUCTIONS, reduce_channels
@@ -38,7 +39,7 @@ Part = Tuple[str, Sequence[FeatureMap]]
 
 
 class Level(NamedTuple):
-    """How much of an image goes into the page while it holds less than ``until`` bytes.
+    """How much of an image goes into the report while it holds less than ``until`` bytes.
 
     ``channels`` of each layer at most, ``cells`` of them all together, and the longer ``side`` of
     the photograph in pixels.
@@ -50,16 +51,19 @@ class Level(NamedTuple):
     side: int
 
 
-# A page of 100 MB is about what a browser still opens without a pause that worries its reader.
 LEVELS = (
-    Level(24_000_000, 64, 3 << 19, 800),
+    Level(24_000_000, 64, 3 << 19, 640),
     Level(60_000_000, 16, 3 << 17, 640),
     Level(84_000_000, 4, 3 << 15, 480),
-    Level(96_000_000, 0, 0, 320),  # the heat map alone
+    Level(1_000_000_000, 0, 0, 320),  # the heat map alone
 )
+PAGE = 16_000_000  # bytes of images on one page; head and foot come to that
 LIST = 10  # channels in the ranked list
+GROUPS = 63  # sets of boxes that are compared at a time
+BLOCK = 1 << 17  # values at a time, so that arrays stay in the processor's cache
 PICKED = 50  # boxes that can be picked, those with the highest scores
 LARGEST = 1 << 18  # cells of a map that goes into the page as it is
+HEAT = 1 << 22  # cells of all heat maps of an image
 CODES, NO_NUMBER = 254, 255  # a map is stored as bytes from 0 (its minimum) to 254 (its maximum)
 FORMULAS = (
     "Contrast: how many standard deviations the channel is stronger inside the boxes than outside; 0.8 is a lot. "
@@ -83,26 +87,86 @@ def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
         float64 ``[len(groups), C]``: for each set what ``rank(feature_map, "contrast")`` scores where
         the map has those boxes; NaN where they leave no two cells on either side.
     """
-    masks = [np.stack(sides(replace(feature_map, boxes=boxes))).reshape(2, -1) for boxes in groups]
-    if not masks:
+    groups = list(groups)
+    if not groups:
         return np.zeros((0, feature_map.channels))
-    image = masks[0].any(axis=0)  # what is not inside is outside, so the sums over both give those of the other
-    inside = [cells.nonzero()[0] for cells in (image, *(mask[0] for mask in masks))]
-    x = feature_map.data.float().numpy().reshape(feature_map.channels, -1).T.astype(np.float64)
+    if len(groups) > GROUPS:
+        return np.concatenate([contrasts(feature_map, part) for part in (groups[:GROUPS], groups[GROUPS:])])
+    image, inside = _inside(feature_map, groups)
+    inside = np.concatenate([image[None], inside]).reshape(1 + len(groups), -1)
+    regions = _regions(inside)
+    data = feature_map.data.float().numpy().reshape(feature_map.channels, -1)
+    step = max(1, BLOCK // data.shape[1])
+    parts = (data[i : i + step].astype(np.float64) for i in range(0, len(data), step))
+    d: np.ndarray = np.concatenate(
+        [_cohens_d(x, regions, inside.sum(axis=1, dtype=float)[:, None]) for x in parts], axis=1
+    )
+    n = inside.sum(axis=1)
+    d[np.minimum(n[1:], n[0] - n[1:]) < 2] = np.nan
+    return d
+
+
+def _inside(feature_map: FeatureMap, groups: Sequence[Boxes]) -> Tuple[np.ndarray, np.ndarray]:
+    """Which cells show the image, bool ``[H, W]``, and which of them lie inside each set of boxes, ``[G, H, W]``.
+
+    As :func:`yolov5_featviz.channels.sides`, for all sets at once.
+    """
+    none = replace(feature_map, boxes=Boxes(np.zeros((0, 4))))
+    image = sides(none)[1]
+    found = np.zeros((len(groups), *image.shape), bool)
+    if feature_map.stride is None:
+        return image, found
+    (height, width), (down, across) = image.shape, feature_map.stride
+    y, x = (np.arange(height) + 0.5) * down, (np.arange(width) + 0.5) * across
+    for inside, boxes in zip(found, groups):
+        x0, y0, x1, y1 = boxes.xyxy.astype(float).T[:, :, None]
+        tall, wide = (y >= y0) & (y < y1), (x >= x0) & (x < x1)
+        for rows, columns in zip(tall, wide):
+            inside |= rows[:, None] & columns
+        row, column = ((y0 + y1)[:, 0] / 2 // down).astype(int), ((x0 + x1)[:, 0] / 2 // across).astype(int)
+        there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        inside[row[there], column[there]] = True
+    return image, found & image
+
+
+def _regions(masks: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parts of a map whose cells lie in the same ones of up to 64 masks, bool ``[G, N]``.
+
+    Returns:
+        ``(cells, starts, member)``: all cells, part by part; where in that each part begins; and
+        whether the part lies in each of the masks, float64 ``[G, parts]``.
+    """
+    bits = np.zeros((masks.shape[1], 8), np.uint8)
+    packed = np.packbits(masks, axis=0).T
+    bits[:, : packed.shape[1]] = packed
+    keys = bits.view(np.uint64)[:, 0]
+    cells = np.argsort(keys)
+    starts = np.append(True, keys[cells[1:]] != keys[cells[:-1]]).nonzero()[0]
+    return cells, starts, masks[:, cells[starts]].astype(np.float64)
+
+
+def _cohens_d(x: np.ndarray, regions: Tuple[np.ndarray, np.ndarray, np.ndarray], n: np.ndarray) -> np.ndarray:
+    """Cohen's d of channels ``x [C, N]``, which is overwritten, inside each mask but the first, which holds all cells.
+
+    ``regions`` are those of the masks, and ``n [G, 1]`` how many cells are in each; ``[G - 1, C]``.
+    """
+    cells, starts, member = regions
 
     def total(values: np.ndarray) -> np.ndarray:
         # no matrix product: the threads that it starts would spin on the cores that the network needs
-        return np.stack([values[cells].sum(axis=0) for cells in inside])
+        found: np.ndarray = np.einsum("gr,cr->gc", member, np.add.reduceat(values.take(cells, axis=1), starts, axis=1))
+        return found
 
-    finite = np.isfinite(x)
-    if finite.all():
-        x = x - x.mean(axis=0)  # centred, the sums of squares lose nothing
-        n = np.array([[float(len(cells))] for cells in inside])
+    with np.errstate(invalid="ignore"):
+        mean = x.mean(axis=1, keepdims=True)
+    if np.isfinite(mean).all():
+        x -= mean  # centred, the sums of squares lose nothing
     else:
-        centre = np.where(finite, x, 0).sum(axis=0) / finite.sum(axis=0).clip(min=1)
-        x = np.where(finite, x, centre) - centre
+        finite = np.isfinite(x)
+        mean = np.where(finite, x, 0).sum(axis=1, keepdims=True) / finite.sum(axis=1, keepdims=True).clip(min=1)
+        x = np.where(finite, x, mean) - mean
         n = total(finite.astype(np.float64))
-    sums, squares = total(x), total(np.square(x))
+    sums, squares = total(x), total(np.square(x, out=x))
     with np.errstate(divide="ignore", invalid="ignore"):
 
         def side(n: np.ndarray, sums: np.ndarray, squares: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -114,12 +178,18 @@ def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
         difference = mean_in - mean_out
         spread = spread_in + spread_out
         spread[spread < 1e-12 * squares[0]] = 0  # below what the subtractions leave of a constant
-        d = np.where(difference == 0, 0.0, difference / np.sqrt(spread / (n[0] - 2)))
-    d[[min(mask.sum(axis=1)) < 2 for mask in masks]] = np.nan
+        d: np.ndarray = np.where(difference == 0, 0.0, difference / np.sqrt(spread / (n[0] - 2)))
     return d
 
 
-def entry(name: str, parts: Sequence[Part], image: Any, level: Level, look: Look) -> Dict[str, Any]:
+def entry(
+    name: str,
+    parts: Sequence[Part],
+    image: Any,
+    level: Level,
+    look: Look,
+    size: Optional[Tuple[int, int]] = None,
+) -> Dict[str, Any]:
     """All that the page knows of one image, ready for JSON.
 
     Args:
@@ -129,6 +199,7 @@ def entry(name: str, parts: Sequence[Part], image: Any, level: Level, look: Look
         image: the image, as :func:`yolov5_featviz.images.as_rgb` takes it; None if there is none.
         level: how much of it goes in.
         look: ``reduce`` says how channels become the heat map.
+        size: height and width of the image, if ``image`` is a smaller copy of it.
 
     Returns:
         ``photo`` and ``thumbnail`` (a JPEG's data URI each, or None), ``size`` (height and width of the
@@ -138,22 +209,23 @@ def entry(name: str, parts: Sequence[Part], image: Any, level: Level, look: Look
     """
     first = parts[0][1][0]
     pixels = _photo(image)
-    height, width = pixels.shape[:2] if pixels is not None else _window_size(first)
+    height, width = size or (pixels.shape[:2] if pixels is not None else _window_size(first))
     boxes = _picked(first.boxes)
-    budget = level.cells // sum(len(maps) for _, maps in parts)
+    n = sum(len(maps) for _, maps in parts)
+    budget, largest = level.cells // n, max(1, min(LARGEST, HEAT // n))
     known: List[Dict[str, Any]] = [
-        {"name": part, "layers": [_layer(fm, level.channels, budget, look.reduce) for fm in maps]}
+        {"name": part, "layers": [_layer(fm, level.channels, budget, largest, look.reduce) for fm in maps]}
         for part, maps in parts
     ]
     shares = boxes.mapped(first.window, (1, 1)).xyxy if boxes is not None else np.zeros((0, 4))
-    small = None if pixels is None else _smaller(pixels, level.side)
+    small = None if pixels is None else smaller(pixels, level.side)
     found = {
         "name": name,
         "photo": None if small is None else _jpeg(small, level.side, 78),
         "thumbnail": None if small is None else _jpeg(small, THUMBNAIL, 70),
         "size": [height, width],
         "detected": None if first.boxes is None else len(first.boxes),
-        "boxes": [[_number(edge, 4) for edge in box] for box in shares],
+        "boxes": _numbers(shares),
         "captions": [] if boxes is None else [boxes.caption(i) or f"box {i + 1}" for i in range(len(boxes))],
         "colours": _colours(boxes),
         "parts": known,
@@ -164,7 +236,7 @@ def entry(name: str, parts: Sequence[Part], image: Any, level: Level, look: Look
     return found
 
 
-def _layer(fm: FeatureMap, channels: int, cells: int, reduce: str) -> Dict[str, Any]:
+def _layer(fm: FeatureMap, channels: int, cells: int, largest: int, reduce: str) -> Dict[str, Any]:
     """What the page knows of one feature map.
 
     ``scores`` and ``top`` have one row for all detections and one for each that can be picked:
@@ -179,14 +251,14 @@ def _layer(fm: FeatureMap, channels: int, cells: int, reduce: str) -> Dict[str, 
     if boxes is not None and fm.boxes is not None:
         scores = contrasts(fm, [fm.boxes, *(_one(boxes, i) for i in range(len(boxes)))])
     if not len(scores) or np.isnan(scores[0]).all():
-        ranking = rank(fm, "std")
-        by, scores = "std", ranking.scores["std"][None]
+        by, scores = "std", _spreads(fm)[None]
         note = "nothing was detected" if fm.boxes is not None and not len(fm.boxes) else "no detections are known"
         note = "the boxes leave too few cells to compare" if boxes is not None and len(boxes) else note
-    orders = [_order(row) for row in scores]
+    unknown = np.isnan(scores)
+    orders = np.lexsort((np.where(unknown, 0, -scores), unknown)).tolist()  # of equals the lower number first
     _, height, width = fm.data.shape
-    step = int(np.ceil(np.sqrt(height * width / LARGEST)))
-    grid = height // step, width // step
+    step = int(np.ceil(np.sqrt(height * width / largest)))
+    grid = max(1, height // step), max(1, width // step)
     chosen = _chosen(orders, min(channels, max(1, cells // (grid[0] * grid[1]))) if channels else 0)
     data = fm.data.float().numpy()
     maps = np.concatenate([reduce_channels(data, reduce)[None], data[chosen]])
@@ -195,27 +267,42 @@ def _layer(fm: FeatureMap, channels: int, cells: int, reduce: str) -> Dict[str, 
     down, across = fm.stride or (1.0, 1.0)
     left, top, right, bottom = fm.window
     per_x, per_y = grid[1] / width / across, grid[0] / height / down
-    finite = data[np.isfinite(data)]
+    limits = np.array([data.min(), data.max()])
+    if not np.isfinite(limits).all():
+        finite = data[np.isfinite(data)]
+        limits = np.array([finite.min(), finite.max()] if finite.size else [0, 0])
+    best = [order[:LIST] for order in orders]
     return {
         "title": fm.layer.title + (f", level {fm.level}" if fm.level is not None else ""),
         "name": fm.layer.name + (f" {fm.level}" if fm.level is not None else ""),
         "type": fm.layer.type,
         "shape": list(fm.data.shape),
         "grid": list(grid),
-        "stride": None if fm.stride is None else [_number(down), _number(across)],
-        "window": [_number(edge, 6) for edge in (left * per_x, top * per_y, right * per_x, bottom * per_y)],
-        "limits": [_number(finite.min(initial=np.inf), 6), _number(finite.max(initial=-np.inf), 6)]
-        if finite.size
-        else [0, 0],
+        "stride": None if fm.stride is None else _numbers(np.array([down, across])),
+        "window": _numbers(np.array([left * per_x, top * per_y, right * per_x, bottom * per_y]), 6),
+        "limits": _numbers(limits, 6),
         "heat": [reduce, REDUCTIONS[reduce].norm],
         "by": by,
         "note": note,
         "channels": chosen,
-        "ends": [[_number(low, 6), _number(high, 6)] for low, high in ends],
-        "scores": [[_number(row[c]) for c in chosen] for row in scores],
-        "top": [[[c, _number(row[c])] for c in order[:LIST]] for order, row in zip(orders, scores)],
+        "ends": _numbers(ends, 6),
+        "scores": _numbers(scores[:, chosen]),
+        "top": [
+            [list(pair) for pair in zip(*row)]
+            for row in zip(best, _numbers(np.take_along_axis(scores, np.array(best), 1)))
+        ],
         "data": base64.b64encode(codes.tobytes()).decode(),
     }
+
+
+def _spreads(fm: FeatureMap) -> np.ndarray:
+    """Standard deviation of each channel, as :func:`yolov5_featviz.channels.rank` has it."""
+    data = fm.data.float().numpy().reshape(fm.channels, -1)
+    step = max(1, BLOCK // data.shape[1])
+    with np.errstate(invalid="ignore"):
+        parts = [data[i : i + step].astype(np.float64).std(axis=1) for i in range(0, len(data), step)]
+    found: np.ndarray = np.concatenate(parts)
+    return found if np.isfinite(found).all() else rank(fm, "std").scores["std"]
 
 
 def encode(maps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -286,11 +373,6 @@ def _chosen(orders: Sequence[Sequence[int]], n: int) -> List[int]:
     return [channel for channel in whole if channel in chosen]
 
 
-def _order(row: np.ndarray) -> List[int]:
-    order: List[int] = np.lexsort((np.arange(len(row)), -np.nan_to_num(row), np.isnan(row))).tolist()
-    return order
-
-
 def _picked(boxes: Optional[Boxes]) -> Optional[Boxes]:
     if boxes is None or boxes.scores is None:
         return boxes if boxes is None else _take(boxes, range(min(PICKED, len(boxes))))
@@ -315,12 +397,18 @@ def _colours(boxes: Optional[Boxes]) -> List[str]:
     return [f"#{bytes(BOX_COLOURS[i % len(BOX_COLOURS)]).hex()}" for i in indices]
 
 
-def _number(value: Any, digits: int = 4) -> Union[float, str, None]:
-    """A number as JSON has it: rounded, None for NaN; infinities, which it has not, as words."""
-    value = float(value)
-    if np.isnan(value):
-        return None
-    return float(f"{value:.{digits}g}") if np.isfinite(value) else str(value)
+def _numbers(values: np.ndarray, digits: int = 4) -> Any:
+    """Numbers as JSON has them, in nested lists: rounded, None for NaN; infinities, which it has not, as words."""
+    values = np.asarray(values, np.float64)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.abs(values))))
+        rounded = np.rint(values * scale) / scale
+    rounded = np.where(np.isfinite(rounded), rounded, values)  # 0, and what is too small or no number
+    if np.isfinite(rounded).all():
+        return rounded.tolist()
+    if values.ndim > 1:
+        return [_numbers(row, digits) for row in values]
+    return [None if np.isnan(v) else float(v) if np.isfinite(v) else str(float(v)) for v in rounded]
 
 
 def _photo(image: Any) -> Optional[np.ndarray]:
@@ -337,23 +425,10 @@ def _window_size(fm: FeatureMap) -> Tuple[int, int]:
     return round(bottom - top), round(right - left)
 
 
-def _smaller(pixels: np.ndarray, side: int) -> np.ndarray:
-    """An image whose longer side is ``side`` at most."""
-    import cv2
-
-    height, width = pixels.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    if scale == 1:
-        return pixels
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    smaller: np.ndarray = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return smaller
-
-
 def _jpeg(pixels: np.ndarray, side: int, quality: int) -> str:
     import cv2
 
-    bgr = np.ascontiguousarray(_smaller(pixels, side)[..., ::-1])
+    bgr = cv2.cvtColor(np.ascontiguousarray(smaller(pixels, side)), cv2.COLOR_RGB2BGR)
     _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
 
@@ -363,12 +438,33 @@ def as_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
+class _Page:
+    """What is known of one page while its images wait: the first of them, and how many there are.
+
+    Attributes:
+        start: where its images begin, in bytes of all.
+        used: how many bytes its images take.
+        images: how many there are.
+        first, last: the names of its first and last image.
+        shown: whether something was detected in the image that it opens with.
+        values: what the page's head and foot say of that image.
+    """
+
+    def __init__(self, start: int, name: str) -> None:
+        self.start, self.used, self.images = start, 0, 0
+        self.first = self.last = name
+        self.group = ""
+        self.shown: Optional[bool] = None
+        self.values: Dict[str, str] = {}
+
+
 class Report:
     """Collects images and writes the page at the end; see ``docs/report.md`` for what is on it.
 
     The images wait in a file without a name in ``folder``, so memory stays flat, and a run that is
-    killed leaves nothing behind. The first images are shown at full detail, later ones at less, so
-    that the page stays below about 100 MB (``LEVELS``); what no longer fits is counted.
+    killed leaves nothing behind. The first images are shown at full detail, later ones at less
+    (``LEVELS``); what no longer fits is counted. Past ``PAGE`` bytes the report goes on in another
+    page, ``index2.html``...; the pages are linked with each other.
 
     Args:
         folder: where the page goes; made with the first image, if need be.
@@ -382,15 +478,22 @@ class Report:
         self._body: Optional[IO[bytes]] = None
         self._used = 0
         self._strongest: Counter[str] = Counter()
-        self._first: Optional[Dict[str, Any]] = None
-        self._group = ""
+        self._pages: List[_Page] = []
         self._lock = threading.Lock()
 
-    def add(self, name: str, parts: Sequence[Part], image: Any = None, group: str = "", folder: str = "") -> None:
+    def add(
+        self,
+        name: str,
+        parts: Sequence[Part],
+        image: Any = None,
+        group: str = "",
+        folder: str = "",
+        size: Optional[Tuple[int, int]] = None,
+    ) -> None:
         """Add an image.
 
         Args:
-            name, parts, image: as for :func:`entry`; parts without a map are passed over.
+            name, parts, image, size: as for :func:`entry`; parts without a map are passed over.
             group: what it belongs to, such as ``epoch 10``: images of one name in several groups are
                 variants of each other.
             folder: where its pictures lie, from the page.
@@ -400,80 +503,128 @@ class Report:
         """
         parts = [(part, maps) for part, maps in parts if len(maps)]
         with self._lock:
-            level = next((level for level in LEVELS if self._used < level.until), None)
-            if level is None or not parts:
+            levels = [level for level in LEVELS if self._used < level.until]
+            if not levels or not parts:
                 self.left_out += bool(parts)
                 return
             pixels = _photo(image)
-            found = entry(name, parts, pixels, level, self.look)
-            item = _item(found, self.images, group, _link(folder), self._group).encode("utf-8", "replace")
-            if self._body is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._body = tempfile.TemporaryFile(dir=str(self.folder))  # noqa: SIM115
-            try:
-                self._body.write(item)
-                self._body.flush()
-            except OSError:
-                self._body.seek(self._used)
-                self._body.truncate()
-                raise
-            self._used += len(item)
-            self._group = group
+            page = self._pages[-1] if self._pages else _Page(0, name)
+            for level in levels:  # less of an image that alone is too large for a page
+                found = entry(name, parts, pixels, level, self.look, size)
+                item = _item(found, page.images, group, _link(folder), page.group)
+                if len(item) <= PAGE:
+                    break
+            else:
+                self.left_out += 1
+                return
+            if page.used + len(item) > PAGE:
+                page = _Page(self._used, name)
+                item = _item(found, 0, group, _link(folder), "")
+            self._write(item)
+            if not self._pages or self._pages[-1] is not page:
+                self._pages.append(page)
             best = found["parts"][0]["layers"][found["best"]]
             if best["by"] == "contrast":
                 self._strongest[best["title"]] += 1
-            if self._first is None or (found["detected"] and not self._first["detected"]):
+            if page.shown is None or (found["detected"] and not page.shown):
+                page.shown = bool(found["detected"])
                 overlay = _overlay(parts[0][1][found["best"]], pixels, found["size"], self.look)
-                self._first = {**found, "index": self.images, "overlay": overlay}
+                page.values = self._screen(found, page.images, overlay)
+            page.group, page.last = group, name
+            page.images += 1
+            page.used += len(item)
             self.images += 1
 
+    def _write(self, item: bytes) -> None:
+        if self._body is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._body = tempfile.TemporaryFile(dir=str(self.folder))  # noqa: SIM115
+        try:
+            self._body.write(item)
+            self._body.flush()
+        except OSError:
+            self._body.seek(self._used)
+            self._body.truncate()
+            raise
+        self._used += len(item)
+
     def close(self) -> Optional[Path]:
-        """Write the page, whole or not at all, beside any that is there; None if there is nothing to write."""
-        if self._body is None or self._first is None:
+        """Write the pages, each whole or not at all, beside any that are there.
+
+        Returns:
+            The first of them; None if there is nothing to write.
+
+        Raises:
+            OSError: the disk says no. The pages written before stay.
+        """
+        if self._body is None or not self._pages:
             return None
         with self._body as body:
-            body.seek(0)
-            head, tail = self._page()
-            chunks = iter(lambda: body.read(1 << 20), b"")
-            return write_new(self.folder / "index.html", (part for parts in ([head], chunks, [tail]) for part in parts))
+            while True:
+                names = _free(self.folder, len(self._pages))
+                written: List[Path] = []
+                for page, name in zip(self._pages, names):
+                    written.append(write_new(self.folder / name, self._content(page, names, body)))
+                    if written[-1].name != name and len(names) > 1:  # somebody else was quicker: the links are wrong
+                        break
+                else:
+                    return written[0]
+                for path in written:
+                    path.unlink()
 
-    def _page(self) -> Tuple[bytes, bytes]:
-        """What stands before the images and what after."""
-        first = self._first or {}
+    def _content(self, page: _Page, names: Sequence[str], body: IO[bytes]) -> Iterator[bytes]:
+        """A page, piece by piece."""
+        head, tail = self._frame(page, names)
+        yield head
+        body.seek(page.start)
+        for start in range(0, page.used, 1 << 20):
+            yield body.read(min(1 << 20, page.used - start))
+        yield tail
+
+    def _screen(self, first: Dict[str, Any], index: int, overlay: str) -> Dict[str, str]:
+        """What a page says of the image that it opens with."""
         layers = first["parts"][0]["layers"]
         best = layers[first["best"]]
         by = best["by"]
-        script = _web("report.js")
-        cmaps = list(dict.fromkeys([*([self.look.cmap] if self.look.cmap else []), *CMAPS]))
-        settings = {
-            "palettes": [[cmap, _palette(cmap)] for cmap in cmaps],
-            "first": first["index"],
-            "alpha": round(100 * ALPHA),
-            "list": LIST,
-            "side": LEVELS[0].side,
-            "formulas": FORMULAS,
-        }
         rows = [
             f'<tr><td class="number">{n}</td><td>{_escaped(layers[i]["name"] + " " + layers[i]["type"])}</td>'
             f"<td>{channel}</td><td>{score:{'.2f' if by == 'contrast' else '.3g'}}</td></tr>"
             for n, (i, channel, score) in enumerate(ranked(layers), 1)
         ]
+        return {
+            "index": str(index),
+            "says": _escaped(first["says"]),
+            "alt": _escaped(f"{first['name']} under the heat map of {best['title']}"),
+            "aspect": f"{first['size'][1] / first['size'][0]:.6g}",
+            "overlay": overlay,
+            "boxes": "".join(map(_box, first["boxes"], first["captions"], first["colours"])),
+            "caption": _escaped(f"{best['title']}, {best['heat'][0]} of all {best['shape'][0]} channels"),
+            "by": "standard deviation" if by == "std" else "contrast",
+            "rows": "\n".join(rows),
+            "formula": _escaped(FORMULAS[by == "std"]),
+        }
+
+    def _frame(self, page: _Page, names: Sequence[str]) -> Tuple[bytes, bytes]:
+        """What stands before the images and what after."""
+        script = _web("report.js")
+        cmaps = list(dict.fromkeys([*([self.look.cmap] if self.look.cmap else []), *CMAPS]))
+        settings = {
+            "palettes": [[cmap, _palette(cmap)] for cmap in cmaps],
+            "first": int(page.values["index"]),
+            "alpha": round(100 * ALPHA),
+            "list": LIST,
+            "side": LEVELS[0].side,
+            "formulas": FORMULAS,
+        }
         values = {
+            **page.values,
             "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             "version": _escaped(__version__),
             "style": _web("report.css"),
             "about": _escaped(self.about),
             "overall": self._overall(),
-            "says": _escaped(first["says"]),
-            "alt": _escaped(f"{first['name']} under the heat map of {best['title']}"),
-            "aspect": f"{first['size'][1] / first['size'][0]:.6g}",
-            "overlay": first["overlay"],
-            "boxes": "".join(map(_box, first["boxes"], first["captions"], first["colours"])),
-            "caption": _escaped(f"{best['title']}, {best['heat'][0]} of all {best['shape'][0]} channels"),
+            "pages": self._links(page, names),
             "alpha": str(round(100 * ALPHA)),
-            "by": "standard deviation" if by == "std" else "contrast",
-            "rows": "\n".join(rows),
-            "formula": _escaped(FORMULAS[by == "std"]),
             "settings": as_json(settings),
             "script": script,
         }
@@ -482,6 +633,23 @@ class Report:
             for half in _web("report.html").split("{{entries}}")
         )
         return head, tail
+
+    def _links(self, page: _Page, names: Sequence[str]) -> str:
+        """Links to all pages, if there are several."""
+        if len(names) < 2:
+            return ""
+        links, n = [], 1
+        for number, (other, name) in enumerate(zip(self._pages, names), 1):
+            span = f"{n} to {n + other.images - 1}" if other.images > 1 else str(n)
+            title = html.escape(
+                f"images {span}: {other.first} to {other.last}" if other.images > 1 else f"image {span}: {other.first}"
+            )
+            here = ' aria-current="page"' if other is page else ""
+            links.append(f'<a href="{name}" title="{title}"{here}>{number}</a>')
+            if other is page:
+                where = f"Page {number} of {len(names)}, images {span} of {self.images}"
+            n += other.images
+        return f'<nav class="pages" aria-label="Pages">{where}: {" ".join(links)}</nav>'
 
     def _overall(self) -> str:
         """What can be said of all images together."""
@@ -495,19 +663,36 @@ class Report:
         return f'<p class="overall">{_escaped(" ".join(words))}</p>' if words else ""
 
 
-def _item(found: Dict[str, Any], index: int, group: str, link: str, before: str) -> str:
+def _free(folder: Path, n: int) -> List[str]:
+    """The first ``n`` names of pages that are not taken: ``index.html``, ``index2.html``..."""
+    names = (f"index{i if i > 1 else ''}.html" for i in count(1))
+    return list(islice((name for name in names if not os.path.lexists(folder / name)), n))
+
+
+def _item(found: Dict[str, Any], index: int, group: str, link: str, before: str) -> bytes:
     """The image's place in the list, and all that is known of it."""
     name, n = found["name"], found["detected"]
-    thumbnail, known = found["thumbnail"], {key: value for key, value in found.items() if key != "thumbnail"}
-    photo = f'<img alt="" loading="lazy" decoding="async" src="{thumbnail}">' if thumbnail else ""
+    photo = f'<img alt="" loading="lazy" decoding="async" src="{found["thumbnail"]}">' if found["thumbnail"] else ""
     count = "" if n is None else "nothing found" if n == 0 else f"{n} detection{'s' * (n > 1)}"
     head = f'<li class="group">{_escaped(group)}</li>\n' if group and group != before else ""
-    data = as_json({**known, "group": group, "link": link})
+    data = _with_data(
+        {**{key: value for key, value in found.items() if key != "thumbnail"}, "group": group, "link": link}
+    )
     return (
         f'{head}<li data-index="{index}" data-name="{_escaped(name)}" data-group="{_escaped(group)}">'
         f'<button type="button">{photo}{_escaped(name)}<small>{count}</small></button>'
         f'<script type="application/json">{data}</script></li>\n'
-    )
+    ).encode("utf-8", "replace")
+
+
+def _with_data(found: Dict[str, Any]) -> str:
+    """:func:`as_json` of an image, whose maps and photograph, most of it, need no second look: they are in base64."""
+    parts = [{**part, "layers": [{**layer, "data": ""} for layer in part["layers"]]} for part in found["parts"]]
+    # within a string the quotation marks would have a stroke before them
+    first, *others = as_json({**found, "photo": found["photo"] and "", "parts": parts}).split('"data":""')
+    first = first.replace('"photo":""', f'"photo":"{found["photo"]}"', 1) if found["photo"] else first
+    data = (layer["data"] for part in found["parts"] for layer in part["layers"])
+    return "".join([first, *(f'"data":"{maps}"{other}' for maps, other in zip(data, others))])
 
 
 def _escaped(text: str) -> str:
@@ -532,7 +717,7 @@ def _overlay(fm: FeatureMap, pixels: Optional[np.ndarray], size: Sequence[int], 
         return _jpeg(palette[heat], max(to), 88)
     import cv2
 
-    small = cv2.resize(np.ascontiguousarray(pixels), to[::-1], interpolation=cv2.INTER_AREA)
+    small = cv2.resize(smaller(pixels, max(to)), to[::-1], interpolation=cv2.INTER_LINEAR)
     return _jpeg(blended(heat, palette, small, ALPHA), max(to), 88)
 
 

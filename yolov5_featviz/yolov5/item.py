@@ -13,6 +13,7 @@ from torch import nn
 
 from yolov5_featviz.boxes import Boxes, Region
 from yolov5_featviz.capture import Capture, FeatureMap
+from yolov5_featviz.images import smaller
 from yolov5_featviz.names import Names
 from yolov5_featviz.text import file_name
 from yolov5_featviz.yolov5.letterbox import letterbox_region
@@ -29,6 +30,7 @@ class Item:
         sizes: ``(height, width)`` of each before it was prepared for the network.
         placed: of a data set, how each was prepared: ``((scale down, scale across), (left, top padding))``.
         frames: of a video or stream, the frames themselves, BGR ``[H, W, 3]``, if they are wanted.
+        photos: smaller copies of the images, RGB, if they are wanted.
         cropped: whether they were cut to a square instead of padded.
         prepared: whether the loader prepared them; the script did by itself otherwise.
         found: what was detected in each, ``[n, 6]``: box in pixels of the network's input, score, class.
@@ -45,6 +47,7 @@ class Item:
     sizes: Sequence[Tuple[int, int]] = ()
     placed: Sequence[Any] = ()
     frames: Sequence[np.ndarray] = ()
+    photos: Sequence[np.ndarray] = ()
     cropped: bool = False
     prepared: bool = True
     found: Sequence[Optional[torch.Tensor]] = ()
@@ -77,6 +80,14 @@ class Item:
         if i < len(self.frames):
             return self.frames[i][..., ::-1]
         return self.paths[i] if self.frame is None and i < len(self.paths) and os.path.isfile(self.paths[i]) else None
+
+    def size(self, i: int) -> Optional[Tuple[int, int]]:
+        """Height and width of image ``i`` itself, if :meth:`photo` is a smaller copy of it."""
+        return self.sizes[i] if i < len(self.photos) else None
+
+    def photo(self, i: int) -> Any:
+        """Image ``i`` at the size of the report if there is a copy of that, else as :meth:`image`."""
+        return self.photos[i] if i < len(self.photos) else self.image(i)
 
     def region(self, i: int, images: torch.Tensor) -> Optional[Region]:
         """Where image ``i`` lies in the network's input; None if that is not known."""
@@ -175,6 +186,16 @@ def find_originals(batch: Any) -> List[np.ndarray]:
         if isinstance(part, (list, tuple)) and part and all(map(is_original, part)):
             return list(part)
     return []
+
+
+def small_rgb(image: np.ndarray, side: int) -> np.ndarray:
+    """A copy, RGB and ``side`` pixels at most, of an image as a loader has it: grey, BGR or BGRA."""
+    import cv2
+
+    codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
+    small = smaller(image, side)
+    found: np.ndarray = cv2.cvtColor(small.reshape(*small.shape[:2], -1), codes[image.shape[2]])
+    return found
 
 
 def find_shapes(batch: Any) -> List[Any]:

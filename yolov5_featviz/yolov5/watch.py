@@ -17,6 +17,7 @@ from torch import nn
 from yolov5_featviz.capture import Capture, FeatureMap
 from yolov5_featviz.layers import Layer, LayerIndex, index_layers, select_layers
 from yolov5_featviz.names import Names
+from yolov5_featviz.report import LEVELS
 from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.item import (
     Item,
@@ -28,6 +29,7 @@ from yolov5_featviz.yolov5.item import (
     find_originals,
     find_paths,
     find_shapes,
+    small_rgb,
 )
 from yolov5_featviz.yolov5.letterbox import is_too_narrow
 from yolov5_featviz.yolov5.model import ONE_PASS, find_model
@@ -316,6 +318,8 @@ class Watcher:
                     item.names = self._names
                 originals = find_originals(batch)
                 item.sizes = [(int(image.shape[0]), int(image.shape[1])) for image in originals]
+                if self.photos:  # which spares reading the files again; scripts draw into the originals
+                    item.photos = [small_rgb(image, LEVELS[0].side) for image in originals]
                 if not still:
                     item.frame = getattr(loader, "frame", getattr(loader, "count", 0))
                     item.frames = [image.copy() for image in originals] if self.photos else ()
