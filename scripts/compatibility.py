@@ -26,7 +26,7 @@ PACKAGE = ("pyproject.toml", "README.md", "LICENSE", "yolov5_featviz", "patches"
 TESTS = ("pyproject.toml", "README.md", "LICENSE", "detect.py", "weights", "tests")
 FILES = (
     *("layers", "capture", "numbers", "channels", "resample", "render", "heatmap", "formats", "tensors", "kernels"),
-    *("item", "save", "checkpoint", "metrics", "compose", "provenance"),
+    *("item", "save", "checkpoint", "hostile", "metrics", "compose", "provenance"),
 )
 JOBS = ("the_main_job", "nothing_else_is_written", "detections_are_the_same_to_the_byte", "undo_leaves_no_trace")
 VERSIONS = """

@@ -437,7 +437,12 @@ def delegated(module: str, count: int, seed: int) -> Optional[Tally]:
             timeout=120 + count,
             check=True,
         )
-        tally.update(json.loads(done.stdout.splitlines()[-1]))
+        found = json.loads(done.stdout.splitlines()[-1])
+        tally["tries"] += found.get("tries", count)
+        for column in COLUMNS[1:]:
+            tally[column] += found.get(column, 0)
+        for example in found.get("examples") or ():
+            print(f"{module}: {example}", file=sys.stderr)
     except subprocess.TimeoutExpired:
         tally.note("hangs", f"{module} did not end")
     except (subprocess.CalledProcessError, ValueError, IndexError) as error:

@@ -98,7 +98,8 @@ def compressed(pixels: np.ndarray) -> bytes:
     deflate = run_lengths() if isal_zlib is None else isal_zlib.compressobj(2)
     step = max(1, BAND * len(pixels) // pixels.size)
     bands = (filtered(pixels[max(0, y - 1) : y + step])[y > 0 :] for y in range(0, len(pixels), step))
-    return b"".join([*(deflate.compress(lines.data) for lines in bands), deflate.flush()])
+    parts = [deflate.compress(lines.data) for lines in bands]  # first: Python 3.8 would flush before it unpacks
+    return b"".join(parts) + deflate.flush()
 
 
 def run_lengths() -> Any:

@@ -151,6 +151,9 @@ def _check_source(given: str) -> None:
     if any(ending in VIDEOS for ending in endings.values()):
         return
     images = [file for file, ending in endings.items() if ending in IMAGES]
+    for file in images:  # before YOLOv5 waits for what somebody may write into a pipe
+        if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):
+            raise FeatvizError(f"source {given} holds {Path(file).name}, which is no file but a pipe or device")
     if not images:
         raise FeatvizError(f"source {given} holds no image: none of its files ends in {', '.join(sorted(IMAGES))}")
     with _quiet():

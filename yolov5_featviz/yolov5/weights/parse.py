@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from yolov5_featviz.errors import FeatvizError, UnsafeCheckpoint
 from yolov5_featviz.text import printable
 
-OPCODES = 10_000_000  # at most in one stream; a YOLOv5 checkpoint has 10,000 to 200,000
+OPCODES = 4_000_000  # at most in one stream, a few seconds; a YOLOv5 checkpoint has 10,000 to 200,000
 LONGEST_NUMBER = 128  # bytes of an integer
 LONGEST_NAME = 300  # characters of a module's or class's name
 
