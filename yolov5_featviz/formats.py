@@ -9,7 +9,7 @@ import threading
 import zlib
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -49,8 +49,9 @@ def check_format(format: str) -> None:
 
 def png(picture: Picture, dpi: float) -> bytes:
     """PNG (ISO/IEC 15948), lossless, 8 bits of palette or of RGB."""
-    height, width = picture.pixels.shape[:2]
-    colour = 3 if picture.pixels.ndim == 2 else 2
+    rows, times = picture.repeated
+    height, width = int(times.sum()), rows.shape[1]
+    colour = 3 if rows.ndim == 2 else 2
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
@@ -65,14 +66,16 @@ def png(picture: Picture, dpi: float) -> bytes:
             chunk(b"iTXt", b"Title\0\0\0\0\0" + picture.title.encode()) if picture.title else b"",
             chunk(b"zTXt", KEY.encode() + b"\0\0" + zlib.compress(dumps(picture.about).encode(), 9)),
             chunk(b"PLTE", picture.palette.tobytes()) if colour == 3 else b"",
-            chunk(b"IDAT", compressed(picture.pixels)),
+            chunk(b"IDAT", compressed(rows, times)),
             chunk(b"IEND", b""),
         ]
     )
 
 
-def filtered(pixels: np.ndarray) -> np.ndarray:
+def filtered(pixels: np.ndarray, times: Optional[np.ndarray] = None) -> np.ndarray:
     """Lines of a PNG for uint8 ``[H, W]`` or ``[H, W, 3]``, ``[H, 1 + bytes]``, the filter first.
+
+    ``times``, ``[H]``, says how often each row comes, if not once.
 
     A row that repeats the one above is written as its difference to it, a run of zeros; any other as
     the differences between neighbours, of which enlarged cells, too, have runs of zeros.
@@ -87,19 +90,29 @@ def filtered(pixels: np.ndarray) -> np.ndarray:
     changes[:, 0] = 1
     changes[:, 1 : 1 + step] = fresh[:, :step]
     np.subtract(fresh[:, step:], fresh[:, :-step], out=changes[:, 1 + step :])
+    if times is not None:
+        new, height = (np.cumsum(times) - times)[new], int(times.sum())
     lines = np.zeros((height, 1 + rows.shape[1]), np.uint8)
     lines[:, 0] = 2
     lines[new] = changes
     return lines
 
 
-def compressed(pixels: np.ndarray) -> bytes:
+def compressed(pixels: np.ndarray, times: Optional[np.ndarray] = None) -> bytes:
     """:func:`filtered` lines as a zlib stream: by ISA-L where it is installed, several times as fast as zlib."""
     deflate = run_lengths() if isal_zlib is None else isal_zlib.compressobj(2)
+    times = np.ones(len(pixels), int) if times is None else times
+    ends = np.cumsum(times)
     step = max(1, BAND * len(pixels) // pixels.size)
-    bands = (filtered(pixels[max(0, y - 1) : y + step])[y > 0 :] for y in range(0, len(pixels), step))
-    parts = [deflate.compress(lines.data) for lines in bands]  # first: Python 3.8 would flush before it unpacks
-    return b"".join(parts) + deflate.flush()
+    stops = {*np.searchsorted(ends, np.arange(step, ends[-1], step)).tolist(), len(pixels)} - {0}
+    packed, start = [], 0
+    for stop in sorted(stops):
+        before = start > 0  # the row above the band, to which its first one is compared
+        part = times[start - before : stop].copy()
+        part[:before] = 1
+        packed.append(deflate.compress(filtered(pixels[start - before : stop], part)[before:].data))
+        start = stop
+    return b"".join([*packed, deflate.flush()])
 
 
 def run_lengths() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -90,7 +90,7 @@ class HeatMap:
         check_look(cmap, dpi)
         codes = _enlarged(self.values[None], dpi, resample, lambda y: quantise(y[0]), scale)
         picture = _panel(codes, self.title, self.legend, cmap, dpi, dpi, plain)
-        return replace(picture, about={**self.about, "cmap": cmap, "resample": resample})
+        return picture.told({**self.about, "cmap": cmap, "resample": resample})
 
     def over(
         self,
@@ -151,7 +151,7 @@ class HeatMap:
         scope = f"{self.legend.scope}, {how}" if self.legend.scope else how
         picture = _panel(mixed, self.title, self.legend._replace(scope=scope), cmap, dpi, letter_dpi, plain, labels)
         laid = {"cmap": cmap, "resample": resample, "alpha": alpha, "blend": blend, "boxes": boxes}
-        return replace(picture, about={**self.about, **laid})
+        return picture.told({**self.about, **laid})
 
     def save(self, path: str | Path, **options: Any) -> None:
         """Draw it alone, with the options of :meth:`picture`, and write it as ``Picture.save`` does."""
@@ -234,7 +234,7 @@ def pca_picture(
     title = describe(feature_map, f"PCA of {channel_words(feature_map.channels, choice)}")
     picture = _panel(pixels, f"{title} · explained variance: {shares}", None, "viridis", dpi, dpi, plain)
     variance = [number(share) for share in explained]
-    return replace(picture, about=facts(feature_map, "pca", choice.channels, variance=variance, resample=resample))
+    return picture.told(facts(feature_map, "pca", choice.channels, variance=variance, resample=resample))
 
 
 def _as_rgb(y: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -142,7 +142,7 @@ def draw(
                 for format in look.formats:
                     if format in PICTURE_FORMATS:
                         file = f"{stem}_{name}.{format}"
-                        yield file, replace(picture, about={**told, "file": file, **picture.about}).encode(format)
+                        yield file, picture.told({**told, "file": file, **picture.about}).encode(format)
 
 
 def draw_cam(heat: HeatMap, look: Look, image: Any = None, made: Made = None) -> Iterator[Tuple[str, bytes]]:
@@ -158,7 +158,7 @@ def draw_cam(heat: HeatMap, look: Look, image: Any = None, made: Made = None) ->
     for format in look.formats:
         if format in PICTURE_FORMATS:
             picture, file = _drawn(heat, look, image), f"{name}.{format}"
-            yield file, replace(picture, about={**told, "file": file, **picture.about}).encode(format)
+            yield file, picture.told({**told, "file": file, **picture.about}).encode(format)
 
 
 def _npy(data: torch.Tensor, about: Mapping[str, Any]) -> bytes:

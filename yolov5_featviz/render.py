@@ -9,6 +9,7 @@ whoever reads the file back gets the values back. Pictures that hold a photograp
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -60,6 +61,28 @@ class Legend(NamedTuple):
     scope: str = ""
 
 
+class Repeated(NamedTuple):
+    """Pixels whose rows repeat: ``rows``, ``[n, W]`` or ``[n, W, 3]``, and how many ``times`` each comes, ``[n]``."""
+
+    rows: np.ndarray
+    times: np.ndarray
+
+
+class _Pixels:
+    """The pixels of a picture, made from rows that repeat when somebody asks for them; a PNG needs only the rows."""
+
+    def __get__(self, picture: Any, owner: Any = None) -> Any:
+        if picture is None:
+            return self
+        found = picture.__dict__["_pixels"]
+        if isinstance(found, Repeated):
+            found = picture.__dict__["_pixels"] = np.repeat(found.rows, found.times, axis=0)
+        return found
+
+    def __set__(self, picture: Any, value: Union[np.ndarray, Repeated]) -> None:
+        picture.__dict__["_pixels"] = value
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """A finished picture.
@@ -85,6 +108,18 @@ class Picture:
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", printable(self.title))
         object.__setattr__(self, "texts", [text._replace(text=printable(text.text)) for text in self.texts])
+
+    @property
+    def repeated(self) -> Repeated:
+        """The pixels as rows and how often each comes."""
+        found = self.__dict__["_pixels"]
+        return found if isinstance(found, Repeated) else Repeated(found, np.ones(len(found), int))
+
+    def told(self, about: Dict[str, Any]) -> Picture:
+        """The same picture with another record."""
+        picture = copy(self)
+        picture.__dict__["about"] = about
+        return picture
 
     def to_rgb(self) -> np.ndarray:
         """The picture as uint8 ``[height, width, 3]``."""
@@ -127,6 +162,9 @@ class Picture:
 
     def _repr_png_(self) -> bytes:
         return self.to_png()
+
+
+Picture.pixels = _Pixels()  # type: ignore[assignment]
 
 
 def grid(
@@ -176,7 +214,7 @@ def grid(
     picture = mosaic(scaled, chosen, words, title, legend(norm, limits), cmap, dpi, plain, resample)
     ranked = choice.ranking and choice.ranking.by
     about = facts(feature_map, "grid", chosen, limits, by=ranked, norm=norm, cmap=cmap, resample=resample)
-    return replace(picture, about=about)
+    return picture.told(about)
 
 
 def mosaic(
@@ -206,7 +244,6 @@ def mosaic(
     step_y, step_x = cell_h + label_h + gap, max(cell_w, label_w) + gap
     least = 0 if plain else round(GRID_INCHES * dpi)
     colours = palette_of(cmap) if values.ndim == 4 else None
-    canvas, top, texts = sheet(rows * step_y, max(columns * step_x, least), title, key, dpi, plain, colours)
 
     if values.ndim == 4:
         codes = values
@@ -215,26 +252,28 @@ def mosaic(
     else:
         codes = quantise(resampled(values, (cell_h, cell_w), resample).clip(0, 1))
         height, scale = cell_h, 1
-    for row in range(rows):  # a row of cells in one assignment, to a view of the canvas as [y, repeat, column, x]
-        part = codes[row * columns : (row + 1) * columns].repeat(scale, axis=2)
-        y = top + row * step_y + label_h
-        body = canvas[y : y + cell_h, gap : gap + len(part) * step_x]
-        body = body.reshape(height, scale, len(part), step_x, *codes.shape[3:])
-        body[:, :, :, :cell_w] = np.moveaxis(part, 1, 0)[:, None]
-
+    # Each row of a map once, and one for the gap below it.
+    times = np.array([1] * label_h + [scale] * height + [gap])
+    canvas, top, texts = sheet(rows * len(times), max(columns * step_x, least), title, key, dpi, plain, colours)
     lettered(Picture(canvas, palette_of(cmap), dpi, texts=texts))
-    if words and values.ndim < 4:
-        for row, strip in enumerate(_strips(tuple(words), columns, step_x, dpi)):
-            y = top + row * step_y
+    strips = _strips(tuple(words), columns, step_x, dpi) if words and colours is None else ()
+    for row in range(rows):
+        part = codes[row * columns : (row + 1) * columns].repeat(scale, axis=2)
+        y = top + row * len(times)
+        body = canvas[y + label_h : y + label_h + height, gap : gap + len(part) * step_x]
+        body.reshape(height, len(part), step_x, *codes.shape[3:])[:, :, :cell_w] = np.moveaxis(part, 1, 0)
+        for strip in strips[row : row + 1]:
             canvas[y : y + len(strip), gap : gap + columns * step_x] = strip
+    pixels: Any = Repeated(canvas, np.concatenate([np.ones(top, int), *[times] * rows]))
+
     cells = {}
     for i, number in enumerate(numbers):
         y, x = top + i // columns * step_y, gap + i % columns * step_x
         cells[number] = (x, y + label_h, cell_w, cell_h)
         if words:
             texts.append(Text(x, y, words[i], 6, dpi))
-    picture = Picture(canvas, palette_of(cmap), dpi, title, cells, texts)
-    return lettered(picture) if words and values.ndim == 4 else picture
+    picture = Picture(pixels, palette_of(cmap), dpi, title, cells, texts)
+    return lettered(picture) if words and colours is not None else picture
 
 
 def grids(feature_map: FeatureMap, channels: Union[ChannelSpec, Choice] = "64", **options: Any) -> Iterator[Picture]:

@@ -52,7 +52,7 @@ class Level(NamedTuple):
 
 
 LEVELS = (
-    Level(24_000_000, 64, 3 << 19, 640),
+    Level(24_000_000, 64, 3 << 19, 800),
     Level(60_000_000, 16, 3 << 17, 640),
     Level(84_000_000, 4, 3 << 15, 480),
     Level(1_000_000_000, 0, 0, 320),  # the heat map alone
