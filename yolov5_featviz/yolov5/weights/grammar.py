@@ -3,7 +3,7 @@
 A checkpoint is plain values, tensors and modules in dictionaries and lists. A module is made without
 its constructor and given a state: ``_modules`` of modules, ``_parameters`` and ``_buffers`` of tensors,
 no hooks, and attributes that are plain values, tensors or modules again. No class and no function is a
-value, but for the two in :func:`Grammar._named_value`; no attribute stands in the place of a method.
+value, but for the few in :meth:`Grammar._attribute`; no attribute stands in the place of a method.
 
 The check has two parts. :meth:`Grammar.check` looks at the tree alone. After the classes that it names
 have been imported from the checkout, :meth:`Grammar.check_classes` compares the states with them.
