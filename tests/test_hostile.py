@@ -1,6 +1,7 @@
 """What a stranger's file may try: each is refused in one line, and nothing of it runs."""
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from hostile import (
     module,
     name,
     ordered,
+    parameter,
     save,
     save_legacy,
     storage,
@@ -32,6 +34,7 @@ from hostile import (
 import yolov5_featviz as fv
 from yolov5_featviz.errors import UnsafeCheckpoint
 from yolov5_featviz.yolov5.checkpoint import load_checkpoint
+from yolov5_featviz.yolov5.weights.definition import check_options, check_run
 
 WRITE = "__import__('pathlib').Path('pwned').write_text('x')"
 IDENTITY = "torch.nn.modules.linear.Identity"
@@ -584,6 +587,110 @@ def test_a_file_of_a_dictionary_that_is_none(tmp_path, refused):
     refused(path, UnsafeCheckpoint)
 
 
+def attention(**changed):
+    held = {"embed_dim": 8, "num_heads": 2, "head_dim": 4, "in_proj_weight": None, **changed}
+    return module("torch.nn.modules.activation.MultiheadAttention", **held)
+
+
+def lstm(size):
+    weights = {f"{kind}_{part}_l0": parameter(tensor((4, 1), (1, 1))) for kind in ("weight",) for part in ("ih", "hh")}
+    return module(
+        "torch.nn.modules.rnn.LSTM",
+        parameters=weights,
+        mode="LSTM",
+        input_size=size,
+        hidden_size=size,
+        num_layers=1,
+        bias=False,
+        bidirectional=False,
+        proj_size=0,
+        _flat_weights=list(weights.values()),
+    )
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        lambda: attention(num_heads=0),
+        lambda: attention(num_heads=3),
+        lambda: attention(embed_dim=True),
+        lambda: lstm(4096),
+        lambda: lstm(0),
+        lambda: module("torch.nn.modules.conv.Conv2d", dilation=(1 << 62, 1 << 62)),
+        lambda: module("torch.nn.modules.conv.ConvTranspose2d", stride=(50, 50)),
+        lambda: module("torch.nn.modules.fold.Unfold", kernel_size=1 << 62),
+        lambda: module(IDENTITY, type="../../x"),
+        lambda: module(IDENTITY, names=["/tmp/pwned"]),
+        lambda: module(IDENTITY, names=DictNode([(0, "../../pwned")])),
+        lambda: module(IDENTITY, names=["C:\\pwned"]),
+    ],
+    ids=range(12),
+)
+def test_numbers_and_names_that_torch_and_yolov5_believe(case, tmp_path, refused):
+    refused(save(table(model=case()), tmp_path / "evil.pt"))
+
+
+def test_honest_recurrent_layers_and_attention_load(tmp_path):
+    import torch
+
+    made = torch.nn.ModuleDict(
+        {
+            "lstm": torch.nn.LSTM(3, 5, 2, bidirectional=True),
+            "gru": torch.nn.GRU(3, 4),
+            "attention": torch.nn.MultiheadAttention(8, 2),
+            "encoder": torch.nn.TransformerEncoderLayer(8, 2, 16),
+        }
+    ).eval()
+    torch.save({"model": made}, tmp_path / "a.pt")
+    got = load_checkpoint(tmp_path / "a.pt")["model"].eval()
+    x = torch.rand(4, 2, 3)
+    with torch.no_grad():
+        for name in ("lstm", "gru"):
+            assert torch.equal(got[name](x)[0], made[name](x)[0])
+        assert torch.equal(got["encoder"](x.repeat(1, 1, 3)[..., :8]), made["encoder"](x.repeat(1, 1, 3)[..., :8]))
+
+
+def test_arrays_of_every_protocol(tmp_path):
+    import torch
+
+    held = {"a": np.arange(6.0).reshape(2, 3), "f": np.asfortranarray(np.ones((2, 3), "f4")), "none": np.zeros((0, 5))}
+    for protocol in (2, 3, 4, 5):
+        torch.save(held, tmp_path / "a.pt", pickle_protocol=protocol)
+        got = load_checkpoint(tmp_path / "a.pt")
+        assert all(np.array_equal(got[key], value) and got[key].dtype == value.dtype for key, value in held.items())
+
+
+def test_roots_and_definitions_in_other_containers(tmp_path, refused):
+    namespace = call(
+        "argparse.Namespace", new=True, state=table(yaml=table(nc=1, backbone=[[-1, 1, WRITE, []]], head=[]))
+    )
+    rows = call("collections.deque", [[-1, 1, WRITE, []]])
+    for number, evil in enumerate(
+        [
+            call("collections.Counter", table(model=namespace)),
+            call("collections.defaultdict", pairs=[("model", namespace)]),
+            table(model=module(SEQUENTIAL, yaml=table(nc=1, backbone=rows, head=rows))),
+            table(model=call("argparse.Namespace", new=True, state=table(yaml=table(backbone=rows, head=rows)))),
+            table(x=call("argparse.Namespace", new=True, state=table(yaml=table(nc=WRITE)))),
+        ]
+    ):
+        refused(save(evil, tmp_path / f"evil{number}.pt"), UnsafeCheckpoint)
+
+
+def test_parts_that_are_shared_without_end_in_time(tmp_path, refused):
+    big = [None] * 200_000
+    for number, evil in enumerate(
+        [
+            [table(opt=big) for _ in range(5000)],
+            [table(backbone=[], x=big) for _ in range(500)],
+            [call("argparse.Namespace", new=True, state=table(a=big)) for _ in range(5000)],
+        ]
+    ):
+        refused(save(table(x=evil), tmp_path / f"evil{number}.pt"), UnsafeCheckpoint)
+    many = [table(backbone=[], head=[]) for _ in range(50_000)]
+    load_checkpoint(save(table(x=many), tmp_path / "many.pt"))
+
+
 def test_what_a_definition_shares_is_built_apart(tmp_path):
     shared = [64, 3, 2]
     yaml = table(nc=1, backbone=[[-1, 1, "Conv", shared], [-1, 1, "Conv", shared]], head=[])
@@ -711,19 +818,50 @@ def test_every_entry_point(words, tmp_path, images):
         ({"data": "evil.yaml"}, "'download' YOLOv5 would run"),
         ({"data": "https://example.com/evil.yaml"}, "address"),
         ({"data": "evil.zip"}, "no YAML file"),
-        ({"data": "coco128.yaml", "evolve": 3, "bucket": "; touch pwned"}, "would run commands"),
+        ({"data": "ev*l.yaml"}, "no YAML file"),
+        ({"data": "coco128.yaml", "evolve": 3, "bucket": "; touch pwned"}, "runs commands"),
+        ({"data": "coco128.yaml", "upload_dataset": True}, "sends data"),
+        ({"data": "coco128.yaml", "save_dir": "/etc/pwned"}, "neither here nor in the run"),
+        ({"data": "big.yaml"}, "'download' YOLOv5 would run"),
     ],
 )
-def test_resuming_a_strangers_training(options, says, tmp_path):
-    demo = Demo()
-    demo.set(demo.tree, "opt", table(**options))
-    demo.save(tmp_path / "evil.pt")
+def test_resuming_a_strangers_training(options, says, tmp_path, monkeypatch, yolov5):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.yaml").write_text("train: a\nval: a\nnc: 1\nnames: [a]\ndownload: open('pwned', 'w')\n")
-    resume = ["--resu=evil.pt"] if "evolve" in options else ["--resume", "evil.pt"]
+    (tmp_path / "big.yaml").write_text(f"train: a\n#{'x' * (1 << 20)}\ndownload: open('pwned', 'w')\n")
+    with pytest.raises(UnsafeCheckpoint, match=re.escape(says)):
+        check_options(options, yolov5, "runs/train/exp/weights/last.pt")
+    check_options({"data": "coco128.yaml", "save_dir": "runs/train/exp", "hyp": {"lr0": 0.1}}, yolov5, "last.pt")
+
+
+@pytest.mark.parametrize("abbreviated", [False, True])
+def test_resume_itself(abbreviated, tmp_path):
+    demo = Demo()
+    demo.set(demo.tree, "opt", table(data="coco128.yaml", evolve=3, bucket="; touch pwned"))
+    demo.save(tmp_path / "evil.pt")
+    resume = ["--resu=evil.pt"] if abbreviated else ["--resume", "evil.pt"]
     done = run("-m", "yolov5_featviz", "run", "train.py", *resume, cwd=tmp_path, script=None, check=None)
-    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 2 and "runs commands" in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "pwned").exists()
-    assert load_checkpoint(tmp_path / "evil.pt")["opt"]["data"] == options["data"]  # else it is only data
+    assert load_checkpoint(tmp_path / "evil.pt")["opt"]["evolve"] == 3  # else it is only data
+
+
+def test_the_record_of_a_run_that_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / "run" / "weights"
+    weights.mkdir(parents=True)
+    (weights / "last.pt").write_bytes(b"")
+    (tmp_path / "run" / "opt.yaml").write_text("evolve: 1\nbucket: '; touch pwned'\n")
+    for words in (
+        ["--resume", "run/weights/last.pt"],
+        ["--resume=run/weights/last.pt"],
+        ["--resume"],
+        ["--res", "--quad"],
+    ):
+        with pytest.raises(UnsafeCheckpoint, match="not to be resumed"):
+            check_run(words)
+    (tmp_path / "run" / "opt.yaml").write_text("evolve: null\nbucket: ''\n")
+    check_run(["--resume"])
 
 
 # --- the guard, the second wall

@@ -36,6 +36,7 @@ from yolov5_featviz.yolov5.patch import Patches
 from yolov5_featviz.yolov5.preflight import check, locate_weights, replace_values, values
 from yolov5_featviz.yolov5.source import Source, find_source
 from yolov5_featviz.yolov5.watch import Watcher
+from yolov5_featviz.yolov5.weights.definition import check_run, is_resume
 
 SWITCH = 0.0005  # seconds that the network may wait for what is drawn in the background; Python's is ten times that
 
@@ -109,7 +110,9 @@ def find_script(script: str, yolov5: Optional[str] = None, here: bool = True) ->
 
 def _run(path: Path, arguments: List[str], source: Source, options: Options, command: Sequence[str]) -> int:
     patches = Patches()
-    resumes = any(len(word) > 3 and "--resume".startswith(word.split("=")[0]) for word in arguments)
+    resumes = any(is_resume(word.split("=")[0]) for word in arguments)
+    if resumes and not options.trust:
+        check_run(arguments)
     if options.layers is None:
         safe_load(patches, source, options.trust, resumes=resumes)
         try:

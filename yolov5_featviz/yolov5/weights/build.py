@@ -48,7 +48,7 @@ class Builder:
         if isinstance(node, tuple):
             return tuple(self.build(part) for part in node)
         if isinstance(node, DictNode):
-            if any(node is definition for definition in self._grammar.definitions):
+            if identity(node) in self._grammar.definitions:
                 return plain(node)  # which shares nothing: YOLOv5 replaces the parts of one row in place
             return {self.build(key): self.build(value) for key, value in node.pairs}
         if isinstance(node, SetNode):
@@ -94,6 +94,8 @@ class Builder:
             else:
                 state[key] = self.build(value)
         _set_state(cls)(made, state)
+        if isinstance(made, nn.RNNBase):
+            _check_recurrent(made)
         return made
 
     def _tensor(self, node: Call) -> torch.Tensor:
@@ -119,6 +121,21 @@ class Builder:
             raise FeatvizError(
                 f"a tensor that lay on {storage.location} cannot be put on {device}: {str(error).splitlines()[0]:.100}"
             ) from None
+
+
+def _check_recurrent(made: nn.RNNBase) -> None:
+    """Raise FeatvizError unless the weights are of the shapes that the sizes say: torch trusts these when it reads."""
+    more = {"proj_size": made.proj_size} if getattr(made, "proj_size", 0) else {}
+    sizes = made.input_size, made.hidden_size, made.num_layers
+    if not all(isinstance(size, int) and 0 < size < 1 << 16 for size in sizes) or made.num_layers > 64:
+        raise FeatvizError(f"{type(made).__name__} has the sizes {sizes}"[:200])
+    same = {"bias": bool(made.bias), "bidirectional": bool(made.bidirectional), **more}
+    like: Any = (nn.LSTM if made.mode == "LSTM" else nn.GRU if made.mode == "GRU" else nn.RNN)(*sizes, **same)
+    shapes = {name: tuple(parameter.shape) for name, parameter in like.named_parameters()}
+    if {name: tuple(parameter.shape) for name, parameter in made.named_parameters()} != shapes:
+        raise FeatvizError(f"the weights of {type(made).__name__} are not of its sizes")
+    made._flat_weights_names, made._all_weights = like._flat_weights_names, like._all_weights
+    made._flat_weights = [getattr(made, name) for name in like._flat_weights_names]
 
 
 def _set_state(cls: type) -> Callable[[nn.Module, Dict[str, Any]], None]:

@@ -12,12 +12,13 @@ import ast
 import builtins
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import yaml
 from torch import nn
 
 from yolov5_featviz.errors import UnsafeCheckpoint
+from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.weights.modules import is_layer_class, is_module_class, is_whole_model
 
 ROWS = 2000
@@ -26,6 +27,8 @@ LARGEST = 1 << 20  # of a number in it
 _EXPRESSION = re.compile(r"[\w .,()\[\]+\-*/='\"]+", re.ASCII)
 _NOT_EVALUATED = ("names", "yaml_file", "path")
 _BUILDERS = {"AutoShape", "autoShape", "DetectMultiBackend", "TorchVision", "Model", "DetectionModel"}
+# options by which YOLOv5 runs commands of a shell, or sends data or weights to others
+_TO_OTHERS = ("evolve", "bucket", "upload_dataset", "s3_upload_dir", "neptune_token", "neptune_project", "entity")
 _HARMLESS = ("sum", "max", "min", "abs", "int", "float", "bool")  # builtins that a mode may be called by
 _NODES = (ast.Expression, ast.Constant, ast.Name, ast.Attribute, ast.List, ast.Tuple, ast.keyword, ast.Call, ast.Load)
 _ARITHMETIC = (ast.UnaryOp, ast.USub, ast.UAdd, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv)
@@ -92,7 +95,9 @@ def _check_module(name: Any, lookup: Lookup) -> None:
         known = False
     else:
         found = lookup(name)
-        known = not hasattr(builtins, name) and name not in _BUILDERS
+        # parse_model's own variables, such as the layer before, are no classes
+        own = getattr(getattr(lookup("parse_model"), "__code__", None), "co_varnames", ())
+        known = not hasattr(builtins, name) and name not in _BUILDERS and name not in own
         known = known and (found is None or (is_module_class(found) and not _builds_or_reads(found)))
     if not known:
         raise _refusal(name)
@@ -138,6 +143,8 @@ def _check_text(text: str, lookup: Lookup) -> None:
         if not isinstance(node, _NODES + _ARITHMETIC):
             raise _refusal(text)
         if isinstance(node, ast.Name) and callable(getattr(builtins, node.id, None)) and node.id not in _HARMLESS:
+            raise _refusal(text)
+        if isinstance(node, ast.Name) and callable(lookup(node.id)) and not is_module_class(lookup(node.id)):
             raise _refusal(text)
         if isinstance(node, ast.Attribute) and not _names_layer(node):
             raise _refusal(text)
@@ -185,20 +192,55 @@ def check_options(options: Any, root: Path, name: str) -> None:
         raise UnsafeCheckpoint(f"{name} is refused for --resume: its options are a {type(options).__name__}")
     values: Dict[Any, Any] = options if isinstance(options, dict) else vars(options) if options is not None else {}
     data, says = values.get("data"), f"{name} is refused for --resume: its options"
-    if values.get("evolve") or values.get("bucket"):
-        raise UnsafeCheckpoint(f"{says} ask for an evolution or an upload, which would run commands")
+    for key in _TO_OTHERS:
+        if values.get(key):
+            raise UnsafeCheckpoint(
+                f"{says} ask for {key} {printable(values[key], 60)}, which runs commands or sends data"
+            )
+    folder = values.get("save_dir")
+    if folder:
+        homes = [Path().resolve(), Path(name).resolve().parent.parent]
+        below = [Path(folder).resolve(), *Path(folder).resolve().parents] if isinstance(folder, str) else []
+        if not any(home in below for home in homes):
+            raise UnsafeCheckpoint(f"{says} write to {printable(folder, 80)}, which is neither here nor in the run")
     for key, value in values.items():
         if isinstance(value, str) and (":" in value[2:] and "/" in value) and key in ("data", "hyp", "cfg", "weights"):
             raise UnsafeCheckpoint(f"{says} name the address {value!r:.80} as {key}")
     if data is None:
         return
-    if not isinstance(data, str) or not data.lower().endswith((".yaml", ".yml")):
+    if not isinstance(data, str) or set(data) & set("*?[") or not data.lower().endswith((".yaml", ".yml")):
         raise UnsafeCheckpoint(f"{says} name the data set {data!r:.80}, which is no YAML file")
     path = Path(data)
     if path.is_file() and root.resolve() / "data" not in path.resolve().parents:
         try:
-            held = yaml.safe_load(path.read_bytes()[: 1 << 20])
+            held = yaml.safe_load(path.read_bytes()) if path.stat().st_size < 1 << 20 else None
         except (yaml.YAMLError, ValueError, RecursionError):
             held = None
         if not isinstance(held, dict) or "download" in held:
             raise UnsafeCheckpoint(f"{says} name {data!r:.80}, whose 'download' YOLOv5 would run")
+
+
+def check_run(arguments: Sequence[str]) -> None:
+    """Raise UnsafeCheckpoint if the ``opt.yaml`` of a run that is resumed would run a command of a shell.
+
+    Beyond that it is believed: it is YOLOv5's own record of the run, and no part of a checkpoint.
+    """
+    for word, value in zip(arguments, [*arguments[1:], ""]):
+        flag, equals, given = word.partition("=")
+        if not is_resume(flag):
+            continue
+        given = given if equals else "" if value.startswith("-") else value
+        last = [Path(given)] if given else Path().glob("**/last*.pt")
+        for file in {path.parent.parent / "opt.yaml" for path in last}:
+            try:
+                held = yaml.safe_load(file.read_bytes()) if file.is_file() else None
+            except (yaml.YAMLError, ValueError, OSError, RecursionError):
+                held = None
+            for key in ("evolve", "bucket"):
+                if isinstance(held, dict) and held.get(key):
+                    raise UnsafeCheckpoint(f"{file} asks for {key} {printable(held[key], 60)}: it is not to be resumed")
+
+
+def is_resume(flag: str) -> bool:
+    """Whether a flag is ``--resume``, or short for it as argparse allows."""
+    return len(flag) > 3 and "--resume".startswith(flag)

@@ -12,6 +12,7 @@ have been imported from the checkout, :meth:`Grammar.check_classes` compares the
 from __future__ import annotations
 
 import inspect
+import re
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
@@ -39,6 +40,7 @@ from yolov5_featviz.yolov5.weights.values import (
     check_keys,
     check_plain,
     dtype_named,
+    is_int,
     name_of,
     refuse,
 )
@@ -71,7 +73,12 @@ ACTIVATIONS: Dict[Tuple[str, str], Any] = {
 }
 # Numbers of layers that make a small input large. None comes near these in a detector.
 _AMPLIFIERS = {
-    "scale_factor": 64,
+    "scale_factor": 32,
+    "kernel_size": 4096,
+    "stride": 4096,
+    "dilation": 4096,
+    "in_channels": 1 << 20,
+    "out_channels": 1 << 20,
     "padding": 4096,
     "output_padding": 4096,
     "output_size": 16384,
@@ -115,10 +122,11 @@ class Grammar:
         self.modules: Dict[int, ModuleNode] = {}
         self.tensors = tensors.Tensors()
         self.classes: Dict[Tuple[str, str], Any] = {}
-        self.definitions: List[Any] = []
+        self.definitions: Dict[int, Any] = {}
         self._checked: Dict[int, Tuple[int, int]] = {}  # nodes if written out and levels; -1 while being checked
         self._size = [0, 0]  # the same of what is being checked
         self._depth = 0
+        self._own = 0  # nodes and scalars, each shared part counted once
         self._builder: Any = None
 
     # --- the tree alone
@@ -132,13 +140,16 @@ class Grammar:
     @staticmethod
     def _top(tree: Any) -> None:
         """Check that what YOLOv5 takes parts of by their names is a dictionary, and its models are modules."""
-        if isinstance(tree, Call) and tree.new and (name_of(tree.function) or ("", ""))[1].endswith("Dict"):
+        root = name_of(tree.function) or ("", "") if isinstance(tree, Call) else ("", "")
+        if (root[1].endswith("Dict") and root[0].startswith("torch.")) or root[1] in ("Counter", "defaultdict"):
             raise refuse("is", tree)
         for key, value in tree.pairs if isinstance(tree, (DictNode, Call)) else ():
             if key in ("model", "ema") and isinstance(key, str) and isinstance(value, Call):
                 name = name_of(value.function)
                 if name in KINDS and name != ("collections", "OrderedDict"):
                     raise refuse("has as its model", value)
+            if key == "opt" and isinstance(key, str):
+                _check_download(value)
 
     def value(self, node: Any) -> None:
         """Check a node where a value belongs, and keep count of how large and deep all of it is."""
@@ -148,7 +159,9 @@ class Grammar:
         if size < 0:
             raise UnsafeCheckpoint(f"it holds {describe(node)} within itself, which no checkpoint needs")
         if size == 0:
-            above, self._size = self._size, [1, 1]
+            weight = 1 + _length(node)
+            self._own += weight
+            above, self._size = self._size, [weight, 1]
             self._depth += 1
             if self._depth > DEEPEST:
                 raise UnsafeCheckpoint(f"it is nested over {DEEPEST} levels deep, which no checkpoint needs")
@@ -159,7 +172,7 @@ class Grammar:
             self._depth -= 1
         self._size[0] += size
         self._size[1] = max(self._size[1], levels + 1)
-        if self._size[0] > 4 * len(self._checked) + REPEATED or self._size[1] > DEEPEST:
+        if self._size[0] > 4 * self._own + REPEATED or self._size[1] > DEEPEST:
             raise UnsafeCheckpoint("it repeats its parts, or nests them, far more than any checkpoint does")
 
     def _look(self, node: Any) -> None:
@@ -186,12 +199,12 @@ class Grammar:
         for _, value in node.pairs:
             self.value(value)
         if _defines_model(node):
-            self.definitions.append(node)
+            self._define(node)
         for key, value in node.pairs:
             if key in _DEFINITIONS and isinstance(key, str) and value is not None and not isinstance(value, DictNode):
                 raise UnsafeCheckpoint(f"its model definition is {describe(value)}, no dictionary")
-            if isinstance(key, str) and key == "opt":
-                _check_download(value)
+            if key in _DEFINITIONS and isinstance(key, str) and isinstance(value, DictNode):
+                self._define(value)
 
     def _call(self, node: Call) -> None:
         name = name_of(node.function)
@@ -201,7 +214,7 @@ class Grammar:
         if name in KINDS:
             check_call(node, KINDS[name], self.value)
             if _defines_model(node):
-                self.definitions.append(node)
+                self._define(node)
         elif name in tensors.CALLS:
             self.tensors.check(node)
         elif node.new:
@@ -268,17 +281,23 @@ class Grammar:
             if not is_layer_class(library_class(*value.key)):
                 raise refuse("holds", value)
             return
-        if key == "type" and not isinstance(value, str):
+        if key == "type" and not (isinstance(value, str) and re.fullmatch(r"[\w.]*", value)):
             raise UnsafeCheckpoint(f"it puts {describe(value)} in the place of {'.'.join(owner)}.type")
+        if key == "names":
+            _check_names(value)
         if key in _DEFINITIONS and value is not None and not isinstance(value, DictNode):
             raise UnsafeCheckpoint(f"its model definition is {describe(value)}, no dictionary")
         if key in _AMPLIFIERS and owner[0].startswith("torch.nn."):
             for number in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(number, (int, float)) and not abs(number) <= _AMPLIFIERS[key]:
+                most = 16 if key == "stride" and "Transpose" in owner[1] else _AMPLIFIERS[key]
+                if isinstance(number, (int, float)) and not abs(number) <= most:
                     raise UnsafeCheckpoint(f"it gives {owner[1]} the {key} {printable(number, 40)}")
         self.value(value)
-        if key in _DEFINITIONS and isinstance(value, DictNode) and not any(value is d for d in self.definitions):
-            self.definitions.append(value)
+        if key in _DEFINITIONS and isinstance(value, DictNode):
+            self._define(value)
+
+    def _define(self, node: Any) -> None:
+        self.definitions[identity(node)] = node
 
     # --- with the classes
 
@@ -297,6 +316,8 @@ class Grammar:
             methods = _methods(cls)
             if cls.__name__ not in _WITH_ACTIVATION and any(_is_activation(*pair) for pair in module.state):
                 raise UnsafeCheckpoint(f"it gives {module.name[1]} a function as its activation")
+            if issubclass(cls, nn.MultiheadAttention):
+                _check_heads(dict(module.state))
             for _, child in module.parts["_modules"]:
                 if child is not None and is_whole_model(self.classes[self.modules[identity(child)].name]):
                     raise UnsafeCheckpoint(f"it holds a whole model within {module.name[1]}, as no checkpoint does")
@@ -311,7 +332,9 @@ class Grammar:
                     raise UnsafeCheckpoint(
                         f"it uses builtins.getattr on {'.'.join(owner)}, no base of {module.name[1]}"
                     )
-        for node in self.definitions:
+        if sum(self._checked.get(key, (0, 0))[0] for key in self.definitions) > 1_000_000:
+            raise UnsafeCheckpoint("its model definitions have over a million parts")
+        for node in self.definitions.values():
             check_definition(plain(node), self._lookup)
 
     def _lookup(self, name: str) -> Any:
@@ -319,10 +342,43 @@ class Grammar:
         return getattr(self._builder, name, None)
 
 
+def _check_names(node: Any) -> None:
+    """Raise UnsafeCheckpoint for class names that lead elsewhere: with ``--save-crop`` YOLOv5 makes folders of them."""
+    parts = (part for pair in node.pairs for part in pair) if isinstance(node, DictNode) else node
+    for name in parts if not isinstance(parts, (str, Call)) and hasattr(parts, "__iter__") else ():
+        text = name.replace("\\", "/") if isinstance(name, str) else ""
+        if len(text) > 1 and (text.startswith("/") or re.match("[A-Za-z]:/", text) or ".." in text.split("/")):
+            raise UnsafeCheckpoint(f"it has the class name {printable(repr(name), 80)}, which is a path")
+
+
 def _defines_model(node: Any) -> bool:
     """Whether a dictionary holds rows of layers, as a model definition does."""
     held = (list, tuple, str, bytes, DictNode, SetNode)
-    return any(isinstance(key, str) and key in ("backbone", "head") and isinstance(v, held) for key, v in node.pairs)
+    return any(
+        isinstance(key, str)
+        and key in ("backbone", "head")
+        and (isinstance(value, held) or (isinstance(value, Call) and name_of(value.function) in KINDS))
+        for key, value in node.pairs
+    )
+
+
+def _length(node: Any) -> int:
+    """How many parts a node has, scalars included."""
+    if isinstance(node, (list, tuple)):
+        return len(node)
+    if isinstance(node, (DictNode, Call)):
+        args = node.args if isinstance(node, Call) and isinstance(node.args, tuple) else ()
+        inside = sum(len(arg) for arg in args if isinstance(arg, (list, tuple)))
+        return len(node.pairs) + (len(node.items) if isinstance(node, Call) else 0) + inside
+    return len(node.items) if isinstance(node, SetNode) else 0
+
+
+def _check_heads(state: Dict[str, Any]) -> None:
+    """Raise UnsafeCheckpoint for attention in no heads, by which torch would divide."""
+    heads, wide = state.get("num_heads"), state.get("embed_dim")
+    sizes = is_int(heads, 1, 4096) and is_int(wide, 1, 1 << 20)
+    if not sizes or wide % heads or state.get("head_dim") != wide // heads:  # type: ignore[operator]
+        raise UnsafeCheckpoint(f"it attends in {printable(heads, 20)} heads of {printable(wide, 20)} channels")
 
 
 def _is_activation(key: str, node: Any) -> bool:

@@ -67,10 +67,11 @@ class Call:
 class DictNode:
     """A dictionary, as the pairs that were put in."""
 
-    __slots__ = ("pairs",)
+    __slots__ = ("pairs", "plain")
 
     def __init__(self, pairs: List[Tuple[Any, Any]]) -> None:
         self.pairs = pairs
+        self.plain = False  # whether it was found to hold nothing but plain values
 
 
 class SetNode:

@@ -199,8 +199,10 @@ def check_plain(node: Any) -> None:
         for part in node.items if isinstance(node, SetNode) else node:
             check_plain(part)
     elif isinstance(node, DictNode):
-        for _, value in node.pairs:
-            check_plain(value)
+        if not node.plain:  # else this was checked within another
+            for _, value in node.pairs:
+                check_plain(value)
+            node.plain = True
     elif isinstance(node, Call):
         if name_of(node.function) not in _PLAIN_CALLS:
             raise refuse("puts, where only plain values belong,", node)
@@ -361,6 +363,20 @@ def _check_array(node: Call, check: Callable[[Any], None]) -> None:
         raise refuse("sets the state of", node)
 
 
+def _check_buffer(node: Call, check: Callable[[Any], None]) -> None:
+    args = node.args
+    _args(node, len(args) == 4 and int_tuple(args[2], 32) and args[3] in ("C", "F"))
+    dtype, data, count = _dtype(args[1]), bytes_of(args[0]), 1
+    for side in args[2]:
+        count *= side
+    _args(node, dtype.kind != "O" and data is not None and len(data) == count * dtype.itemsize)
+
+
+def _build_buffer(node: Call, build: Callable[[Any], Any]) -> Any:
+    data, dtype, shape, order = node.args
+    return np.frombuffer(bytes_of(data) or b"", _dtype(dtype)).copy().reshape(shape, order=order)
+
+
 def _build_array(node: Call, build: Callable[[Any], Any]) -> Any:
     _, shape, dtype, fortran, data = node.state
     kind, order = _dtype(dtype), "F" if fortran else "C"
@@ -419,6 +435,10 @@ KINDS: Dict[Tuple[str, str], Kind] = {
     ("torch", "Size"): _simple(torch.Size, _check_size),
     ("torch", "device"): _simple(torch.device, _check_device),
     ("numpy", "dtype"): Kind(_check_dtype, lambda node, build: _dtype(node), takes=("state",)),
+    **{
+        (module, "_frombuffer"): Kind(_check_buffer, _build_buffer)  # as protocol 5 writes arrays
+        for module in ("numpy.core.numeric", "numpy._core.numeric")
+    },
     **{
         (module, name): kind
         for module in ("numpy.core.multiarray", "numpy._core.multiarray")
