@@ -4,6 +4,7 @@ python tests/fuzz_checkpoints.py 10000
 """
 
 import io
+import json
 import os
 import pickletools
 import random
@@ -222,4 +223,5 @@ def fuzz(count: int, seed: int = 0) -> Dict[str, int]:
 
 
 if __name__ == "__main__":
-    print(fuzz(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    sys.path.insert(0, str(WEIGHTS.parents[1]))
+    print(json.dumps(fuzz(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)))
