@@ -133,8 +133,8 @@ class Grammar:
 
     def check(self, tree: Any) -> None:
         """Raise UnsafeCheckpoint unless the tree is a checkpoint's."""
-        self._top(tree)
         self.value(tree)
+        self._top(tree)
         self.tensors.finish()
 
     @staticmethod
