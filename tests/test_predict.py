@@ -181,6 +181,7 @@ def test_threads(see):
     said, heard, done = [], io.StringIO(), threading.Event()
     handler = logging.StreamHandler(heard)
     logger = logging.getLogger("yolov5")
+    level = logger.level  # a process that has imported another package of that name may have raised it
 
     def talk():
         while not done.wait(0.002):
@@ -190,6 +191,8 @@ def test_threads(see):
 
     talker = threading.Thread(target=talk)
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    assert not logger.disabled
     before = os.environ.copy(), warnings.filters[:], logging.root.manager.disable, logger.filters[:]
     try:
         with redirect_stdout(io.StringIO()) as printed, ThreadPoolExecutor(4) as pool:
@@ -202,6 +205,7 @@ def test_threads(see):
     finally:
         done.set()
         logger.removeHandler(handler)
+        logger.setLevel(level)
     assert printed.getvalue() == heard.getvalue() == "words\n" * len(said)
     assert (os.environ.copy(), warnings.filters[:], logging.root.manager.disable, logger.filters[:]) == before
     assert not any("print" in vars(module) for module in _modules_of(see.source))
