@@ -26,7 +26,7 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode
 
 import yolov5_featviz as fv
-from yolov5_featviz.table import layer_table
+from yolov5_featviz.models.summary import layer_table
 
 ROOT = Path(__file__).resolve().parents[1]
 BUS = Path(str(metadata.distribution("yolov5").locate_file("yolov5"))) / "data" / "images" / "bus.jpg"

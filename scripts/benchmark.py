@@ -37,8 +37,8 @@ import numpy as np
 import torch
 
 import yolov5_featviz as fv
-from yolov5_featviz.formats import filtered, run_lengths
-from yolov5_featviz.table import align
+from yolov5_featviz.draw.encode import filtered, run_lengths
+from yolov5_featviz.text import align
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "weights" / "best.pt"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Dict, List
 
 import yolov5_featviz as fv
-from yolov5_featviz.provenance import read
+from yolov5_featviz.runs.provenance import read
 from yolov5_featviz.yolov5.source import find_source
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import yolov5_featviz as fv
-from yolov5_featviz.layers import Layer
+from yolov5_featviz.models.layers import Layer
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "weights" / "best.pt"

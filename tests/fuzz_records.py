@@ -21,9 +21,9 @@ import numpy as np
 
 import yolov5_featviz as fv
 import yolov5_featviz.cli as cli
-from yolov5_featviz.about import KEY
-from yolov5_featviz.layers import Layer
-from yolov5_featviz.provenance import made
+from yolov5_featviz.draw.record import KEY
+from yolov5_featviz.models.layers import Layer
+from yolov5_featviz.runs.provenance import made
 from yolov5_featviz.text import printable
 
 FORMATS = ("png", "jpg", "tif", "svg", "pdf")

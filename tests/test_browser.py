@@ -10,10 +10,10 @@ import torch
 from conftest import WEIGHTS, feature_map, run
 
 import yolov5_featviz as fv
-from yolov5_featviz.heatmap import aligned
-from yolov5_featviz.normalize import normalize
-from yolov5_featviz.render import palette_of, quantise
-from yolov5_featviz.report import Report
+from yolov5_featviz.arrays.normalize import normalize
+from yolov5_featviz.draw.heatmap import aligned
+from yolov5_featviz.draw.palette import palette_of, quantise
+from yolov5_featviz.runs.report import Report
 
 CHROMIUM = os.environ.get("CHROMIUM")
 if not CHROMIUM:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import yolov5_featviz as fv
-from yolov5_featviz.heatmap import aligned
+from yolov5_featviz.draw.heatmap import aligned
 
 METHODS = {"layer-cam": "LayerCAM", "grad-cam": "GradCAM", "grad-cam++": "GradCAMPlusPlus"}
 
@@ -224,7 +224,7 @@ def test_score_of_detections(model, bus):
 
 
 def model_score(model, output, target):
-    from yolov5_featviz.layers import index_layers
+    from yolov5_featviz.models.layers import index_layers
 
     return index_layers(model).score(output, target)
 

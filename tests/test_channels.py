@@ -11,7 +11,7 @@ import torch
 from conftest import feature_map
 
 import yolov5_featviz as fv
-from yolov5_featviz.channels import choose, rank
+from yolov5_featviz.draw.channels import choose, rank
 
 RNG = np.random.default_rng(0)
 

@@ -24,8 +24,8 @@ from torch import nn
 
 import yolov5_featviz as fv
 from yolov5_featviz.errors import UnsafeCheckpoint
-from yolov5_featviz.yolov5.checkpoint import load_checkpoint
 from yolov5_featviz.yolov5.source import find_source
+from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint
 
 
 class Reduces:

@@ -17,12 +17,15 @@ import yaml
 from conftest import ROOT, WEIGHTS, feature_map, files_below, run
 
 import yolov5_featviz as fv
-from yolov5_featviz.boxes import Boxes
+from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.cli import main
-from yolov5_featviz.provenance import read, sha256
+from yolov5_featviz.compare.pages import difference
+from yolov5_featviz.compare.tables import Row, means, measure, to_latex
+from yolov5_featviz.runs.provenance import read, sha256
 from yolov5_featviz.yolov5 import compare as module
-from yolov5_featviz.yolov5.compare import Row, by_model, difference, means, measure, model_names, read_label, to_latex
-from yolov5_featviz.yolov5.predict import Predictor, RemotePredictor, predictors
+from yolov5_featviz.yolov5.compare import by_model, model_names
+from yolov5_featviz.yolov5.labels import read_label
+from yolov5_featviz.yolov5.predictor import Predictor, RemotePredictor, predictors
 
 EPOCH60 = ROOT / "weights" / "epoch60.pt"
 MODELS = ("best", "epoch60")

@@ -8,9 +8,9 @@ import sys
 from conftest import ROOT, WEIGHTS, run
 
 from yolov5_featviz.cli import USAGE
-from yolov5_featviz.compose import WIDTHS, Style
-from yolov5_featviz.figure import _CELL, _FIGURE, SHOWS
-from yolov5_featviz.provenance import read, sha256
+from yolov5_featviz.figures.spec import _CELL, _FIGURE, SHOWS
+from yolov5_featviz.figures.style import WIDTHS, Style
+from yolov5_featviz.runs.provenance import read, sha256
 
 
 def test_the_api_reference_is_up_to_date():

@@ -20,7 +20,7 @@ from conftest import ROOT, WEIGHTS, files_below
 import yolov5_featviz as fv
 from yolov5_featviz import console, leftovers, stop
 from yolov5_featviz.cli import guarded, main
-from yolov5_featviz.save import check_writable, write, write_new
+from yolov5_featviz.files import check_writable, write, write_new
 
 spec = importlib.util.spec_from_file_location("faults", ROOT / "scripts" / "faults.py")
 faults = importlib.util.module_from_spec(spec)
@@ -360,7 +360,7 @@ def test_words_that_are_no_names(words, tmp_path, monkeypatch, capsys):
 
 
 def test_names_with_null_bytes(tmp_path):
-    from yolov5_featviz.run_images import find_images
+    from yolov5_featviz.runs.images import find_images
     from yolov5_featviz.yolov5.source import find_source
 
     for call in (lambda: find_images("a\0b"), lambda: find_source("a\0b"), lambda: check_writable(tmp_path / "a\0b")):

@@ -18,9 +18,10 @@ from PIL import Image
 
 import yolov5_featviz as fv
 from yolov5_featviz.cli import main
-from yolov5_featviz.figure import make, parse
-from yolov5_featviz.layers import Layer
-from yolov5_featviz.provenance import read, sha256
+from yolov5_featviz.figures.make import make
+from yolov5_featviz.figures.spec import parse
+from yolov5_featviz.models.layers import Layer
+from yolov5_featviz.runs.provenance import read, sha256
 
 WIDE, HIGH = 40, 20  # of the images that the stand-ins see, in pixels; 4 to a cell
 COLOURS = np.stack([*np.mgrid[:HIGH, :WIDE] * np.array([12, 6])[:, None, None], np.full((HIGH, WIDE), 100)], axis=2)

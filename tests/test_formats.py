@@ -17,9 +17,10 @@ from conftest import feature_map
 from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz import formats
-from yolov5_featviz.formats import FORMATS
-from yolov5_featviz.render import PAPER, Picture, palette_of
+from yolov5_featviz.draw import encode
+from yolov5_featviz.draw.encode import FORMATS
+from yolov5_featviz.draw.palette import PAPER, palette_of
+from yolov5_featviz.draw.picture import Picture
 
 RNG = np.random.default_rng(0)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -215,27 +216,27 @@ def test_lettering_is_taken_out_again():
 def test_png_in_bands_by_either_library(library, monkeypatch):
     """Whatever compresses them, and wherever a band ends, the lines in the file are the same."""
     if library == "zlib":
-        monkeypatch.setattr(formats, "isal_zlib", None)
-    elif formats.isal_zlib is None:
+        monkeypatch.setattr(encode, "isal_zlib", None)
+    elif encode.isal_zlib is None:
         pytest.skip("isal is not installed")
     cells = RNG.integers(0, 256, (40, 30)).astype(np.uint8)
     for pixels in (cells.repeat(9, axis=0).repeat(8, axis=1), RNG.integers(0, 256, (70, 11, 3)).astype(np.uint8)):
         for band in (1, 999, pixels.size // 3, 1 << 30):
-            monkeypatch.setattr(formats, "BAND", band)
-            lines = formats.filtered(pixels)
-            assert zlib.decompress(formats.compressed(pixels)) == lines.tobytes()
+            monkeypatch.setattr(encode, "BAND", band)
+            lines = encode.filtered(pixels)
+            assert zlib.decompress(encode.compressed(pixels)) == lines.tobytes()
             with Image.open(io.BytesIO(Picture(pixels, palette_of("jet"), 300).to_png())) as file:
                 np.testing.assert_array_equal(np.asarray(file), pixels)
 
 
 def test_png_is_compressed_in_less_time_than_zlib_takes():
-    if formats.isal_zlib is None:
+    if encode.isal_zlib is None:
         pytest.skip("isal is not installed")
     picture = feature_map(torch.from_numpy(RNG.normal(size=(64, 80, 60)).cumsum(2))).grid()
-    lines = formats.filtered(picture.pixels)
+    lines = encode.filtered(picture.pixels)
 
     def floor():
-        deflate = formats.run_lengths()
+        deflate = encode.run_lengths()
         return deflate.compress(lines.data) + deflate.flush()
 
     times = {}

@@ -13,9 +13,9 @@ from conftest import feature_map
 from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz.heatmap import aligned, blended
-from yolov5_featviz.images import as_rgb
-from yolov5_featviz.render import COLOURS, NAN, palette_of
+from yolov5_featviz.arrays.image import as_rgb
+from yolov5_featviz.draw.heatmap import aligned, blended
+from yolov5_featviz.draw.palette import COLOURS, NAN, palette_of
 from yolov5_featviz.yolov5.letterbox import letterbox_region
 
 RNG = np.random.default_rng(0)

@@ -33,7 +33,7 @@ from hostile import (
 
 import yolov5_featviz as fv
 from yolov5_featviz.errors import UnsafeCheckpoint
-from yolov5_featviz.yolov5.checkpoint import load_checkpoint
+from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint
 from yolov5_featviz.yolov5.weights.definition import check_options, check_run
 
 WRITE = "__import__('pathlib').Path('pwned').write_text('x')"

@@ -18,10 +18,12 @@ from PIL import Image
 
 import yolov5_featviz as fv
 import yolov5_featviz.cli as cli
-from yolov5_featviz.about import KEY
-from yolov5_featviz.compose import Panel, Style, compose
-from yolov5_featviz.figure import photograph
-from yolov5_featviz.provenance import read, sha256
+from yolov5_featviz.draw.record import KEY
+from yolov5_featviz.figures.composition import compose
+from yolov5_featviz.figures.layout import Panel
+from yolov5_featviz.figures.painters import photograph
+from yolov5_featviz.figures.style import Style
+from yolov5_featviz.runs.provenance import read, sha256
 from yolov5_featviz.yolov5.recorded import FLAGS, TRUST
 from yolov5_featviz.yolov5.redo import redo
 
@@ -270,7 +272,7 @@ def test_hostile_names_in_every_format(tmp_path):
 
 
 def test_hostile_names_in_tables():
-    from yolov5_featviz.yolov5.compare import Row, to_csv, to_latex
+    from yolov5_featviz.compare.tables import Row, to_csv, to_latex
 
     row = Row("a\x1bb\r", "17", "m\x07\udcff", "labels", *[0.5] * 7)
     for text in (to_csv([row, row]), to_latex([row, row], "a")):

@@ -7,8 +7,17 @@ import torch
 from torch import nn
 
 import yolov5_featviz as fv
-from yolov5_featviz.images import smaller
-from yolov5_featviz.yolov5.item import Item, Pass, Visit, distinct, find_originals, find_paths, find_shapes, small_rgb
+from yolov5_featviz.arrays.image import smaller
+from yolov5_featviz.yolov5.script.batch import (
+    Item,
+    Pass,
+    Visit,
+    distinct,
+    find_originals,
+    find_paths,
+    find_shapes,
+    small_rgb,
+)
 
 STRIDE = 8
 

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 import yolov5_featviz as fv
-from yolov5_featviz.normalize import normalize
-from yolov5_featviz.render import COLOURS, palette_of
+from yolov5_featviz.arrays.normalize import normalize
+from yolov5_featviz.draw.palette import COLOURS, palette_of
 
 
 @pytest.fixture(scope="module")

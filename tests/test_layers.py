@@ -7,7 +7,7 @@ from conftest import WEIGHTS, run
 from torch import nn
 
 import yolov5_featviz as fv
-from yolov5_featviz.yolov5.model import find_model
+from yolov5_featviz.yolov5.layers import find_model
 
 MAIN = ("-m", "yolov5_featviz")
 

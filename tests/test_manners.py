@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT, WEIGHTS, files_below, run
 
 import yolov5_featviz as fv
-from yolov5_featviz import progress as module
 from yolov5_featviz.cli import options, split
-from yolov5_featviz.progress import progress
+from yolov5_featviz.runs import progress as module
+from yolov5_featviz.runs.progress import progress
 
 
 class Terminal(io.StringIO):

@@ -8,8 +8,8 @@ import torch
 from conftest import feature_map
 
 import yolov5_featviz as fv
-from yolov5_featviz.boxes import Boxes
-from yolov5_featviz.metrics import (
+from yolov5_featviz.arrays.boxes import Boxes
+from yolov5_featviz.compare.metrics import (
     channel_sparsity,
     debiased_cka,
     energy_inside,

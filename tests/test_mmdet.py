@@ -98,7 +98,7 @@ def test_backbone_and_neck_of_an_unedited_detector(name, levels, photo):
     ],
 )
 def test_where_the_image_lies(meta, region):
-    from yolov5_featviz.openmmlab import region_of
+    from yolov5_featviz.models.openmmlab import region_of
 
     assert region_of(meta) == region
 

@@ -14,7 +14,7 @@ import torchvision
 from torch import nn
 
 import yolov5_featviz as fv
-from yolov5_featviz.layout import Input, to_maps
+from yolov5_featviz.models.outputs import Input, to_maps
 
 INFERENCE = getattr(torch, "inference_mode", torch.no_grad)
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from yolov5_featviz.names import Names, image_names
-from yolov5_featviz.save import new_folder
+from yolov5_featviz.files import new_folder
+from yolov5_featviz.runs.names import Names, image_names
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from conftest import feature_map
 from torchvision.transforms.functional import to_pil_image
 
 import yolov5_featviz as fv
-from yolov5_featviz.channels import choose_channels
-from yolov5_featviz.normalize import NORMS, normalize
+from yolov5_featviz.arrays.normalize import NORMS, normalize
+from yolov5_featviz.draw.channels import choose_channels
 
 RNG = np.random.default_rng(0)
 

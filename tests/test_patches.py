@@ -14,8 +14,8 @@ from test_releases import ALONE, BUILD, CHECKOUTS, RELEASES, SITE, WHEELS
 from yolov5_featviz import cli
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.yolov5 import handover
-from yolov5_featviz.yolov5.diff import diff, insert, patch, remove
-from yolov5_featviz.yolov5.runner import Script
+from yolov5_featviz.yolov5.fork_patch import diff, insert, patch, remove
+from yolov5_featviz.yolov5.script.execute import Script
 
 DIFF = ROOT / "patches" / "detect.diff"
 HUNK = [line[1:] for line in DIFF.read_text().splitlines() if line.startswith("+") and not line.startswith("+++")]

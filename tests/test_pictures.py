@@ -11,7 +11,7 @@ from PIL import Image
 
 import yolov5_featviz as fv
 from yolov5_featviz.cli import flags, options, split
-from yolov5_featviz.pictures import FORMATS, Look, draw
+from yolov5_featviz.runs.look import FORMATS, Look, draw
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (48, 64, 3)).astype(np.uint8)

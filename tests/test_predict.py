@@ -19,7 +19,7 @@ import torch
 from conftest import WEIGHTS, run
 
 import yolov5_featviz as fv
-from yolov5_featviz.yolov5.predict import RemotePredictor, _modules_of, predictors, read_image
+from yolov5_featviz.yolov5.predictor import RemotePredictor, _modules_of, predictors, read_image
 
 LAYERS = ("4", "17", "23")
 

@@ -12,11 +12,11 @@ from conftest import ROOT, WEIGHTS, feature_map, files_below, other_weights, run
 from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz.about import KEY, dumps, facts, spans
-from yolov5_featviz.channels import choose_channels
 from yolov5_featviz.cli import main
-from yolov5_featviz.formats import FORMATS
-from yolov5_featviz.provenance import identity, made, portable, read, sha256
+from yolov5_featviz.draw.channels import choose_channels
+from yolov5_featviz.draw.encode import FORMATS
+from yolov5_featviz.draw.record import KEY, dumps, facts, spans
+from yolov5_featviz.runs.provenance import identity, made, portable, read, sha256
 
 RNG = np.random.default_rng(0)
 HOME = Path("runs/detect/exp")
@@ -166,7 +166,7 @@ def test_a_long_record_in_a_jpeg(tmp_path):
 
 def test_values_are_read_as_before(tmp_path):
     fm = feature_map(RNG.normal(size=(3, 4, 5)).astype(np.float32))
-    from yolov5_featviz.pictures import Look, draw
+    from yolov5_featviz.runs.look import Look, draw
 
     ((name, content),) = draw(fm, Look(modes=(), formats=("npy",)))
     np.testing.assert_array_equal(np.load(io.BytesIO(content)), fm.data.numpy())

@@ -9,7 +9,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 import yolov5_featviz as fv
-from yolov5_featviz.reduce import REDUCTIONS, pca, reduce_channels
+from yolov5_featviz.arrays.reduce import REDUCTIONS, pca, reduce_channels
 
 RNG = np.random.default_rng(0)
 

@@ -10,7 +10,8 @@ from matplotlib.font_manager import get_font
 from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz.render import COLOURS, NAN, PAPER, font_file, letters
+from yolov5_featviz.draw.lettering import font_file, letters
+from yolov5_featviz.draw.palette import COLOURS, NAN, PAPER
 
 
 def decode(png, cells):

@@ -15,8 +15,9 @@ from conftest import feature_map
 from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz import report as module
-from yolov5_featviz.report import Level, Report, contrasts, encode
+from yolov5_featviz.runs import report_data as module
+from yolov5_featviz.runs.report import Report
+from yolov5_featviz.runs.report_data import Level, contrasts, encode
 
 RNG = np.random.default_rng(0)
 PHOTO = np.stack(np.broadcast_arrays(np.arange(96)[:, None] * 2, np.arange(128), 90), axis=2).astype(np.uint8)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import yolov5_featviz as fv
-from yolov5_featviz.resample import RESAMPLERS, resample
+from yolov5_featviz.arrays.resample import RESAMPLERS, resample
 
 RNG = np.random.default_rng(0)
 

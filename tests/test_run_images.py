@@ -85,7 +85,7 @@ def test_overlays_fall_where_the_image_is(there, size, monkeypatch):
     Image.fromarray(pixels).save("spot.png")
 
     def cropping(*args):
-        from yolov5_featviz.zoo import ZooModel, transformed
+        from yolov5_featviz.models.zoo import ZooModel, transformed
 
         steps = torchvision.transforms
         steps = steps.Compose([steps.Resize(64), steps.CenterCrop(64), steps.ToTensor()])

@@ -8,7 +8,8 @@ import time
 import pytest
 
 import yolov5_featviz as fv
-from yolov5_featviz.save import Saver, check_writable, new_folder, write
+from yolov5_featviz.files import check_writable, new_folder, write
+from yolov5_featviz.runs.saver import Saver
 
 
 def test_write_replaces_and_leaves_nothing_else(tmp_path):

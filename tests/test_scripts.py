@@ -11,8 +11,8 @@ import torch
 from conftest import WEIGHTS, files_below, run
 
 import yolov5_featviz as fv
+from yolov5_featviz.yolov5.script.watcher import Watcher
 from yolov5_featviz.yolov5.source import Source
-from yolov5_featviz.yolov5.watch import Watcher
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TRUSTED = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOv5_AUTOINSTALL": "false", **ONE_THREAD}

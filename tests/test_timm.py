@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz.zoo import load_model
+from yolov5_featviz.models.zoo import load_model
 
 timm = pytest.importorskip("timm")
 

@@ -9,8 +9,8 @@ import torchvision
 from torch import nn
 
 import yolov5_featviz as fv
-from yolov5_featviz.layout import crop_region
-from yolov5_featviz.zoo import load_model, stretched
+from yolov5_featviz.models.outputs import crop_region
+from yolov5_featviz.models.zoo import load_model, stretched
 
 
 @pytest.fixture(autouse=True)

@@ -9,23 +9,24 @@ import yolov5_featviz.figure as _figures  # noqa: F401  (a module loaded later w
 import yolov5_featviz.openmmlab as _openmmlab  # noqa: F401
 import yolov5_featviz.save as _files  # noqa: F401  (likewise)
 import yolov5_featviz.yolov5 as _yolov5  # noqa: F401
-from yolov5_featviz.backproject import backproject
-from yolov5_featviz.boxes import Boxes
-from yolov5_featviz.cam import cam
-from yolov5_featviz.capture import Capture, FeatureMap, capture
-from yolov5_featviz.channels import Ranking, rank
-from yolov5_featviz.compose import Composition
+from yolov5_featviz.arrays.boxes import Boxes
+from yolov5_featviz.attribution.backproject import backproject
+from yolov5_featviz.attribution.cam import cam
+from yolov5_featviz.draw.channels import Ranking, rank
+from yolov5_featviz.draw.heatmap import HeatMap
+from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.heatmap import HeatMap
-from yolov5_featviz.kernels import kernels
-from yolov5_featviz.layers import LayerInfo, list_layers, select_layers
-from yolov5_featviz.prediction import Prediction
-from yolov5_featviz.render import Picture
-from yolov5_featviz.tensors import picture, save, show
+from yolov5_featviz.features.capture import Capture, capture
+from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.features.kernels import kernels
+from yolov5_featviz.features.prediction import Prediction
+from yolov5_featviz.features.tensor import picture, save, show
+from yolov5_featviz.figures.composition import Composition
+from yolov5_featviz.models.layers import LayerInfo, list_layers, select_layers
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.figure import figure
 from yolov5_featviz.yolov5.load import compatible, load
-from yolov5_featviz.yolov5.predict import Predictor
+from yolov5_featviz.yolov5.predictor import Predictor
 
 __all__ = [
     "Boxes",

@@ -175,7 +175,7 @@ def split(arguments: List[str]) -> Tuple[List[str], List[str]]:
 
 def options(ours: List[str]) -> Any:
     """Our flags as :class:`yolov5_featviz.yolov5.runner.Options`, checked as far as can be without a model."""
-    from yolov5_featviz.yolov5.runner import Options
+    from yolov5_featviz.yolov5.script.artist import Options
 
     for word in ours:
         if word in ("--visualize-dir=", "--yolov5="):
@@ -243,7 +243,7 @@ def run(
     command: Sequence[str] = (),
 ) -> int:
     """``yolov5-featviz run``: see :func:`yolov5_featviz.yolov5.runner.run`."""
-    from yolov5_featviz.yolov5 import runner
+    from yolov5_featviz.yolov5.script import runner
 
     ours, rest = split(arguments)
     if "-h" in rest or "--help" in rest:
@@ -257,10 +257,10 @@ def run(
 
 def layers(arguments: List[str]) -> int:
     """``yolov5-featviz layers``: print the table of layers."""
-    from yolov5_featviz.layers import list_layers
-    from yolov5_featviz.table import layer_table
+    from yolov5_featviz.models.layers import list_layers
+    from yolov5_featviz.models.summary import layer_table
     from yolov5_featviz.yolov5.load import load
-    from yolov5_featviz.yolov5.preflight import locate_weights
+    from yolov5_featviz.yolov5.script.validate import locate_weights
     from yolov5_featviz.yolov5.weights.guard import guard
 
     parser = _Words(prog="yolov5-featviz layers", description="List the layers of a model.", allow_abbrev=False)
@@ -295,13 +295,13 @@ def layers(arguments: List[str]) -> int:
 
 def patch(arguments: List[str]) -> int:
     """``yolov5-featviz patch``: see :func:`yolov5_featviz.yolov5.diff.patch`."""
-    from yolov5_featviz.yolov5 import diff
+    from yolov5_featviz.yolov5 import fork_patch
 
     parser = _Words(prog="yolov5-featviz patch", description="Add the flags to a fork's detect.py.", allow_abbrev=False)
     parser.add_argument("checkout", metavar="CHECKOUT", help="the folder that holds detect.py")
     parser.add_argument("--reverse", action="store_true", help="take them out again")
     o = parser.parse_args(arguments)
-    out(diff.patch(o.checkout, o.reverse))
+    out(fork_patch.patch(o.checkout, o.reverse))
     return 0
 
 
@@ -326,7 +326,7 @@ def figure(arguments: List[str], command: Sequence[str] = ()) -> int:
 
 def compare(arguments: List[str], command: Sequence[str] = ()) -> int:
     """``yolov5-featviz compare``: see :func:`yolov5_featviz.yolov5.compare.compare`."""
-    from yolov5_featviz.figure import width_of
+    from yolov5_featviz.figures.spec import width_of
     from yolov5_featviz.yolov5 import compare as comparison
 
     parser = _Words(
@@ -386,7 +386,7 @@ def compare(arguments: List[str], command: Sequence[str] = ()) -> int:
 
 def info(arguments: List[str]) -> int:
     """``yolov5-featviz info``: see :func:`yolov5_featviz.provenance.read`."""
-    from yolov5_featviz.provenance import as_json, read, tell
+    from yolov5_featviz.runs.provenance import as_json, read, tell
 
     parser = _Words(prog="yolov5-featviz info", description="Tell how a figure was made.", allow_abbrev=False)
     parser.add_argument("figure", metavar="FIGURE", help="a file written by yolov5-featviz")
@@ -424,9 +424,9 @@ def _again(words: List[str], command: Sequence[str]) -> int:
 
 def image(arguments: List[str], command: Sequence[str] = ()) -> int:
     """``yolov5-featviz image``: see :func:`yolov5_featviz.run_images.run_images`."""
-    from yolov5_featviz.pictures import Look
-    from yolov5_featviz.provenance import made
-    from yolov5_featviz.run_images import run_images
+    from yolov5_featviz.runs.images import run_images
+    from yolov5_featviz.runs.look import Look
+    from yolov5_featviz.runs.provenance import made
 
     parser = _Words(
         prog="yolov5-featviz image", description="Put images through a model and draw its layers.", allow_abbrev=False
@@ -458,8 +458,8 @@ def image(arguments: List[str], command: Sequence[str] = ()) -> int:
 
 
 def _zoo_model(o: argparse.Namespace) -> Any:
-    from yolov5_featviz.yolov5.checkpoint import load_checkpoint
-    from yolov5_featviz.zoo import load_model
+    from yolov5_featviz.models.zoo import load_model
+    from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint
 
     sizes = o.imgsz if isinstance(o.imgsz, int) else None
     if sizes is not None and sizes < 1:

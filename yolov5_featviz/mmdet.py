@@ -19,13 +19,15 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from yolov5_featviz.boxes import Boxes, Region
-from yolov5_featviz.capture import Capture, FeatureMap, capture
-from yolov5_featviz.layers import LayerSpec
-from yolov5_featviz.names import TAKEN
-from yolov5_featviz.openmmlab import region_of
-from yolov5_featviz.pictures import Look, draw
-from yolov5_featviz.save import Saver, new_folder, write
+from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.features.capture import Capture, capture
+from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.files import new_folder, write
+from yolov5_featviz.models.layers import LayerSpec
+from yolov5_featviz.models.openmmlab import region_of
+from yolov5_featviz.runs.look import Look, draw
+from yolov5_featviz.runs.names import TAKEN
+from yolov5_featviz.runs.saver import Saver
 from yolov5_featviz.text import file_name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
+from typing import Any, Container, Sequence
 
 LONGEST = 255  # bytes of a file name on every common file system
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi), surrogates, private, unassigned, ends
@@ -31,3 +31,15 @@ def file_name(text: Any, longest: int = LONGEST - 55) -> str:
     while len(words.encode("utf-8")) > longest:
         words = words[:-1]
     return words if words.strip(".") else "_"
+
+
+def align(lines: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
+    """Words in columns, those of ``right`` flush right, with control characters replaced."""
+    lines = [[printable(word) for word in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join(
+            word.rjust(w) if i in right else word.ljust(w) for i, (word, w) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    )

@@ -8,17 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
-from yolov5_featviz.compose import Composition
+from yolov5_featviz.draw.encode import format_of
 from yolov5_featviz.errors import FeatvizError, reason
-from yolov5_featviz.figure import Spec, expand, make, parse
-from yolov5_featviz.formats import format_of
+from yolov5_featviz.figures.composition import Composition
+from yolov5_featviz.figures.make import make
+from yolov5_featviz.figures.spec import Spec, expand, parse
+from yolov5_featviz.files import check_writable, head, write
 from yolov5_featviz.leftovers import clean_folder
-from yolov5_featviz.provenance import identity, made, portable, read
-from yolov5_featviz.reading import head
-from yolov5_featviz.save import Failures, check_writable, write
+from yolov5_featviz.runs.provenance import identity, made, portable, read
+from yolov5_featviz.runs.saver import Failures
 from yolov5_featviz.text import printable
-from yolov5_featviz.yolov5.item import distinct
-from yolov5_featviz.yolov5.predict import predictors
+from yolov5_featviz.yolov5.predictor import predictors
+from yolov5_featviz.yolov5.script.batch import distinct
 from yolov5_featviz.yolov5.source import find_source
 
 LARGEST = 1 << 17  # bytes of a YAML file

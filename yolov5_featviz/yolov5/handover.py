@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from yolov5_featviz import cli
-from yolov5_featviz.yolov5.runner import Script
+from yolov5_featviz.yolov5.script.execute import Script
 
 NOT_OURS = -1  # no exit code
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Optional, Tuple
 
-from yolov5_featviz.boxes import Region
+from yolov5_featviz.arrays.boxes import Region
 
 
 def letterbox_region(

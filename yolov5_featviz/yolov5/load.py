@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from yolov5_featviz.errors import FeatvizError, UnsafeCheckpoint
-from yolov5_featviz.yolov5.checkpoint import load_checkpoint, model_of
-from yolov5_featviz.yolov5.compat import Surroundings
-from yolov5_featviz.yolov5.patch import Patches
+from yolov5_featviz.yolov5.script.compat import Surroundings
+from yolov5_featviz.yolov5.script.monkeypatch import Patches
 from yolov5_featviz.yolov5.source import Source, find_source
+from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.weights.definition import check_options
 
 

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import AbstractSet, Callable, Dict, List, Optional, Sequence, Tuple
 
-from yolov5_featviz.provenance import is_base_name, is_inside
-from yolov5_featviz.yolov5.preflight import IMAGES, VIDEOS
+from yolov5_featviz.runs.provenance import is_base_name, is_inside
+from yolov5_featviz.yolov5.script.validate import IMAGES, VIDEOS
 
 Check = Callable[[str], bool]
 Flags = Dict[str, Tuple[str, Check]]  # how many values a flag takes, "0", "1" or "+", and what each may be

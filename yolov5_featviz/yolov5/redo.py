@@ -13,15 +13,13 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Opt
 
 import numpy as np
 
-from yolov5_featviz.about import KEY
+from yolov5_featviz.draw.record import KEY
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.provenance import command_line, npy_header, read, sha256
-from yolov5_featviz.reading import head
-from yolov5_featviz.save import write
+from yolov5_featviz.files import head, write
+from yolov5_featviz.runs.provenance import command_line, npy_header, read, sha256
 from yolov5_featviz.text import file_name, printable
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.figure import paths_in, with_paths
-from yolov5_featviz.yolov5.preflight import replace_values, values
 from yolov5_featviz.yolov5.recorded import (
     CHECKOUT,
     COMMANDS,
@@ -33,7 +31,8 @@ from yolov5_featviz.yolov5.recorded import (
     is_plain,
     objection,
 )
-from yolov5_featviz.yolov5.runner import find_script
+from yolov5_featviz.yolov5.script.find import find_script
+from yolov5_featviz.yolov5.script.validate import replace_values, values
 from yolov5_featviz.yolov5.source import Source, find_source
 
 Run = Callable[[List[str], Sequence[str]], int]  # from words of a command line, and what to record as such

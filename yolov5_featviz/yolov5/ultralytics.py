@@ -8,10 +8,10 @@ from typing import Any, List, Optional, Sequence
 
 from torch import nn
 
-from yolov5_featviz.layers import FAMILIES, Context, LayerIndex
-from yolov5_featviz.layout import Input, crop_region
+from yolov5_featviz.models.layers import FAMILIES, Context, LayerIndex
+from yolov5_featviz.models.outputs import Input, crop_region
+from yolov5_featviz.yolov5.layers import find_model, index_model
 from yolov5_featviz.yolov5.letterbox import letterbox_region
-from yolov5_featviz.yolov5.model import find_model, index_model
 
 
 def index_yolo(model: Any) -> Optional[LayerIndex]:

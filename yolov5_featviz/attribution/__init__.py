@@ -1,0 +1,1 @@
+"""Which parts of the image a score or a channel depends on."""

@@ -1,0 +1,290 @@
+"""Class activation maps: where in the image a layer speaks for a class.
+
+The gradients are taken here, from feature maps of any layout; the formulas by which the methods weigh
+them are those of the grad-cam package (``pytorch_grad_cam``), an optional extra.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolov5_featviz.arrays.boxes import Region
+from yolov5_featviz.arrays.normalize import normalize
+from yolov5_featviz.arrays.resample import resample
+from yolov5_featviz.draw.heatmap import HeatMap
+from yolov5_featviz.draw.page import Legend
+from yolov5_featviz.draw.page import describe as describe_map
+from yolov5_featviz.draw.record import facts
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, Target, index_layers, select_layers, unhookable
+from yolov5_featviz.models.outputs import Input, Reshape, describe, patch_size, tensors_of, to_maps
+
+# name -> name in captions, class of pytorch_grad_cam
+METHODS: Dict[str, Tuple[str, str]] = {
+    "layer-cam": ("Layer-CAM", "LayerCAM"),
+    "grad-cam": ("Grad-CAM", "GradCAM"),
+    "grad-cam++": ("Grad-CAM++", "GradCAMPlusPlus"),
+    "eigen-cam": ("Eigen-CAM", ""),
+}
+
+
+def cam(
+    model: nn.Module,
+    image: torch.Tensor,
+    layers: LayerSpec,
+    target: Union[Target, Callable[[Any], torch.Tensor]] = None,
+    method: str = "layer-cam",
+    merge: bool = False,
+    region: Optional[Region] = None,
+    name: str = "",
+    reshape: Optional[Reshape] = None,
+) -> List[HeatMap]:
+    """Class activation maps of ``layers``.
+
+    Args:
+        model: any ``nn.Module``. It is left as it was, its gradients included.
+        image: what it is given, ``[1, C, H, W]``, prepared as it wants it.
+        layers: a layer selection; those of groups that yield no feature map, or do not feed the
+            score, are passed over.
+        target: whose score is explained.
+
+            - of a classifier: a class by its number; None for the one with the highest score.
+            - of a detector whose family is known: a class by name or number, for all its detections;
+              ``person:0`` for the most certain person, ``:0`` for the most certain of all; a box
+              (left, top, right, bottom in pixels of the input) for the detection there; None for all.
+            - of any model: a function from its output to a score, a tensor of one element.
+        method: one of these, ``A`` being a layer's activations ``[C, H, W]`` and ``G`` the gradient of
+            the score by them.
+
+            - ``layer-cam``: the sum over channels of ``max(G, 0) A`` (P.-T. Jiang et al., *IEEE Trans.
+              Image Process.* 30, 2021). Weighs each cell by itself, hence suits detections, which
+              depend on few cells each, and shallow layers.
+            - ``grad-cam``: of ``mean(G) A``, the mean taken over the cells of a channel (R. R. Selvaraju
+              et al., ICCV 2017). For the last layers of classifiers.
+            - ``grad-cam++``: with the weights of A. Chattopadhay et al., WACV 2018, which take
+              activations for positive; they are not after SiLU.
+            - ``eigen-cam``: the cells' component along the first principal axis of the channels (M. B.
+              Muhammad and M. Yeasin, IJCNN 2020), with the sign that agrees with the mean activation.
+              It knows no target and needs no package.
+        merge: one map for all layers, the mean of what each gives, scaled to its maximum, at the
+            finest of their sizes; else one for each.
+        region: where in the input the image lies, for overlays; see :class:`FeatureMap`.
+        name: of the image, for captions.
+        reshape: as for :func:`yolov5_featviz.capture.capture`.
+
+    Returns:
+        A :class:`HeatMap` for each layer, or one. Negative values are 0, the largest is 1; a layer that
+        speaks against the score everywhere gives a map of 0. ``feature_map.data`` holds the values
+        before that, ``[1, H, W]``.
+
+    Raises:
+        FeatvizError: an argument is not understood, grad-cam is not installed, nothing of that kind
+            was detected, or a layer asked for by name yields no feature map or does not feed the score.
+    """
+    check_method(method, target)
+    weigh = _method(method)
+    if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
+        raise FeatvizError(f"a class activation map needs one image [1, C, H, W], not {describe(image)}")
+    with gradients_on(), plain_errors():
+        index = index_layers(differentiable(model))
+        found, score, words = _run(index, select_layers(index, layers), image, target, method != "eigen-cam", reshape)
+        tensors = [one.tensor for one in found if one.tensor.requires_grad]
+        if score is not None and not tensors:
+            raise FeatvizError("none of the layers is run with gradients: this model switches them off")
+        by_tensor = (
+            torch.autograd.grad(score, tensors, allow_unused=True) if score is not None else [None] * len(tensors)
+        )
+    gradients = {id(tensor): gradient for tensor, gradient in zip(tensors, by_tensor)}
+    size = (int(image.shape[2]), int(image.shape[3]))
+    maps: List[FeatureMap] = []
+    for one in found:
+        gradient = gradients.get(id(one.tensor))
+        if gradient is None and score is not None:
+            if one.layer.optional:
+                continue
+            raise FeatvizError(f"{one.layer.title} does not feed {words}: take a layer that comes before it")
+        values = weigh(one.maps(one.tensor), None if gradient is None else one.maps(gradient))
+        maps.append(FeatureMap(torch.from_numpy(values)[None], one.layer, size, one.level, name, region=region))
+    if not maps:
+        raise FeatvizError(f"none of the layers {layers} feeds {words}")
+    title = METHODS[method][0] + (f" of {words}" if words else "")
+    return [_merged(maps, title)] if merge else [_heat(feature_map, title) for feature_map in maps]
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """One tensor that a layer put out, and how it is brought to ``[1, C, H, W]``."""
+
+    layer: Layer
+    level: Optional[str]
+    tensor: torch.Tensor
+    maps: Callable[[torch.Tensor], np.ndarray]
+
+
+def check_method(method: str, target: Any = None) -> None:
+    """Raise FeatvizError if there is no such method, it takes no target, or it needs grad-cam, which is not there."""
+    _method(method)
+    if method == "eigen-cam" and target is not None:
+        raise FeatvizError(f"eigen-cam shows what activations have in common, whatever the target: leave {target} out")
+
+
+def _method(method: str) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]:
+    """From activations and gradients, ``[1, C, H, W]``, to a map ``[H, W]``."""
+    if method not in METHODS:
+        raise FeatvizError(f"no method {method!r}: take one of {', '.join(METHODS)}")
+    if method == "eigen-cam":
+        return lambda activations, gradients: _eigen_cam(activations[0])
+    try:
+        import pytorch_grad_cam
+    except ImportError:
+        raise FeatvizError(
+            f"{method} needs the grad-cam package: pip install 'yolov5-featviz[cam]'; eigen-cam does without"
+        ) from None
+    engine = getattr(pytorch_grad_cam, METHODS[method][1])(nn.Linear(1, 1), [])  # of a model it is told later
+
+    def weigh(activations: np.ndarray, gradients: Optional[np.ndarray]) -> np.ndarray:
+        return np.asarray(engine.get_cam_image(None, None, None, activations, gradients, False)[0], np.float32)
+
+    return weigh
+
+
+def _eigen_cam(activations: np.ndarray) -> np.ndarray:
+    """Not the package's, which needs memory for the square of the number of cells, and has a sign by chance."""
+    channels, height, width = activations.shape
+    cells = np.nan_to_num(activations).reshape(channels, -1).T.astype(np.float64)
+    mean = cells.mean(axis=1)
+    cells -= cells.mean(axis=0)
+    along = cells @ np.linalg.svd(cells, full_matrices=False)[2][0]
+    agreeing: np.ndarray = along * (-1 if along @ (mean - mean.mean()) < 0 else 1)
+    return agreeing.reshape(height, width).astype(np.float32)
+
+
+def _run(
+    index: LayerIndex, layers: List[Layer], image: torch.Tensor, target: Any, scored: bool, reshape: Optional[Reshape]
+) -> Tuple[List[_Kept], Optional[torch.Tensor], str]:
+    """What the layers put out, the score, and what it is the score of, in words."""
+    given, patch = Input((int(image.shape[2]), int(image.shape[3])), 1), patch_size(index.root)
+    found: Dict[str, List[_Kept]] = {}
+
+    def keep(layer: Layer) -> Callable[..., Any]:
+        def bring(tensor: torch.Tensor) -> np.ndarray:
+            maps = to_maps(tensor.detach(), layer.module, given, patch, reshape)
+            return maps.float().cpu().numpy()
+
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            found[layer.path] = []
+            why = ""
+            for level, tensor in tensors_of(output):
+                try:
+                    bring(tensor)
+                    found[layer.path].append(_Kept(layer, level, tensor, bring))
+                except FeatvizError as error:
+                    why = why or f": {error}" * bool(str(error))
+            if not found[layer.path] and not layer.optional:
+                raise FeatvizError(f"{layer.title} yields {describe(output)}, not a feature map [B, C, H, W]{why}")
+            if isinstance(output, torch.Tensor):
+                found[layer.path] = [replace(one, level=None) for one in found[layer.path]]
+                return output.clone()  # what follows may work in place
+            return None
+
+        return hook
+
+    modes = {module: module.training for module in index.root.modules()}
+    handles = []
+    try:
+        for layer in layers:
+            reason = unhookable(layer.module, layer.title)
+            if reason:
+                raise FeatvizError(reason)
+            handles.append(layer.module.register_forward_hook(keep(layer)))
+        output = index.root.eval()(image.detach().clone().requires_grad_(True))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    for layer in layers:
+        if layer.path not in found and not layer.optional:
+            raise FeatvizError(f"{layer.title} was not run in the forward pass")
+    kept = [one for layer in layers for one in found.get(layer.path, [])]
+    if not scored:
+        return kept, None, ""
+    score, words = (target(output), "") if callable(target) else (index.score or class_score)(output, target)
+    if not isinstance(score, torch.Tensor) or score.numel() != 1:
+        raise FeatvizError(f"target made {describe(score)} of the output: make a tensor of one element, the score")
+    if not score.requires_grad:
+        raise FeatvizError("the score has no gradient: this model, or the target, switches gradients off")
+    return kept, score.sum(), words or "the score"
+
+
+def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
+    """The score of a class, by its number; of the one with the highest if ``target`` is None; and what it is."""
+    scores = next((tensor for _, tensor in tensors_of(output) if tensor.dim() == 2), None)
+    if scores is None:
+        raise FeatvizError(
+            f"the model yields {describe(output)}, no class scores [1, classes]: "
+            "give as target a function from that to a score"
+        )
+    if target is not None and not str(target).isdigit():
+        raise FeatvizError(f"no class {target!r}: give a number, 0 to {scores.shape[1] - 1}")
+    number = int(scores[0].argmax()) if target is None else int(str(target))
+    if number >= scores.shape[1]:
+        raise FeatvizError(f"no class {number}: this model has classes 0 to {scores.shape[1] - 1}")
+    return scores[0, number], f"class {number}"
+
+
+def _heat(feature_map: FeatureMap, title: str) -> HeatMap:
+    values, limits = normalize(feature_map.data.numpy(), "zero")
+    about = facts(feature_map, title, [], limits, norm="zero")
+    return HeatMap(values[0], Legend("0", f"{limits[0, 1]:.3g}"), describe_map(feature_map, title), feature_map, about)
+
+
+def _merged(maps: List[FeatureMap], title: str) -> HeatMap:
+    height, width = (max(int(feature_map.data.shape[d]) for feature_map in maps) for d in (1, 2))
+    mean = np.mean([resample(_heat(feature_map, "").values, (height, width)) for feature_map in maps], axis=0)
+    names = [feature_map.layer.name for feature_map in maps]
+    name = "+".join(names) if len(names) <= 4 else f"{names[0]}+{len(names) - 1}more"
+    whole = Layer("", maps[0].layer.module, "merged", name=name)
+    return _heat(replace(maps[0], data=torch.from_numpy(mean)[None], layer=whole, level=None), title)
+
+
+@contextmanager
+def gradients_on() -> Iterator[None]:
+    """Gradients are taken within, whatever is switched off without."""
+    with ExitStack() as stack:
+        if hasattr(torch, "inference_mode"):  # torch 1.9
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What torch cannot do is told in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FeatvizError(f"the model cannot be run with gradients: {reason}") from error
+
+
+def differentiable(model: nn.Module) -> nn.Module:
+    """The model; a copy, if parts of it were made in inference mode and hence can have no part in gradients."""
+
+    def tensors(value: Any) -> Iterator[torch.Tensor]:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (dict, list, tuple)):
+            for part in value.values() if isinstance(value, dict) else value:
+                yield from tensors(part)
+
+    every = (t for module in model.modules() for value in vars(module).values() for t in tensors(value))
+    return deepcopy(model) if any(getattr(t, "is_inference", bool)() for t in every) else model

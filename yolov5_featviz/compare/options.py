@@ -1,0 +1,62 @@
+"""What a comparison is asked for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Optional, Sequence
+
+from yolov5_featviz.arrays.reduce import check_reduce
+from yolov5_featviz.draw.encode import check_format
+from yolov5_featviz.draw.palette import check_look
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.figures.style import WIDTHS, Style
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for; see ``yolov5-featviz compare --help``.
+
+    Raises:
+        FeatvizError: one of them is not understood.
+    """
+
+    weights: Sequence[str]
+    layers: Sequence[str]
+    source: str
+    names: Sequence[str] = ()
+    labels: Optional[str] = None
+    imgsz: int = 640
+    conf: float = 0.25
+    iou: float = 0.45
+    reduce: str = "mean"
+    cmap: str = "jet"
+    alpha: float = 0.4
+    formats: Sequence[str] = ("png",)
+    dpi: int = 300
+    width: float = WIDTHS["ieee-page"]
+    project: str = "runs/compare"
+    name: str = "exp"
+    yolov5: Sequence[str] = ()
+    trust: bool = False
+    say: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.weights) < 2:
+            raise FeatvizError(f"{len(self.weights)} --weights: give two or more to compare")
+        if self.names and len(self.names) != len(self.weights):
+            raise FeatvizError(f"{len(self.names)} --names for {len(self.weights)} --weights: give one for each")
+        if len(set(self.names)) < len(self.names):
+            raise FeatvizError(f"--names {' '.join(self.names)}: give each model a name of its own")
+        if self.labels is not None and not os.path.isdir(self.labels):
+            raise FeatvizError(f"no folder {self.labels}: --labels takes that of the label files")
+        if self.imgsz < 1:
+            raise FeatvizError(f"--imgsz {self.imgsz}: take 32 or more")
+        for flag, value in (("--conf-thres", self.conf), ("--iou-thres", self.iou), ("--alpha", self.alpha)):
+            if not 0 <= value <= 1:
+                raise FeatvizError(f"{flag} {value:g}: take 0 to 1")
+        check_reduce(self.reduce)
+        check_look(self.cmap, self.dpi)
+        for format in self.formats:
+            check_format(format)
+        Style(width=self.width, dpi=self.dpi)

@@ -1,0 +1,99 @@
+"""Figures of several models side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from yolov5_featviz.arrays.boxes import Boxes
+from yolov5_featviz.arrays.normalize import normalize
+from yolov5_featviz.arrays.reduce import REDUCTIONS, reduce_channels
+from yolov5_featviz.compare.metrics import image_cells, on_image, same_grid
+from yolov5_featviz.compare.options import Options
+from yolov5_featviz.compare.tables import layer_name
+from yolov5_featviz.draw.record import number
+from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.features.prediction import Prediction
+from yolov5_featviz.figures.composition import Composition, compose
+from yolov5_featviz.figures.layout import Bar, Panel
+from yolov5_featviz.figures.painters import heat, limit_words, photograph, stretched
+from yolov5_featviz.figures.style import Style
+
+LAYERS_ON_A_PAGE = 5
+LEAST_INCHES = 1.1  # of a panel's width: in narrower ones the names at the boxes hide the picture
+DIFFERENCE = "RdBu_r"
+
+
+def draw_pages(
+    image: str,
+    names: Sequence[str],
+    seen: Sequence[Prediction],
+    maps: Sequence[Sequence[FeatureMap]],
+    truth: Optional[Boxes],
+    o: Options,
+) -> List[Tuple[str, Composition]]:
+    """Rows are models, then differences to the first; columns are detections, then layers."""
+    size = seen[0].size
+    whole = (0.0, 0.0, float(size[1]), float(size[0]))
+    photo = photograph(seen[0].pixels)
+    style = Style(width=o.width, font_size=7, dpi=o.dpi)
+    found = []
+    count = len(maps[0])
+    most_shown = max(1, min(LAYERS_ON_A_PAGE, int(o.width / LEAST_INCHES) - 1))
+    for start in range(0, count, most_shown):
+        shown = range(start, min(start + most_shown, count))
+        rows: List[List[Optional[Panel]]] = []
+        for one in seen:
+            boxes = None if one.boxes is None else one.boxes.mapped(one.region, size)
+            rows.append([Panel(photo, whole, boxes)])
+        titles = list(names)
+        for i in range(1, len(names)):
+            true = truth.mapped(seen[0].region, size) if truth is not None and i == 1 else None
+            rows.append([None if true is None else Panel(photo, whole, true)])
+            titles.append(f"{names[i]} − {names[0]}")
+        scales: Dict[str, Any] = {}
+        for k in shown:
+            of_layer = [of_model[k] for of_model in maps]
+            heats, pair = _heats(of_layer, o.reduce)
+            bar = Bar(o.cmap, limit_words(pair[0]), limit_words(pair[1]))
+            for row, fm, values in zip(rows, of_layer, heats):
+                paint = heat(stretched(values, pair), fm, size, o.cmap, "bilinear", photo, o.alpha)
+                row.append(Panel(paint, whole, bar=bar))
+            apart = [difference(of_layer[0], fm, heats[0], values) for fm, values in zip(of_layer[1:], heats[1:])]
+            most = max(float(np.abs(values[np.isfinite(values)]).max(initial=0)) for values, _ in apart)
+            bar = Bar(DIFFERENCE, limit_words(-most), limit_words(most), "difference")
+            for row, (values, there) in zip(rows[len(names) :], apart):
+                scaled = stretched(values, (-most, most)) if most else np.full_like(values, 0.5)
+                row.append(Panel(heat(scaled, there, size, DIFFERENCE), whole, bar=bar))
+            scales[layer_name(of_layer)] = [number(end) for end in (*pair, -most, most)]
+        first = "Detections" if truth is None else "Detections; labels below"
+        columns = [first, *(f"Layer {layer_name([of_model[k] for of_model in maps])}" for k in shown)]
+        about = {"shows": "comparison", "layers": list(scales), "scales": scales}
+        page = "" if start == 0 else f"_page{start // most_shown + 1}"
+        title = f"{image}: {', '.join(names)}; layers {', '.join(scales)}"
+        found.append((image + page, compose(rows, columns, titles, style, title, about)))
+    return found
+
+
+def _heats(maps: Sequence[FeatureMap], reduce: str) -> Tuple[List[np.ndarray], Tuple[float, float]]:
+    """The heat maps of one layer of each model, in its units, and the two values between which all are shown."""
+    norm = REDUCTIONS[reduce].norm
+    heats = [reduce_channels(fm.data.float().numpy(), reduce) for fm in maps]
+    ends = [normalize(values[None], norm)[1][0] for values in heats]
+    pair = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+    return [np.maximum(values, 0) if norm == "zero" else values for values in heats], pair
+
+
+def difference(a: FeatureMap, b: FeatureMap, first: np.ndarray, other: np.ndarray) -> Tuple[np.ndarray, FeatureMap]:
+    """``other - first``, heat maps of ``b`` and ``a``, and a map that lies as the result does.
+
+    If their grids are not the same, the image's part of both is brought to the larger height and width, bilinearly.
+    """
+    if same_grid(a, b):
+        return other - first, a
+    height, width = (max(pair) for pair in zip(image_cells(a), image_cells(b)))
+    apart = on_image(other, b, (height, width)) - on_image(first, a, (height, width))
+    return apart, replace(a, data=torch.from_numpy(apart)[None], input_size=None, region=None)

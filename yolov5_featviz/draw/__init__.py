@@ -1,0 +1,1 @@
+"""Feature maps to pictures. No module here reads or writes a file, except fonts."""

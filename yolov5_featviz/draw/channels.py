@@ -1,0 +1,239 @@
+"""Feature maps to pictures. Nothing here touches a file, and nothing here uses pyplot's state.
+
+A picture of values is kept as it will be stored: one byte a pixel, an index into a palette of 256
+colours. Most of the palette is the colour map; the rest are the greys of paper and ink. So a value
+goes through one array operation to its pixel, the file is a third the size of an RGB one, and
+whoever reads the file back gets the values back. Pictures that hold a photograph are RGB.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from yolov5_featviz.errors import FeatvizError
+
+if TYPE_CHECKING:
+    from yolov5_featviz.features.feature_map import FeatureMap
+
+
+def check_map(feature_map: FeatureMap) -> None:
+    """Raise FeatvizError if there is nothing in the map to draw."""
+    if 0 in feature_map.data.shape:
+        raise FeatvizError(f"{feature_map.layer.title} put out an empty map, {list(feature_map.data.shape)}")
+
+
+FORMS = "64 (the first 64), all, 0,5,9, 8-15, first:8, last:8, top:16, top:16:contrast"
+
+ChannelSpec = Union[str, int, Sequence[int]]
+
+# Each maps values [C, N], NaN where there is none but at least one in each channel, to [C] scores.
+MEASURES: Dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": lambda x: np.nanmean(x, axis=1),
+    "max": lambda x: np.nanmax(x, axis=1),
+    "std": lambda x: np.nanstd(x, axis=1),
+}
+RANKINGS = (*MEASURES, "contrast")
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The channels of a feature map, the best first.
+
+    Attributes:
+        by: what they are ranked by.
+        channels: channel numbers, the best first; of equals, the lower number.
+        scores: name of a measure -> float64 ``[C]``, by channel number. The one of ``by`` is the first.
+        note: that it is not by what was asked for, and why; else empty.
+    """
+
+    by: str
+    channels: List[int]
+    scores: Dict[str, np.ndarray]
+    note: str = ""
+
+    def rows(self, n: Optional[int] = None) -> List[Dict[str, Union[int, float]]]:
+        """The first ``n`` (or all), each with its rank from 1, its channel number and its scores."""
+        return [
+            {"rank": i, "channel": channel, **{name: float(s[channel]) for name, s in self.scores.items()}}
+            for i, channel in enumerate(self.channels[:n], 1)
+        ]
+
+    def to_csv(self) -> str:
+        """All rows as comma-separated values under a line of names."""
+        lines = [",".join(["rank", "channel", *self.scores])]
+        lines += [",".join(f"{value:.9g}" for value in row.values()) for row in self.rows()]
+        return "\n".join([*lines, ""])
+
+    def table(self, n: Optional[int] = None) -> str:
+        """The first ``n`` rows (or all) in columns, under the note if there is one."""
+        from yolov5_featviz.text import align
+
+        rows = [[f"{v}" if isinstance(v, int) else f"{v:.4g}" for v in row.values()] for row in self.rows(n)]
+        table = align([["rank", "channel", *self.scores], *rows], right=range(2 + len(self.scores)))
+        return f"{self.note}\n{table}" if self.note else table
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+class Choice(NamedTuple):
+    """Channels to show, in order, and the ranking that they were chosen by, if they were."""
+
+    channels: List[int]
+    ranking: Optional[Ranking] = None
+
+
+def rank(feature_map: FeatureMap, by: str = "mean") -> Ranking:
+    """Rank the channels of a feature map.
+
+    Args:
+        feature_map: the map, ``[C, H, W]``.
+        by: ``mean``, ``max`` or ``std`` of a channel's values; or ``contrast``, how much stronger it
+            is inside the detected boxes than outside: ``(mean inside - mean outside) / s``, with
+            ``s`` the pooled standard deviation,
+            ``s² = ((n_in - 1) var_in + (n_out - 1) var_out) / (n_in + n_out - 2)``
+            (Cohen's d, *Statistical Power Analysis for the Behavioral Sciences*, 1988, ch. 2).
+            A cell is inside if its centre is, and each box has at least the cell in which its own
+            centre lies; cells in the letterbox's padding count on neither side. Without boxes, or
+            where they leave no two cells on either side, the ranking falls back to ``std`` and
+            says so in ``note``.
+
+    Returns:
+        The ranking. Only finite values count; a channel without any scores NaN and comes last.
+        A channel that is constant on both sides has a contrast of 0, or infinity if they differ.
+
+    Raises:
+        FeatvizError: ``by`` is none of these.
+    """
+    if by not in RANKINGS:
+        raise FeatvizError(f"no ranking by {by!r}: take one of {', '.join(RANKINGS)}")
+    x = feature_map.data.float().numpy().astype(np.float64)
+    x = np.where(np.isfinite(x), x, np.nan).reshape(len(x), -1)
+    scores: Dict[str, np.ndarray] = {}
+    note = ""
+    if by == "contrast":
+        inside, outside = (side.ravel() for side in sides(feature_map))
+        if min(inside.sum(), outside.sum()) < 2:
+            found = feature_map.boxes is not None and len(feature_map.boxes) > 0
+            reason = "the boxes leave too few cells to compare" if found else "nothing was detected"
+            by, note = "std", f"by std instead of contrast: {reason}"
+        else:
+            scores[by] = _where_there_are_values(_contrast, x[:, inside], x[:, outside])
+    for name in sorted(MEASURES, key=lambda name: name != by):
+        scores[name] = _where_there_are_values(MEASURES[name], x)
+    best = scores[by]
+    order = np.lexsort((np.arange(len(best)), -np.nan_to_num(best), np.isnan(best)))
+    return Ranking(by, order.tolist(), scores, note)
+
+
+def _where_there_are_values(measure: Callable[..., np.ndarray], *parts: np.ndarray) -> np.ndarray:
+    """``measure`` of the channels that hold a number in each of the parts, NaN for the others."""
+    there = np.all([np.isfinite(part).any(axis=1) for part in parts], axis=0)
+    result = np.full(len(there), np.nan)
+    if there.any():
+        result[there] = measure(*(part[there] for part in parts))
+    return result
+
+
+def _contrast(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    n_in, n_out = (np.isfinite(part).sum(axis=1) for part in (inside, outside))
+    difference = np.nanmean(inside, axis=1) - np.nanmean(outside, axis=1)
+    squares = np.nanvar(inside, axis=1) * n_in + np.nanvar(outside, axis=1) * n_out
+    with np.errstate(divide="ignore", invalid="ignore"):
+        s = np.sqrt(squares / (n_in + n_out - 2))
+        return np.where(difference == 0, 0.0, difference / s)
+
+
+def sides(feature_map: FeatureMap) -> Tuple[np.ndarray, np.ndarray]:
+    """Which cells lie inside a box and which outside all, bool ``[H, W]`` each; the padding is on neither side."""
+    _, height, width = feature_map.data.shape
+    boxes = feature_map.boxes
+    inside = np.zeros((height, width), bool)
+    if boxes is None or feature_map.stride is None:
+        return inside, ~inside
+    down, across = feature_map.stride
+    y, x = (np.arange(height) + 0.5) * down, (np.arange(width) + 0.5) * across
+    left, top, right, bottom = feature_map.window
+    image = np.outer((y >= top) & (y < bottom), (x >= left) & (x < right))
+    for x0, y0, x1, y1 in boxes.xyxy.astype(float):
+        inside |= np.outer((y >= y0) & (y < y1), (x >= x0) & (x < x1))
+        row, column = int((y0 + y1) / 2 // down), int((x0 + x1) / 2 // across)
+        if 0 <= row < height and 0 <= column < width:
+            inside[row, column] = True
+    return inside & image, ~inside & image
+
+
+def choose(feature_map: FeatureMap, spec: Union[ChannelSpec, Choice]) -> Choice:
+    """Channels of ``feature_map`` by any ``spec`` of :func:`choose_channels`, or the best ones.
+
+    ``top:16`` are the 16 with the highest mean, ``top:16:std`` those by another measure of
+    :func:`rank`, best first; all there are if there are fewer. A choice already made stays as it
+    is. Raises FeatvizError as both do.
+    """
+    if isinstance(spec, Choice):
+        return spec
+    top = parse_top(spec)
+    if top is None:
+        return Choice(choose_channels(spec, feature_map.channels))
+    ranking = rank(feature_map, top[1])
+    return Choice(ranking.channels[: top[0]], ranking)
+
+
+def parse_top(spec: ChannelSpec) -> Optional[Tuple[int, str]]:
+    """``top:16:std`` as ``(16, "std")``; None for another form. Raises FeatvizError for a bad one."""
+    if not isinstance(spec, str) or not spec.strip().lower().startswith("top:"):
+        return None
+    found = re.fullmatch(r"top:(\d{1,9})(?::(\w+))?", spec.strip().lower())
+    if not found:
+        raise FeatvizError(f"channels {spec!r} are not understood: take one of {FORMS}")
+    n, by = int(found.group(1)), found.group(2) or "mean"
+    if n == 0:
+        raise FeatvizError(f"channels {spec!r} leave nothing to show: take one of {FORMS}")
+    if by not in RANKINGS:
+        raise FeatvizError(f"channels {spec!r}: no ranking by {by!r}: take one of {', '.join(RANKINGS)}")
+    return n, by
+
+
+def choose_channels(spec: ChannelSpec, count: int) -> List[int]:
+    """Turn a choice of channels into channel numbers.
+
+    Args:
+        spec: ``64`` or ``first:64`` for the first 64, ``last:8``, ``all``, or a comma list of
+            numbers and ranges such as ``0,5,8-15``; one single channel is ``5-5``. Asking for more
+            than there are with the first three gives all there are. In Python also a number, for
+            the first so many, or a sequence of channel numbers.
+        count: number of channels of the map.
+
+    Returns:
+        Channel numbers within ``0..count-1``, in the order asked for, each once.
+
+    Raises:
+        FeatvizError: ``spec`` has another form, is empty, or names a channel that does not exist.
+    """
+    if not isinstance(spec, (str, int)):
+        spec = ",".join(f"{channel}-{channel}" for channel in spec)
+    spec = str(spec).strip().lower()
+    if spec == "all":
+        return list(range(count))
+    ends = re.fullmatch(r"(?:(first|last):)?(\d{1,9})", spec)
+    if ends:
+        n = min(int(ends.group(2)), count)
+        if n == 0:
+            raise FeatvizError(f"channels {spec!r} leave nothing to show: take one of {FORMS}")
+        return list(range(count - n, count)) if ends.group(1) == "last" else list(range(n))
+    chosen: List[int] = []
+    for part in spec.split(","):
+        span = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
+        if not span:
+            raise FeatvizError(f"channels {spec!r} are not understood: take one of {FORMS}")
+        first, last = int(span.group(1)), int(span.group(2) or span.group(1))
+        if first > last:
+            raise FeatvizError(f"channels {part.strip()!r}: a range goes upwards")
+        if last >= count:
+            raise FeatvizError(f"no channel {last}: this layer has channels 0 to {count - 1}")
+        chosen.extend(range(first, last + 1))
+    return list(dict.fromkeys(chosen))

@@ -1,0 +1,201 @@
+"""Draw the channels of a feature map side by side."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from yolov5_featviz.arrays.normalize import check_norm, normalize
+from yolov5_featviz.arrays.resample import check_resample
+from yolov5_featviz.arrays.resample import resample as resampled
+from yolov5_featviz.draw.channels import ChannelSpec, Choice, Ranking, check_map, choose
+from yolov5_featviz.draw.lettering import Text, largest, letters, text_size
+from yolov5_featviz.draw.page import Legend, channel_words, describe, legend, sheet
+from yolov5_featviz.draw.palette import PAPER, check_look, palette_of, quantise
+from yolov5_featviz.draw.picture import Picture, Repeated, lettered
+from yolov5_featviz.draw.record import facts
+
+if TYPE_CHECKING:
+    from yolov5_featviz.features.feature_map import FeatureMap
+
+GRID_INCHES = 6.0  # a grid is at least this wide: whole-pixel cells rarely hit it exactly
+PAGE = 256  # channels on one page of a grid
+
+
+def grid(
+    feature_map: FeatureMap,
+    channels: Union[ChannelSpec, Choice] = "64",
+    norm: str = "channel",
+    cmap: str = "viridis",
+    dpi: int = 300,
+    plain: bool = False,
+    resample: str = "nearest",
+    page: Optional[int] = None,
+) -> Picture:
+    """Draw channels side by side, each value as a square of whole pixels.
+
+    Args:
+        feature_map: the map, ``[C, H, W]``.
+        channels: which; see :func:`yolov5_featviz.channels.choose`. Those chosen as the best stand
+            in their order, with rank, number and score above.
+        norm: how values become colours; see :func:`yolov5_featviz.normalize.normalize`.
+        cmap: name of a matplotlib colour map.
+        dpi: pixels an inch. Lettering keeps its size in points, and the picture comes out at
+            least six inches wide.
+        plain: only the cells, without title and channel numbers.
+        resample: how a cell is filled; see :func:`yolov5_featviz.resample.resample`.
+        page: only the first, second... 256 of the channels, counted from 0.
+
+    Returns:
+        The picture. NaN is grey; a channel that holds one single value says which.
+
+    Raises:
+        FeatvizError: one of the arguments is not understood, or the map has no pixels.
+    """
+    check_look(cmap, dpi)
+    check_norm(norm)
+    check_resample(resample)
+    check_map(feature_map)
+    choice = choose(feature_map, channels)
+    first = 0 if page is None else page * PAGE
+    chosen = choice.channels[first : None if page is None else first + PAGE]
+    data = feature_map.data.float().numpy()
+    values = data[chosen]
+    scaled, limits = normalize(values, norm, data)
+
+    shown = channel_words(feature_map.channels, choice, chosen)
+    title = describe(feature_map, shown if page is None else f"{shown}, page {page + 1}")
+    words = _labels(chosen, values, choice.ranking, first)
+    picture = mosaic(scaled, chosen, words, title, legend(norm, limits), cmap, dpi, plain, resample)
+    ranked = choice.ranking and choice.ranking.by
+    about = facts(feature_map, "grid", chosen, limits, by=ranked, norm=norm, cmap=cmap, resample=resample)
+    return picture.told(about)
+
+
+def mosaic(
+    values: np.ndarray,
+    numbers: Sequence[int],
+    words: Sequence[str],
+    title: str,
+    key: Optional[Legend],
+    cmap: str,
+    dpi: int,
+    plain: bool,
+    resample: str = "nearest",
+) -> Picture:
+    """Lay out maps ``[n, H, W]`` in [0, 1], or photographs uint8 ``[n, H, W, 3]``, side by side.
+
+    Each carries its ``words`` above it, unless ``plain``, and is found in the picture's ``cells`` by
+    its number. The other arguments are as for :func:`grid`.
+    """
+    n, height, width = values.shape[:3]
+    gap = max(1, round(dpi / 75))
+    words = [] if plain else words
+    label_w, label_h = largest(tuple(words), 6, dpi) if words else (0, -gap)
+    label_h += gap
+    columns, scale = _layout(n, height, width, label_h, label_w, gap, round(GRID_INCHES * dpi))
+    rows = -(-n // columns)
+    cell_h, cell_w = height * scale, width * scale
+    step_y, step_x = cell_h + label_h + gap, max(cell_w, label_w) + gap
+    least = 0 if plain else round(GRID_INCHES * dpi)
+    colours = palette_of(cmap) if values.ndim == 4 else None
+
+    if values.ndim == 4:
+        codes = values
+    elif resample == "nearest":
+        codes = quantise(values)
+    else:
+        codes = quantise(resampled(values, (cell_h, cell_w), resample).clip(0, 1))
+        height, scale = cell_h, 1
+    # Each row of a map once, and one for the gap below it.
+    times = np.array([1] * label_h + [scale] * height + [gap])
+    canvas, top, texts = sheet(rows * len(times), max(columns * step_x, least), title, key, dpi, plain, colours)
+    lettered(Picture(canvas, palette_of(cmap), dpi, texts=texts))
+    strips = _strips(tuple(words), columns, step_x, dpi) if words and colours is None else ()
+    for row in range(rows):
+        part = codes[row * columns : (row + 1) * columns].repeat(scale, axis=2)
+        y = top + row * len(times)
+        body = canvas[y + label_h : y + label_h + height, gap : gap + len(part) * step_x]
+        body.reshape(height, len(part), step_x, *codes.shape[3:])[:, :, :cell_w] = np.moveaxis(part, 1, 0)
+        for strip in strips[row : row + 1]:
+            canvas[y : y + len(strip), gap : gap + columns * step_x] = strip
+    pixels: Any = Repeated(canvas, np.concatenate([np.ones(top, int), *[times] * rows]))
+
+    cells = {}
+    for i, number in enumerate(numbers):
+        y, x = top + i // columns * step_y, gap + i % columns * step_x
+        cells[number] = (x, y + label_h, cell_w, cell_h)
+        if words:
+            texts.append(Text(x, y, words[i], 6, dpi))
+    picture = Picture(pixels, palette_of(cmap), dpi, title, cells, texts)
+    return lettered(picture) if words and colours is not None else picture
+
+
+def grids(feature_map: FeatureMap, channels: Union[ChannelSpec, Choice] = "64", **options: Any) -> Iterator[Picture]:
+    """As :func:`grid`, but on pages of at most 256 channels each, one after the other."""
+    check_map(feature_map)
+    choice = choose(feature_map, channels)
+    pages = -(-len(choice.channels) // PAGE)
+    for page in range(pages):
+        yield grid(feature_map, choice, page=page if pages > 1 else None, **options)
+
+
+@lru_cache(maxsize=256)
+def _layout(n: int, height: int, width: int, label_h: int, label_w: int, gap: int, target: int) -> Tuple[int, int]:
+    """Columns for ``n`` cells and pixels to a value, between square and 16:9 as a whole, with few places left over.
+
+    As wide as ``target`` at least, unless that made it more than half as high again.
+    """
+
+    def at(columns: int) -> Tuple[float, int]:
+        rows = -(-n // columns)
+        across = (target / columns - gap) / width
+        down = (1.5 * target / rows - gap - label_h) / height
+        scale = max(1, math.ceil(min(across, down)))
+        total_w = columns * (max(width * scale, label_w) + gap)
+        total_h = rows * (height * scale + label_h + gap)
+        aspect = total_w / total_h
+        shape = math.log(1 / aspect) if aspect < 1 else max(0.0, math.log(aspect * 9 / 16))
+        return shape + (rows * columns - n) / n + max(0.0, math.log(total_w / target)), scale
+
+    columns = min(range(1, n + 1), key=lambda columns: at(columns)[0])
+    return columns, at(columns)[1]
+
+
+@lru_cache(maxsize=16)
+def _strips(words: Tuple[str, ...], columns: int, step: int, dpi: float) -> np.ndarray:
+    """The labels of cells ``step`` pixels apart, row by row, uint8 ``[rows, height, columns * step]``.
+
+    They are the same in each picture of a layer, and come again for each image.
+    """
+    strips = np.full((-(-len(words) // columns), text_size("", 6, dpi)[1], columns * step), PAPER, np.uint8)
+    for i, word in enumerate(words):
+        block = letters(word, 6, dpi)
+        x = i % columns * step
+        strips[i // columns, :, x : x + block.shape[1]] = block
+    strips.setflags(write=False)
+    return strips
+
+
+def _labels(chosen: Sequence[int], values: np.ndarray, ranking: Optional[Ranking], first: int) -> List[str]:
+    """The number of each channel, with rank and score if it was ranked, else its value where it holds only one."""
+    if ranking is not None:
+        scores = ranking.scores[ranking.by]
+        return [
+            f"#{first + i}  ch {channel}  {scores[channel]:#.3g}".rstrip(".") for i, channel in enumerate(chosen, 1)
+        ]
+    flat = values.reshape(len(values), -1)
+    start = flat[:, :1]
+
+    def same(x: np.ndarray, y: np.ndarray) -> Any:
+        return (x == y) | (np.isnan(x) & np.isnan(y))
+
+    alike: np.ndarray = same(flat[:, -1:], start).all(axis=1)
+    alike[alike] = same(flat[alike], start[alike]).all(axis=1)
+    return [
+        f"{channel} = {value:.3g}" if constant else str(channel)
+        for channel, constant, value in zip(chosen, alike, start[:, 0])
+    ]

@@ -1,0 +1,233 @@
+"""Reduce a feature map to one map, and lay it over the image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Union
+
+import numpy as np
+
+from yolov5_featviz.arrays.image import as_rgb
+from yolov5_featviz.arrays.normalize import NORMS, check_norm, normalize
+from yolov5_featviz.arrays.reduce import REDUCTIONS, check_reduce, reduce_channels
+from yolov5_featviz.arrays.resample import check_resample, resample
+from yolov5_featviz.draw.annotate import draw_boxes
+from yolov5_featviz.draw.channels import ChannelSpec, Choice, check_map, choose
+from yolov5_featviz.draw.lettering import Text
+from yolov5_featviz.draw.page import LEAST_INCHES, Legend, channel_words, describe, enlarged, panel
+from yolov5_featviz.draw.palette import check_look, palette_of, quantise
+from yolov5_featviz.draw.picture import Picture
+from yolov5_featviz.draw.record import facts
+from yolov5_featviz.errors import FeatvizError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from yolov5_featviz.features.feature_map import FeatureMap
+
+BLENDS = ("mix", "add")
+WIDE_INCHES = 6.0  # in wider ones the lettering grows with the image, as print shrinks it
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """One map of a layer, ready to be coloured.
+
+    Attributes:
+        values: float32 ``[H, W]`` in [0, 1]; NaN where there is no number.
+        legend: what 0 and 1 mean.
+        title: what it shows, in words.
+        feature_map: where it comes from.
+        about: how it was made; see :func:`yolov5_featviz.about.facts`.
+    """
+
+    values: np.ndarray
+    legend: Legend
+    title: str
+    feature_map: FeatureMap = field(repr=False)
+    about: Dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def picture(
+        self,
+        cmap: str = "viridis",
+        dpi: int = 300,
+        plain: bool = False,
+        resample: str = "nearest",
+        scale: Optional[int] = None,
+    ) -> Picture:
+        """Draw it alone, each value as ``scale`` by ``scale`` pixels.
+
+        ``scale`` None makes it at least 3.3 inches wide or 5 high. The other arguments are as for
+        :meth:`over`.
+        """
+        check_look(cmap, dpi)
+        codes = enlarged(self.values[None], dpi, resample, lambda y: quantise(y[0]), scale)
+        picture = panel(codes, self.title, self.legend, cmap, dpi, dpi, plain)
+        return picture.told({**self.about, "cmap": cmap, "resample": resample})
+
+    def over(
+        self,
+        image: Any,
+        alpha: float = 0.4,
+        cmap: str = "jet",
+        blend: str = "mix",
+        boxes: bool = False,
+        resample: str = "bilinear",
+        dpi: int = 300,
+        plain: bool = False,
+    ) -> Picture:
+        """Lay it over the image that it belongs to, from which any padding is cut off first.
+
+        What the network did not see of the image, because it was cropped, stays as it is.
+
+        Args:
+            image: the image as it was before it was padded for the network, a path, array, tensor or
+                PIL image as in :func:`yolov5_featviz.images.as_rgb`; or, of exactly the size of the
+                network's input, that input.
+            alpha: strength of the heat, in [0, 1].
+            cmap: name of a matplotlib colour map.
+            blend: ``mix``: ``alpha * heat + (1 - alpha) * image``. This is the default because a
+                value has the same weight wherever it lies; ``add``: ``alpha * heat + image``, held
+                below 255, leaves the image its brightness, but hides the heat where that is high.
+            boxes: draw the detections, with names and scores.
+            resample: how the map is brought to the size of the image.
+            dpi: pixels an inch. The picture has the pixels of the image, or if that is narrower than
+                two inches, whole multiples of them.
+            plain: no captions, and the pixels of the image in any case.
+
+        Raises:
+            FeatvizError: an argument is not understood, the image cannot be read, or boxes are asked
+                for but not known.
+        """
+        check_look(cmap, dpi)
+        check_alpha(alpha, blend)
+        check_resample(resample)
+        fm = self.feature_map
+        if boxes and fm.boxes is None:
+            raise FeatvizError("no boxes to draw: none are known for this feature map (its field `boxes`)")
+        pixels = as_rgb(image)
+        height, width = pixels.shape[:2]
+        times = 1 if plain else math.ceil(LEAST_INCHES * dpi / width)
+        pixels = pixels.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else pixels
+        size = pixels.shape[:2]
+        heat = quantise(aligned(self.values, fm, (height, width), size, resample).clip(0, 1))
+        mixed = blended(heat, palette_of(cmap), pixels, alpha, blend)
+        seen = _seen(fm, (height, width), size)
+        if mixed[seen].size < mixed.size:
+            all_over, mixed = mixed, pixels.copy()
+            mixed[seen] = all_over[seen]
+        letter_dpi = max(float(dpi), size[1] / WIDE_INCHES)
+        labels: List[Text] = []
+        if boxes and fm.boxes is not None:
+            labels = draw_boxes(mixed, fm.boxes.mapped(_window(fm, (height, width)), size), letter_dpi)
+        how = f"{alpha:.0%} {'over' if blend == 'mix' else 'added to'} the image"
+        scope = f"{self.legend.scope}, {how}" if self.legend.scope else how
+        picture = panel(mixed, self.title, self.legend._replace(scope=scope), cmap, dpi, letter_dpi, plain, labels)
+        laid = {"cmap": cmap, "resample": resample, "alpha": alpha, "blend": blend, "boxes": boxes}
+        return picture.told({**self.about, **laid})
+
+    def save(self, path: str | Path, **options: Any) -> None:
+        """Draw it alone, with the options of :meth:`picture`, and write it as ``Picture.save`` does."""
+        self.picture(**options).save(path)
+
+    def _repr_png_(self) -> bytes:
+        return self.picture().to_png()
+
+
+def heatmap(
+    feature_map: FeatureMap,
+    reduce: str = "mean",
+    channels: Union[ChannelSpec, Choice] = "all",
+    norm: Optional[str] = None,
+) -> HeatMap:
+    """Reduce channels of a layer to one map.
+
+    Args:
+        feature_map: the map, ``[C, H, W]``.
+        reduce: how; see :func:`yolov5_featviz.reduce.reduce_channels`.
+        channels: of which channels; see :func:`yolov5_featviz.channels.choose`.
+        norm: how its values are brought to [0, 1]; see :func:`yolov5_featviz.normalize.normalize`.
+            None leaves that to the reduction: ``mean``, ``l2`` and ``std`` go from 0 to their
+            maximum, so that a map without a positive value is 0 throughout, the others from their
+            minimum to their maximum.
+
+    Raises:
+        FeatvizError: one of the arguments is not understood, or the map has no pixels.
+    """
+    check_reduce(reduce)
+    check_map(feature_map)
+    choice = choose(feature_map, channels)
+    data = feature_map.data.float().numpy()
+    reduced = reduce_channels(data[choice.channels], reduce)
+    words = f"{reduce} of {channel_words(feature_map.channels, choice)}"
+    how = {"shows": "heatmap", "channels": choice.channels, "reduce": reduce}
+    return _heat(feature_map, reduced, reduced, norm or REDUCTIONS[reduce].norm, words, how)
+
+
+def channel(feature_map: FeatureMap, k: int, norm: str = "channel") -> HeatMap:
+    """One channel of a layer, by its number. Raises FeatvizError if there is no such channel or ``norm``."""
+    check_map(feature_map)
+    (k,) = choose(feature_map, [k]).channels
+    data = feature_map.data.float().numpy()
+    return _heat(feature_map, data[k], data, norm, f"channel {k}", {"shows": "channel", "channels": [k]})
+
+
+def _heat(
+    feature_map: FeatureMap, values: np.ndarray, whole: np.ndarray, norm: str, words: str, how: Dict[str, Any]
+) -> HeatMap:
+    check_norm(norm)
+    scaled, limits = normalize(values[None], norm, whole.reshape(-1, *values.shape))
+    low, high = (f"{limit:.3g}" for limit in limits[0])
+    if not np.isfinite(limits).all() or norm == "byte":
+        low, high = NORMS[norm].ends or (low, high)
+    scope = {"robust": "1st to 99th percentile"}.get(norm, NORMS[norm].scope)
+    scope = "" if norm in ("channel", "zero") else scope
+    about = facts(feature_map, limits=limits, norm=norm, **how)
+    return HeatMap(scaled[0], Legend(low, high, scope), describe(feature_map, words), feature_map, about)
+
+
+def check_alpha(alpha: float, blend: str) -> None:
+    """Raise FeatvizError for a strength outside [0, 1] or a way of blending that there is not."""
+    if not 0 <= alpha <= 1:
+        raise FeatvizError(f"alpha {alpha:g} is out of range: take 0 (only the image) to 1")
+    if blend not in BLENDS:
+        raise FeatvizError(f"no blend {blend!r}: take one of {', '.join(BLENDS)}")
+
+
+def aligned(
+    values: np.ndarray, feature_map: FeatureMap, image: Tuple[int, int], size: Tuple[int, int], how: str = "bilinear"
+) -> np.ndarray:
+    """A map ``[H, W]`` of a layer brought to ``size``, without the padding around the image.
+
+    Cell ``i`` of a layer of stride ``s`` stands for the pixels ``i s`` to ``(i + 1) s`` of the
+    network's input, so the padding ends at ``region / s`` cells, fractions included. ``image`` is
+    the size of the image itself: if it is that of the input, nothing is cut off.
+    """
+    left, top, right, bottom = _window(feature_map, image)
+    down, across = feature_map.stride or (1.0, 1.0)
+    return resample(values, size, how, part=(left / across, top / down, right / across, bottom / down))
+
+
+def blended(heat: np.ndarray, palette: np.ndarray, image: np.ndarray, alpha: float, blend: str = "mix") -> np.ndarray:
+    """Palette indices ``[H, W]`` over an image ``[H, W, 3]``; see :meth:`HeatMap.over`. uint8, never wrapping."""
+    import cv2
+
+    colours = cv2.applyColorMap(heat, np.ascontiguousarray(palette[:, None]))
+    mixed: np.ndarray = cv2.addWeighted(colours, alpha, image, 1.0 - alpha if blend == "mix" else 1.0, 0.0)
+    return mixed
+
+
+def _window(feature_map: FeatureMap, image: Tuple[int, int]) -> Tuple[float, float, float, float]:
+    if feature_map.input_size == image:
+        return 0.0, 0.0, float(image[1]), float(image[0])
+    return feature_map.window
+
+
+def _seen(feature_map: FeatureMap, image: Tuple[int, int], size: Tuple[int, int]) -> Tuple[slice, slice]:
+    """Rows and columns of the image, drawn at ``size``, that are in the network's input."""
+    left, top, right, bottom = _window(feature_map, image)
+    height, width = feature_map.input_size or (bottom, right)
+    down, across = size[0] / (bottom - top), size[1] / (right - left)
+    rows = slice(max(0, round(-top * down)), round((height - top) * down))
+    return rows, slice(max(0, round(-left * across)), round((width - left) * across))

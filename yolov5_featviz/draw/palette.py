@@ -1,0 +1,70 @@
+"""Colour maps as palettes of 256 colours, and the colours of boxes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, List, Tuple
+
+import numpy as np
+
+from yolov5_featviz.errors import FeatvizError
+
+COLOURS = 248  # palette entries of the colour map; 0 is the lowest value, 247 the highest
+PAPER, INK = 248, 255  # the greys between them smooth the letters
+NAN = 251  # the grey of cells that hold no number
+
+RGB = Tuple[int, int, int]
+
+
+def check_look(cmap: str, dpi: int) -> None:
+    """Raise FeatvizError if there is no such colour map, or no picture to be made at that many dots an inch."""
+    palette_of(cmap)
+    if not 10 <= dpi <= 2400:
+        raise FeatvizError(f"dpi {dpi} is out of range: take 10 to 2400, 300 for print")
+
+
+def quantise(y: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] to palette indices; NaN to its grey."""
+    scaled = y * np.float32(COLOURS - 1)
+    scaled += np.float32(0.5)
+    missing = np.isnan(scaled)
+    if missing.any():
+        scaled[missing] = NAN
+    codes: np.ndarray = scaled.astype(np.uint8)
+    return codes
+
+
+@lru_cache(maxsize=16)
+def palette_of(cmap: str) -> np.ndarray:
+    """The 256 colours of a picture: a matplotlib colour map's, then the greys of paper and ink, ``[256, 3]``."""
+    import matplotlib.cm
+
+    # matplotlib.colormaps came with 3.5, and get_cmap left with 3.9
+    library: Any = matplotlib
+    find = library.colormaps.__getitem__ if hasattr(library, "colormaps") else library.cm.get_cmap
+    try:
+        colours = find(cmap)
+    except (KeyError, ValueError):
+        raise FeatvizError(f"no colour map {cmap!r}: take one of matplotlib's, such as viridis, gray or jet") from None
+    palette = np.empty((256, 3), np.uint8)
+    table = colours(np.linspace(0, 1, colours.N))[:, :3] * 255
+    if colours.N < COLOURS:  # a map of few colours keeps its steps
+        table = colours(np.linspace(0, 1, COLOURS))[:, :3] * 255
+    at = np.linspace(0, len(table) - 1, COLOURS)
+    palette[:COLOURS] = np.stack([np.interp(at, np.arange(len(table)), c) for c in table.T], axis=1).round()
+    palette[PAPER:] = np.linspace(255, 0, 256 - COLOURS).round()[:, None]
+    palette.setflags(write=False)
+    return palette
+
+
+# Okabe and Ito's colours, which colour-blind people can tell apart; vermilion, sky blue, yellow...
+BOX_COLOURS: List[RGB] = [
+    (213, 94, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (0, 114, 178),
+    (255, 255, 255),
+]

@@ -1,0 +1,83 @@
+"""How a picture was made, as words that go into its file. Nothing here touches a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence
+
+import numpy as np
+
+from yolov5_featviz.version import __version__
+
+if TYPE_CHECKING:
+    from yolov5_featviz.features.feature_map import FeatureMap
+
+KEY = "yolov5-featviz"  # under which files hold it; its value in the record is the version
+
+
+def facts(
+    feature_map: FeatureMap, shows: str, channels: Sequence[int], limits: Optional[np.ndarray] = None, **how: Any
+) -> Dict[str, Any]:
+    """What is to be told of a picture of a feature map.
+
+    Args:
+        feature_map: the map.
+        shows: ``grid``, ``heatmap``, ``channel``, ``pca``...
+        channels: the channels that are in it, in order.
+        limits: ``[n, 2]``, the values that became 0 and 1, of each channel or of all together.
+        how: whatever else there is to say, in values that JSON knows; None is left out.
+
+    Returns:
+        ``layer``, ``level`` and ``call`` where there are several, ``map`` ``[C, H, W]``, ``input``
+        ``[height, width]``, ``shows``, ``channels``, ``how``, and ``scale``, ``[low, high]`` or a
+        list of such.
+    """
+    layer = feature_map.layer
+    told: Dict[str, Any] = {
+        "layer": layer.name,
+        "type": layer.type,
+        "level": feature_map.level,
+        "call": feature_map.call,
+        "map": list(feature_map.data.shape),
+        "input": None if feature_map.input_size is None else list(feature_map.input_size),
+        "shows": shows,
+        "channels": spans(channels),
+        **how,
+        "scale": None if limits is None else _scale(limits),
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def dumps(about: Mapping[str, Any]) -> str:
+    """The record as one line of JSON in ASCII, so that every format can hold it; the version comes first."""
+    return json.dumps({KEY: __version__, **about}, separators=(",", ":"), allow_nan=False)
+
+
+def spans(channels: Sequence[int]) -> str:
+    """Channel numbers as :func:`yolov5_featviz.channels.choose_channels` reads them: ``0-63``, ``5-5``, ``3,0,7-9``."""
+    runs: List[List[int]] = []
+    for channel in channels:
+        if runs and channel == runs[-1][-1] + 1:
+            runs[-1].append(channel)
+        else:
+            runs.append([channel])
+    words = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"{words}-{words}" if words.isdigit() else words
+
+
+def unspans(words: str) -> Iterator[int]:
+    """The channel numbers that :func:`spans` wrote, one after the other; a list of them may not fit in memory."""
+    for part in filter(None, words.split(",")):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
+def number(value: Any) -> Optional[float]:
+    """A value to six digits; None where JSON has none, as for infinity."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _scale(limits: np.ndarray) -> Any:
+    pairs = [[number(low), number(high)] for low, high in limits.tolist()]
+    return pairs[0] if all(pair == pairs[0] for pair in pairs) else pairs

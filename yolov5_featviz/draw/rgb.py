@@ -1,0 +1,74 @@
+"""Three maps as red, green and blue: PCA, and maps of three channels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+
+from yolov5_featviz.arrays.normalize import normalize
+from yolov5_featviz.arrays.reduce import pca
+from yolov5_featviz.draw.channels import ChannelSpec, Choice, check_map, choose
+from yolov5_featviz.draw.page import Legend, channel_words, describe, enlarged, panel
+from yolov5_featviz.draw.palette import NAN, check_look, palette_of
+from yolov5_featviz.draw.picture import Picture
+from yolov5_featviz.draw.record import facts, number
+from yolov5_featviz.errors import FeatvizError
+
+if TYPE_CHECKING:
+    from yolov5_featviz.features.feature_map import FeatureMap
+
+
+def pca_picture(
+    feature_map: FeatureMap,
+    channels: Union[ChannelSpec, Choice] = "all",
+    dpi: int = 300,
+    plain: bool = False,
+    resample: str = "nearest",
+) -> Picture:
+    """The three principal components of the channels as red, green and blue.
+
+    See :func:`yolov5_featviz.reduce.pca` for what that means, and :meth:`HeatMap.picture` and
+    :func:`heatmap` for the arguments. Cells that hold no number are grey.
+    """
+    check_look("viridis", dpi)
+    check_map(feature_map)
+    choice = choose(feature_map, channels)
+    rgb, explained = pca(feature_map.data.float().numpy()[choice.channels])
+    pixels = enlarged(np.moveaxis(rgb, 2, 0), dpi, resample, _as_rgb)
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(("red", "green", "blue"), explained))
+    title = describe(feature_map, f"PCA of {channel_words(feature_map.channels, choice)}")
+    picture = panel(pixels, f"{title} · explained variance: {shares}", None, "viridis", dpi, dpi, plain)
+    variance = [number(share) for share in explained]
+    return picture.told(facts(feature_map, "pca", choice.channels, variance=variance, resample=resample))
+
+
+def _as_rgb(y: np.ndarray) -> np.ndarray:
+    """``[3, H, W]`` in [0, 1] to pixels; NaN to its grey."""
+    colours = np.moveaxis(y, 0, 2) * 255
+    return np.where(np.isnan(colours), palette_of("viridis")[NAN], np.rint(colours)).astype(np.uint8)
+
+
+def rgb_picture(
+    feature_map: FeatureMap, norm: str = "signed-robust", dpi: int = 300, plain: bool = False, resample: str = "nearest"
+) -> Picture:
+    """A map of three channels as red, green and blue, scaled together.
+
+    Args:
+        feature_map: ``[3, H, W]``.
+        norm: how values become colours; see :func:`yolov5_featviz.normalize.normalize`. By ``signed``
+            and ``signed-robust`` mid-grey is 0.
+        dpi, plain, resample: as for :meth:`HeatMap.picture`.
+
+    Raises:
+        FeatvizError: an argument is not understood, or there are not three channels.
+    """
+    check_look("gray", dpi)
+    check_map(feature_map)
+    data = feature_map.data.float().numpy()
+    if len(data) != 3:
+        raise FeatvizError(f"{feature_map.title} has {len(data)} channels, not the three of a colour picture")
+    scaled, limits = normalize(data.reshape(1, 3, -1), norm)
+    pixels = enlarged(scaled.reshape(data.shape), dpi, resample, _as_rgb)
+    low, high = (f"{limit:.3g}" for limit in limits[0])
+    return panel(pixels, describe(feature_map, "as RGB"), Legend(low, high), "gray", dpi, dpi, plain)

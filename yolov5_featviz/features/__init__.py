@@ -1,0 +1,1 @@
+"""Capture feature maps, and draw kernels and tensors."""

@@ -1,0 +1,46 @@
+"""What a model makes of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import List, Optional, Tuple, Union
+
+import numpy as np
+
+from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.features.feature_map import FeatureMap
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model makes of an image.
+
+    Attributes:
+        image: its name.
+        pixels: uint8 RGB ``[H, W, 3]``, as it was read.
+        input_size: ``(height, width)`` in pixels of what the network was given.
+        region: where in that the image lies: left, top, right and bottom edge.
+        boxes: what was detected, in pixels of the network's input; None if the model detects nothing.
+        maps: the feature maps of the layers that were asked for.
+    """
+
+    image: str
+    pixels: np.ndarray = field(repr=False)
+    input_size: Tuple[int, int]
+    region: Region
+    boxes: Optional[Boxes] = None
+    maps: List[FeatureMap] = field(default_factory=list, repr=False)
+
+    @property
+    def size(self) -> Tuple[int, int]:
+        """``(height, width)`` of the image in pixels."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+    def __getitem__(self, layer: Union[int, str]) -> FeatureMap:
+        """The map of a layer, by its name or index; of several levels, the first."""
+        for feature_map in self.maps:
+            if str(layer) in (feature_map.layer.name, feature_map.layer.path):
+                return feature_map
+        names = ", ".join(dict.fromkeys(feature_map.layer.name for feature_map in self.maps))
+        raise FeatvizError(f"no map of layer {layer!r}: there are {names or 'none'}")

@@ -1,0 +1,186 @@
+"""Place the panels, titles and colour scales of a figure, in whole pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.figures.style import LINE, LINES, Style, measure, wrap
+
+BAR = 4.0  # height of a colour scale in points
+CORNERS = ("upper left", "upper right", "lower left", "lower right")
+
+# From the size to be painted (height, width) and the part of the image (in its pixels) to uint8 RGB.
+Paint = Callable[[Tuple[int, int], Region], np.ndarray]
+
+
+class Bar(NamedTuple):
+    """A colour scale, its two ends and what it measures; panels with equal ones share it."""
+
+    cmap: str
+    low: str
+    high: str
+    words: str = ""
+
+
+class Zoom(NamedTuple):
+    """A detail, shown enlarged over ``share`` of the panel's width; None is the corner farthest from it."""
+
+    box: Region
+    corner: Optional[str] = None
+    share: float = 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One picture of a figure.
+
+    Attributes:
+        paint: makes its pixels.
+        window: what part of the image it shows: left, top, right and bottom edge, in its pixels.
+        boxes: to be drawn, in pixels of the image.
+        zoom: a detail.
+        bar: what its colours mean.
+        named: whether names and scores stand at the boxes.
+    """
+
+    paint: Paint
+    window: Region
+    boxes: Optional[Boxes] = None
+    zoom: Optional[Zoom] = None
+    bar: Optional[Bar] = None
+    named: bool = True
+
+    @property
+    def aspect(self) -> float:
+        """Height to width."""
+        left, top, right, bottom = self.window
+        return (bottom - top) / (right - left)
+
+
+class Place(NamedTuple):
+    """Left and top edge, width and height in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    width: int
+    height: int
+    panels: List[List[Place]]
+    columns: List[Place]
+    rows: List[Place]
+    bars: List[Tuple[Bar, Place, List[str]]]
+
+
+def lay_out(
+    panels: Sequence[Sequence[Optional[Panel]]], columns: Sequence[str], rows: Sequence[str], style: Style
+) -> Layout:
+    def pixels(points: float) -> int:
+        return round(points * style.dpi / 72)
+
+    width, line = round(style.width * style.dpi), pixels(LINE * style.font_size)
+    gap = pixels(style.gap)
+    aspects = np.array([[panel.aspect if panel else np.nan for panel in row] for row in panels])
+    for lines in range(LINES + 1):  # how long a row's title may be depends on the row's height, and that on the titles
+        left = lines * line + pixels(2) * bool(lines)
+        widths, heights = _sizes(aspects, width - left - gap * (len(columns) - 1))
+        turned = [wrap(words, height * 72 / style.dpi, style) for words, height in zip(rows, heights)]
+        if all(words.count("\n") < lines for words in turned if words):
+            break
+    if min(widths) < pixels(12):
+        raise FeatvizError(
+            f"{len(columns)} columns do not fit in {style.width:.3g} inches: take a larger width, or fewer of them"
+        )
+    xs = left + np.concatenate([[0], np.cumsum([w + gap for w in widths])]).astype(int)
+
+    above = [wrap(words, w * 72 / style.dpi, style) for words, w in zip(columns, widths)]
+    head = max((words.count("\n") + 1 for words in above if words), default=0)
+    head_h = head * line + pixels(1) * bool(head)
+    y = head_h if style.titles == "top" else 0
+    places: List[List[Place]] = []
+    row_places: List[Place] = []
+    bars: List[Tuple[Bar, Place, List[str]]] = []
+    under = _bars_below(panels)
+    for r, row in enumerate(panels):
+        places.append([])
+        row_places.append(Place(0, y, left, heights[r]))
+        for c, panel in enumerate(row):
+            w, h = widths[c], heights[r]
+            if panel is not None:
+                w, h = min(w, round(h / panel.aspect)), min(h, round(w * panel.aspect))
+            places[r].append(Place(int(xs[c]) + (widths[c] - w) // 2, y + (heights[r] - h) // 2, w, h))
+        y += heights[r]
+        for bar_line in under.get(r, []):
+            y += pixels(2)
+            spans = [(bar, int(xs[first]), int(xs[last]) + widths[last]) for bar, first, last in bar_line]
+            below = _bar_words([(bar, (end - x) * 72 / style.dpi) for bar, x, end in spans], style)
+            bar_h = pixels(BAR) + max(map(len, below)) * pixels(1.2 * (style.font_size - 1))
+            bars += [(bar, Place(x, y, end - x, bar_h), lines) for (bar, x, end), lines in zip(spans, below)]
+            y += bar_h
+        y += gap + pixels(1) * (r in under) if r + 1 < len(panels) else 0
+    top = 0 if style.titles == "top" else y + pixels(1) * bool(head)
+    column_places = [Place(int(x), top, w, head_h) for x, w in zip(xs, widths)]
+    height = y + (head_h + pixels(1) if style.titles == "bottom" and head else 0)
+    return Layout(width, height, places, column_places, row_places, bars)
+
+
+def _sizes(aspects: np.ndarray, width: int) -> Tuple[List[int], List[int]]:
+    """Widths of columns and heights of rows in pixels, for panels of these aspects within ``width``."""
+    n, m = aspects.shape
+    known = np.where(np.isnan(aspects), -np.inf, aspects)
+    by_row = [row[~np.isnan(row)] for row in aspects]
+    by_column = [column[~np.isnan(column)] for column in aspects.T]
+
+    def alike(parts: List[np.ndarray]) -> bool:
+        return all(len(part) == 0 or np.ptp(part) < 1e-3 * part.min() for part in parts)
+
+    if not alike(by_row) and alike(by_column):
+        shares = np.array([1 / part[0] if len(part) else 1.0 for part in by_column])
+        widths = np.floor(width * shares / shares.sum()).astype(int)
+        height = max(1, round(float(np.median(widths / shares))))
+        return [int(w) for w in widths], [height] * n
+    side = max(1, width // m)
+    tallest = known.max(axis=1)
+    heights = np.where(np.isfinite(tallest), tallest, 1.0) * side
+    return [side] * m, [max(1, round(float(h))) for h in heights]
+
+
+def _bars_below(panels: Sequence[Sequence[Optional[Panel]]]) -> Dict[int, List[List[Tuple[Bar, int, int]]]]:
+    """Under which row which scales stand, line by line, each with its first and last column."""
+    spans: Dict[Bar, Tuple[int, int, int]] = {}
+    for r, row in enumerate(panels):
+        for c, panel in enumerate(row):
+            if panel is not None and panel.bar is not None:
+                _, first, last = spans.get(panel.bar, (r, c, c))
+                spans[panel.bar] = r, min(first, c), max(last, c)
+    under: Dict[int, List[List[Tuple[Bar, int, int]]]] = {}
+    for bar, (r, first, last) in sorted(spans.items(), key=lambda item: item[1]):
+        lines = under.setdefault(r, [])
+        free = [line for line in lines if all(last < start or first > end for _, start, end in line)]
+        if free:
+            free[0].append((bar, first, last))
+        else:
+            lines.append([(bar, first, last)])
+    return under
+
+
+def _bar_words(bars: Sequence[Tuple[Bar, float]], style: Style) -> List[List[str]]:
+    """What stands below scales of these lengths in points: between their ends, or all in lines of their own."""
+    small = style.font_size - 1
+
+    def fits(bar: Bar, room: float) -> bool:
+        ends = max(measure(words, style, small)[0] for words in (bar.low, bar.high))
+        return measure(bar.words, style, small)[0] + 2 * ends + small <= room
+
+    if all(not bar.words or fits(bar, room) for bar, room in bars):
+        return [[bar.words] for bar, _ in bars]
+    return [["", *wrap(bar.words, room, style, small).split("\n")] for bar, room in bars]

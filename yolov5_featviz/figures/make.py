@@ -1,0 +1,239 @@
+"""Make a figure from a checked specification."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+
+import numpy as np
+
+from yolov5_featviz.arrays.boxes import Region
+from yolov5_featviz.arrays.image import as_rgb
+from yolov5_featviz.arrays.normalize import NORMS, normalize
+from yolov5_featviz.arrays.reduce import REDUCTIONS, pca, reduce_channels
+from yolov5_featviz.attribution.cam import METHODS
+from yolov5_featviz.draw.channels import choose
+from yolov5_featviz.draw.heatmap import HeatMap
+from yolov5_featviz.draw.record import number
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.features.prediction import Prediction
+from yolov5_featviz.figures.composition import Composition, compose
+from yolov5_featviz.figures.layout import Bar, Panel
+from yolov5_featviz.figures.painters import colours, heat, limit_words, mosaic, photograph, stretched
+from yolov5_featviz.figures.spec import OF_LAYERS, Cell, Spec, needs_model
+
+# A model: from the path of an image and a layer selection to what it makes of it; and `cam` if it has that.
+Models = Callable[[Sequence[str], Sequence[Optional[str]]], ContextManager[Sequence[Any]]]
+
+
+def make(spec: Spec, models: Models) -> Composition:
+    """Draw a figure.
+
+    Args:
+        spec: see :func:`parse`.
+        models: from checkpoints, and their checkouts, to a context in which there is a model for each,
+            to be called as :class:`yolov5_featviz.yolov5.predict.Predictor` is.
+
+    Raises:
+        FeatvizError: a layer or channel is not there, or an image or checkpoint cannot be read.
+    """
+    cells = [cell for row in spec.cells for cell in row]
+    keys = list(dict.fromkeys((cell.weights, cell.yolov5) for cell in cells if needs_model(cell)))
+    seen: Dict[Cell, _Seen] = {}
+    with models([str(weights) for weights, _ in keys], [yolov5 for _, yolov5 in keys]) as opened:
+        by_key = dict(zip(keys, opened))
+        errors: List[str] = []
+        wanted: Dict[Any, Set[str]] = {}
+        for cell in cells:
+            if needs_model(cell):
+                model = by_key[cell.weights, cell.yolov5]
+                names = _layers(model, cell, errors)
+                wanted.setdefault((cell.weights, cell.yolov5, cell.image), set()).update(names)
+        if errors:
+            raise FeatvizError("; ".join(dict.fromkeys(errors)))
+        predictions: Dict[Any, Prediction] = {}
+        for (weights, yolov5, image), layers in wanted.items():
+            model = by_key[weights, yolov5]
+            selection = ",".join(sorted(layers)) or None
+            predictions[weights, yolov5, image] = model(image, selection, spec.imgsz, spec.conf, spec.iou)
+        for cell in cells:
+            prediction = predictions.get((cell.weights, cell.yolov5, cell.image)) if needs_model(cell) else None
+            heat = None
+            if cell.shown == "cam":
+                model = by_key[cell.weights, cell.yolov5]
+                heat = model.cam(cell.image, cell.layer, cell.target, cell.method, spec.imgsz)
+            seen[cell] = _see(cell, prediction, heat)
+    limits = _shared(seen)
+    panels = [[_panel(cell, seen[cell], limits) for cell in row] for row in spec.cells]
+    shown = {
+        ", ".join(filter(None, [str(cell.shown), f"layer {cell.layer}", cell.image and Path(cell.image).name])): [
+            number(limit) for limit in _limits(cell, seen[cell], limits)
+        ]
+        for cell in cells
+        if seen[cell].values is not None
+    }
+    about = {"shows": "figure", "scales": shown}
+    title = ", ".join(filter(None, dict.fromkeys([*spec.rows, *spec.columns])))
+    return compose(panels, spec.columns, spec.rows, spec.style, title, about)
+
+
+class _Seen(NamedTuple):
+    """What there is to paint for a cell: the photograph, and of a layer, values and what became 0 and 1."""
+
+    pixels: np.ndarray
+    prediction: Optional[Prediction] = None
+    feature_map: Optional[FeatureMap] = None
+    values: Optional[np.ndarray] = None
+    scaled: Optional[np.ndarray] = None
+    limits: Tuple[float, float] = (0.0, 1.0)
+    norm: str = ""
+
+
+def _layers(model: Any, cell: Cell, errors: List[str]) -> List[str]:
+    if cell.shown not in OF_LAYERS or cell.shown == "cam":
+        return []
+    try:
+        names: List[str] = model.layers(cell.layer)
+    except FeatvizError as error:
+        errors.append(f"{Path(str(cell.weights)).name}: {error}")
+        return []
+    if len(names) != 1:
+        errors.append(f"layer {cell.layer!r} names {len(names)} layers of {Path(str(cell.weights)).name}: name one")
+    return names
+
+
+def _see(cell: Cell, prediction: Optional[Prediction], heat: Optional[HeatMap]) -> _Seen:
+    if prediction is None:
+        return _Seen(as_rgb(cell.image))
+    if cell.shown not in OF_LAYERS:
+        return _Seen(prediction.pixels, prediction)
+    if heat is not None:
+        limits = (0.0, float(np.nanmax(heat.feature_map.data[0].numpy(), initial=0)))
+        values = heat.feature_map.data[0].float().numpy()
+        return _Seen(prediction.pixels, prediction, heat.feature_map, values, heat.values, limits, "zero")
+    if not prediction.maps:
+        raise FeatvizError(f"layer {cell.layer} of {Path(str(cell.weights)).name} yields no feature map")
+    fm = prediction[str(cell.layer)] if len(prediction.maps) > 1 else prediction.maps[0]
+    data = fm.data.float().numpy()
+    base = _Seen(prediction.pixels, prediction, fm)
+    if cell.shown in ("pca", "grid"):
+        return base
+    if cell.shown == "channel":
+        (k,) = choose(fm, [int(cell.channel or 0)]).channels
+        values, whole, norm = data[k], data, cell.norm or "channel"
+    else:
+        values = reduce_channels(data[choose(fm, cell.channels or "all").channels], cell.reduce)
+        whole, norm = values[None], cell.norm or REDUCTIONS[cell.reduce].norm
+    scaled, ends = normalize(values[None], norm, whole)
+    low, high = (float(end) for end in ends[0])
+    return base._replace(values=values, scaled=scaled[0], limits=(low, high), norm=norm)
+
+
+def _group(cell: Cell) -> Any:
+    """What panels must have in common to share a scale."""
+    return (
+        cell.shown,
+        cell.layer,
+        cell.channels,
+        cell.channel,
+        cell.reduce,
+        cell.norm,
+        cell.cmap,
+        cell.target,
+        cell.method,
+    )
+
+
+def _is_absolute(norm: str) -> bool:
+    """Whether a norm has a scale of its own, the same for all values."""
+    return norm in ("sigmoid", "none", "byte")
+
+
+def _is_shared(cell: Cell) -> bool:
+    return (cell.scale or ("separate" if cell.shown == "cam" else "shared")) == "shared"
+
+
+def _shared(seen: Mapping[Cell, _Seen]) -> Dict[Any, Tuple[float, float]]:
+    """The ends of each scale that panels share: the lowest and the highest of theirs."""
+    ends: Dict[Any, List[Tuple[float, float]]] = {}
+    for cell, one in seen.items():
+        if one.values is not None and _is_shared(cell) and not _is_absolute(one.norm):
+            ends.setdefault(_group(cell), []).append(one.limits)
+    return {group: (min(low for low, _ in pairs), max(high for _, high in pairs)) for group, pairs in ends.items()}
+
+
+def _limits(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -> Tuple[float, float]:
+    """The two values between which a panel is shown."""
+    if _is_absolute(seen.norm):
+        return seen.limits
+    if isinstance(cell.scale, tuple):
+        return cell.scale
+    return limits[_group(cell)] if _is_shared(cell) else seen.limits
+
+
+def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -> Panel:
+    height, width = seen.pixels.shape[:2]
+    window = cell.crop or (0.0, 0.0, float(width), float(height))
+    for name, box in (("crop", cell.crop), ("zoom", cell.zoom and cell.zoom.box)):
+        edges = ", ".join(f"{edge:g}" for edge in box or ())
+        if box and _beyond(box, (0.0, 0.0, float(width), float(height))):
+            raise FeatvizError(f"{name} [{edges}] lies outside {Path(str(cell.image)).name}, {width}×{height} pixels")
+        if name == "zoom" and box and _beyond(box, window):
+            crop = ", ".join(f"{edge:g}" for edge in window)
+            raise FeatvizError(f"zoom [{edges}] lies outside the crop [{crop}]: name a part of that")
+    boxes = None
+    if seen.prediction is not None and (cell.boxes or cell.shown == "detections"):
+        known = seen.prediction.boxes
+        boxes = None if known is None else known.mapped(seen.prediction.region, (height, width))
+    photo = photograph(seen.pixels)
+    panel = Panel(photo, window, boxes, cell.zoom, named=cell.shown in ("input", "detections"))
+    fm = seen.feature_map
+    if fm is None:
+        return panel
+    over = cell.shown in ("heatmap", "cam") if cell.over is None else cell.over
+    cmap = cell.cmap or ("jet" if over else "viridis")
+    how = cell.resample or ("bilinear" if over else "nearest")
+    if cell.shown == "pca":
+        chosen = fm.data.float().numpy()[choose(fm, cell.channels or "all").channels]
+        return replace(panel, paint=colours(np.moveaxis(pca(chosen)[0], 2, 0), fm, (height, width), how))
+    if cell.shown == "grid":
+        data = fm.data.float().numpy()
+        shown = choose(fm, cell.channels or "16").channels
+        norm = cell.norm or "channel"
+        scaled, ends = normalize(data[shown], norm, data)
+        low, high = NORMS[norm].ends or (limit_words(ends[0][0]), limit_words(ends[0][1]))
+        tiles = mosaic([heat(one, fm, (height, width), cmap, how) for one in scaled])
+        words = NORMS[norm].scope.replace("on its own", "").strip()
+        return replace(panel, paint=tiles, zoom=None, bar=Bar(cmap, low, high, words))
+    assert seen.values is not None and seen.scaled is not None
+    scaled, words = seen.scaled, _measured(cell, fm)
+    if _is_absolute(seen.norm):
+        low, high = NORMS[seen.norm].ends or ("0", "1")
+        words = f"{words}, {NORMS[seen.norm].scope}"
+    elif _is_shared(cell) or isinstance(cell.scale, tuple):
+        pair = _limits(cell, seen, limits)
+        scaled = stretched(seen.values, pair)
+        low, high = limit_words(pair[0]), limit_words(pair[1])
+    else:
+        low, high = NORMS[seen.norm].ends or ("min", "max")
+        words += ", each on its own"
+    paint = heat(scaled, fm, (height, width), cmap, how, photo if over else None, cell.alpha)
+    return replace(panel, paint=paint, bar=Bar(cmap, low, high, words))
+
+
+def _beyond(box: Region, window: Region) -> bool:
+    return box[0] < window[0] or box[1] < window[1] or box[2] > window[2] or box[3] > window[3]
+
+
+def _measured(cell: Cell, feature_map: FeatureMap) -> str:
+    """What the values of a panel are."""
+    if cell.shown == "cam":
+        return METHODS[cell.method][0]
+    if cell.shown == "channel":
+        return f"channel {cell.channel}"
+    if cell.channels is not None:
+        return f"{cell.reduce} of {len(choose(feature_map, cell.channels).channels)} channels"
+    names = {"l2": "L2 norm of channels", "select-max": "strongest channel"}
+    return names.get(cell.reduce, f"channel {cell.reduce}")

@@ -1,0 +1,108 @@
+"""Paint one panel at the size that it has in the figure."""
+
+from __future__ import annotations
+
+import math
+from typing import Optional, Sequence, Tuple
+
+import numpy as np
+
+from yolov5_featviz.arrays.boxes import Region
+from yolov5_featviz.arrays.resample import resample
+from yolov5_featviz.draw.heatmap import blended
+from yolov5_featviz.draw.palette import NAN, palette_of, quantise
+from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.figures.layout import Paint
+
+
+def stretched(values: np.ndarray, pair: Tuple[float, float]) -> np.ndarray:
+    """Values to [0, 1], so that ``pair`` become its ends; 0 where these are equal. NaN stays NaN."""
+    low, high = pair
+    span = high - low
+    scaled: np.ndarray = ((values - low) / span if span > 0 else values * 0).clip(0, 1)
+    return scaled.astype(np.float32)
+
+
+def photograph(pixels: np.ndarray) -> Paint:
+    """Paints an image uint8 RGB ``[H, W, 3]``."""
+    import cv2
+
+    def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
+        left, top, right, bottom = (round(edge) for edge in window)
+        part = np.ascontiguousarray(pixels[top : max(bottom, top + 1), left : max(right, left + 1)])
+        smaller = part.shape[0] >= size[0] and part.shape[1] >= size[1]
+        how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        painted: np.ndarray = cv2.resize(part, (size[1], size[0]), interpolation=how)
+        return painted
+
+    return paint
+
+
+def heat(
+    values: np.ndarray,
+    feature_map: FeatureMap,
+    image: Tuple[int, int],
+    cmap: str,
+    how: str = "nearest",
+    photo: Optional[Paint] = None,
+    alpha: float = 0.4,
+) -> Paint:
+    """Paints a map ``[H, W]`` in [0, 1] of an image of size ``image``, alone or over its photograph."""
+    palette = palette_of(cmap)
+
+    def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
+        codes = quantise(resample(values, size, how, part=cells(feature_map, image, window)).clip(0, 1))
+        if photo is None:
+            alone: np.ndarray = palette[codes]
+            return alone
+        return blended(codes, palette, photo(size, window), alpha)
+
+    return paint
+
+
+def colours(planes: np.ndarray, feature_map: FeatureMap, image: Tuple[int, int], how: str = "nearest") -> Paint:
+    """Paints three maps ``[3, H, W]`` in [0, 1] as red, green and blue."""
+    grey = palette_of("viridis")[NAN]
+
+    def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
+        y = np.moveaxis(resample(planes, size, how, part=cells(feature_map, image, window)), 0, 2).clip(0, 1)
+        painted: np.ndarray = np.where(np.isnan(y), grey, np.rint(np.nan_to_num(y) * 255)).astype(np.uint8)
+        return painted
+
+    return paint
+
+
+def mosaic(parts: Sequence[Paint]) -> Paint:
+    """Paints several side by side, in as many columns as rows."""
+    side = math.ceil(math.sqrt(len(parts)))
+
+    def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
+        height, width = size
+        canvas = np.full((height, width, 3), 255, np.uint8)
+        gap = max(1, round(width / 150))
+        ys, xs = (np.rint(np.linspace(0, length + gap, side + 1)).astype(int) for length in (height, width))
+        for i, part in enumerate(parts):
+            top, left = int(ys[i // side]), int(xs[i % side])
+            h, w = int(ys[i // side + 1]) - gap - top, int(xs[i % side + 1]) - gap - left
+            if h > 0 and w > 0:
+                canvas[top : top + h, left : left + w] = part((h, w), window)
+        return canvas
+
+    return paint
+
+
+def cells(feature_map: FeatureMap, image: Tuple[int, int], window: Region) -> Region:
+    """A part of an image of size ``image``, in its pixels, as a part of the map, in cells."""
+    left, top, right, bottom = feature_map.window
+    down, across = feature_map.stride or (1.0, 1.0)
+    x, y = (right - left) / image[1], (bottom - top) / image[0]
+    return (
+        (left + window[0] * x) / across,
+        (top + window[1] * y) / down,
+        (left + window[2] * x) / across,
+        (top + window[3] * y) / down,
+    )
+
+
+def limit_words(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")

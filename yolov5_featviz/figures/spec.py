@@ -1,0 +1,399 @@
+"""Check a figure's specification: rows and columns, as YAML has them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from yolov5_featviz.arrays.boxes import Region
+from yolov5_featviz.arrays.normalize import check_norm
+from yolov5_featviz.arrays.reduce import check_reduce
+from yolov5_featviz.arrays.resample import check_resample
+from yolov5_featviz.attribution.cam import METHODS, check_method
+from yolov5_featviz.draw.channels import choose_channels, parse_top
+from yolov5_featviz.draw.encode import format_of
+from yolov5_featviz.draw.palette import palette_of
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.figures.layout import CORNERS, Zoom
+from yolov5_featviz.figures.style import WIDTHS, Style, check_letters
+from yolov5_featviz.text import printable
+
+SHOWS = ("input", "detections", "heatmap", "channel", "pca", "grid", "cam")
+OF_LAYERS = ("heatmap", "channel", "pca", "grid", "cam")
+SCALES = ("shared", "separate")
+MOST = 100  # rows, and columns
+
+
+class Cell(NamedTuple):
+    """What one panel shows. What is None is left to what is shown."""
+
+    show: Optional[str] = None
+    image: Optional[str] = None
+    weights: Optional[str] = None
+    yolov5: Optional[str] = None
+    layer: Optional[str] = None
+    channels: Optional[str] = None
+    channel: Optional[int] = None
+    reduce: str = "mean"
+    norm: Optional[str] = None
+    resample: Optional[str] = None
+    cmap: Optional[str] = None
+    alpha: float = 0.4
+    over: Optional[bool] = None
+    boxes: bool = False
+    scale: Any = None
+    crop: Optional[Region] = None
+    zoom: Optional[Zoom] = None
+    target: Any = None
+    method: str = "layer-cam"
+
+    @property
+    def shown(self) -> str:
+        """What is shown, by default a heat map if there is a layer."""
+        return self.show or ("heatmap" if self.layer is not None else "input")
+
+    @property
+    def title(self) -> str:
+        """In words, if no other are given."""
+        if self.shown in ("input", "detections"):
+            return self.shown.capitalize()
+        if self.shown == "cam":
+            return METHODS[self.method][0]
+        layer = [] if self.layer is None else [f"layer {self.layer}"]
+        what = {"heatmap": "" if layer else "heat map", "pca": "PCA", "grid": "" if layer else "channels"}
+        words = ", ".join(filter(None, [*layer, what.get(self.shown, f"channel {self.channel}")]))
+        return words[0].upper() + words[1:]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A figure as it is written down, checked; see :func:`parse`."""
+
+    cells: List[List[Cell]]
+    columns: List[str]
+    rows: List[str]
+    style: Style
+    outputs: List[str]
+    imgsz: int
+    conf: float
+    iou: float
+    given: Dict[str, Any]
+    files: Dict[Tuple[str, str], str]
+
+
+def parse(given: Mapping[str, Any], find: Callable[[str, str], Optional[Path]] = lambda kind, name: Path(name)) -> Spec:
+    """Check a figure as it is written down.
+
+    Args:
+        given: see docs/figures.md.
+        find: from ``image`` or ``weights`` and a name as it is given to a file; None if there is none.
+
+    Raises:
+        FeatvizError: something is not understood, or missing: all of it, in one line.
+    """
+    check = _Check(find)
+    if not isinstance(given, Mapping):
+        raise FeatvizError("a figure is a mapping with rows and columns")
+    check.keys("", given, [*_FIGURE, *_CELL, "rows", "columns"])
+    figure = check.values("", given, {**_FIGURE, **_CELL})
+    rows = check.parts("rows", given.get("rows"))
+    columns = check.parts("columns", given.get("columns"))
+    shared = {name: value for name, value in figure.items() if name in _CELL}
+    cells: List[List[Cell]] = []
+    for r, row in enumerate(rows):
+        cells.append([])
+        for c, column in enumerate(columns):
+            for name in sorted(set(row) & set(column) - {"title"}):
+                check.tell("", f"row {r + 1} and column {c + 1} both give {name}")
+            merged = {**shared, **row, **column}
+            merged.pop("title", None)
+            cells[-1].append(Cell(**merged))
+            check.cell(f"row {r + 1}, column {c + 1}", cells[-1][-1])
+    style = None
+    names = ("width", "font", "font_size", "dpi", "gap", "letters", "letter", "titles")
+    try:
+        style = Style(**{name: figure[name] for name in names if name in figure})
+    except FeatvizError as error:
+        check.tell("", str(error))
+    row_titles = [_title(part, ("weights", "layer", "show"), shared) for part in rows]
+    column_titles = [_title(part, ("show", "layer", "weights"), shared) for part in columns]
+    for words in [*row_titles, *column_titles]:
+        if style is not None:
+            try:
+                check_letters(words, style)
+            except FeatvizError as error:
+                check.tell("", str(error))
+    if check.errors or style is None:
+        raise FeatvizError("; ".join(check.errors))
+    rest = {name: figure.get(name, default) for name, default in (("imgsz", 640), ("conf", 0.25), ("iou", 0.45))}
+    outputs = figure.get("output", [])
+    return Spec(cells, column_titles, row_titles, style, outputs, given=dict(given), files=check.files, **rest)
+
+
+def expand(part: Any) -> Any:
+    """A row or column in full: a word is what is shown, or else an image; a number is a layer."""
+    if isinstance(part, str):
+        return {"show": part} if part in SHOWS else {"image": part}
+    return {"layer": part} if isinstance(part, int) and not isinstance(part, bool) else part
+
+
+def _title(part: Mapping[str, Any], by: Sequence[str], shared: Mapping[str, Any]) -> str:
+    """The title that is given, or one made of what the row or column is there for."""
+    if "title" in part:
+        return str(part["title"])
+    for name in by:
+        if name == "weights" and name in part:
+            return Path(part["weights"]).stem
+        if name in part:
+            cell = {key: value for key, value in {**shared, **part}.items() if key != "title"}
+            return Cell(**cell).title
+    return ""
+
+
+def needs_model(cell: Cell) -> bool:
+    return cell.shown != "input" or cell.boxes
+
+
+class _Check:
+    """Looks at what is given and keeps what is wrong with it."""
+
+    def __init__(self, find: Callable[[str, str], Optional[Path]]) -> None:
+        self.find = find
+        self.errors: List[str] = []
+        self.files: Dict[Tuple[str, str], str] = {}
+
+    def tell(self, where: str, what: str) -> None:
+        words = f"{where}: {what}" if where else what
+        if words not in self.errors:
+            self.errors.append(words)
+
+    def keys(self, where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(str(name)[:80], known, 1)
+                self.tell(where, f"no key {_shown(name)}" + (f": did you mean {near[0]}?" if near else ""))
+
+    def values(self, where: str, given: Mapping[str, Any], known: Mapping[str, Callable[[Any], Any]]) -> Dict[str, Any]:
+        found: Dict[str, Any] = {}
+        for name, value in given.items():
+            if name not in known or value is None:
+                continue
+            try:
+                found[name] = known[name](value)
+                if name in ("image", "weights"):
+                    path = self.find(name, found[name])
+                    if path is None:
+                        raise FeatvizError(f"no {name} {printable(value, 80)}")
+                    found[name] = self.files[name, str(value)] = str(path)
+            except FeatvizError as error:
+                self.tell(where, str(error))
+        return found
+
+    def parts(self, name: str, given: Any) -> List[Dict[str, Any]]:
+        if not isinstance(given, (list, tuple)) or not given:
+            self.tell("", f"no {name}: give a list of them")
+            return []
+        if len(given) > MOST:
+            self.tell("", f"{len(given):,} {name}: a figure has at most {MOST}")
+            return []
+        found = []
+        for i, part in enumerate(given):
+            where = f"{name[:-1]} {i + 1}"
+            part = expand(part)
+            if not isinstance(part, Mapping):
+                self.tell(where, f"{_shown(part)} is not understood: give what it shows, such as {{layer: 17}}")
+                continue
+            self.keys(where, part, [*_CELL, "title"])
+            found.append(self.values(where, part, {**_CELL, "title": _words}))
+        return found
+
+    def cell(self, where: str, cell: Cell) -> None:
+        if cell.image is None and not any("image" in error for error in self.errors):
+            self.tell(where, "no image: give one there, or one for the whole figure")
+        if needs_model(cell) and cell.weights is None and not any("weights" in error for error in self.errors):
+            self.tell(where, "no weights: give them there, or for the whole figure")
+        if cell.shown in OF_LAYERS and cell.layer is None and not any("layer" in error for error in self.errors):
+            self.tell(where, f"no layer for its {cell.shown}")
+        if cell.shown == "channel" and cell.channel is None:
+            self.tell(where, "no channel: give its number")
+        if cell.shown == "cam":
+            try:
+                check_method(cell.method)
+            except FeatvizError as error:
+                self.tell(where, str(error))
+
+
+def _shown(value: Any) -> str:
+    """A value that is wrong, as it is told."""
+    return printable(repr(value), 80)
+
+
+def _one_of(what: str, known: Sequence[str]) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in known:
+            near = difflib.get_close_matches(str(value)[:80], known, 1)
+            raise FeatvizError(
+                f"no {what} {_shown(value)}: "
+                + (f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}")
+            )
+        return str(value)
+
+    return check
+
+
+def _number(what: str, low: float, high: float, whole: bool = False) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        kinds = int if whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+            raise FeatvizError(f"{what} {_shown(value)}: give a{' whole' if whole else ''} number, {low:g} to {high:g}")
+        return value
+
+    return check
+
+
+def _checked(check: Callable[[str], Any], what: str) -> Callable[[Any], str]:
+    def checked(value: Any) -> str:
+        if not isinstance(value, str):
+            raise FeatvizError(f"{what} {_shown(value)} is not understood: give a name")
+        check(value)
+        return value
+
+    return checked
+
+
+def _flag(what: str) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise FeatvizError(f"{what} {_shown(value)}: write true or false")
+        return value
+
+    return check
+
+
+def _text(what: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, (str, int, Path)) or str(value) == "":
+            raise FeatvizError(f"{what} {_shown(value)} is not understood")
+        return str(value)
+
+    return check
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (Mapping, list, tuple, set, bytes)) or value in (math.inf, -math.inf) or value != value:
+        raise FeatvizError(f"title {_shown(value)} is not understood: give words")
+    return str(value)
+
+
+def width_of(value: Any) -> float:
+    """A width in inches, from a number or one of :data:`yolov5_featviz.compose.WIDTHS`. Raises FeatvizError."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return WIDTHS[_one_of("width", list(WIDTHS))(value)]
+    return float(_number("width", 1, 40)(value))
+
+
+def _channels(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        value = ",".join(f"{part}-{part}" for part in value)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise FeatvizError(f"channels {_shown(value)} are not understood")
+    if parse_top(str(value)) is None and str(value) != "all":
+        choose_channels(str(value), 1 << 16)
+    return str(value)
+
+
+def _edges(what: str) -> Callable[[Any], Region]:
+    def check(value: Any) -> Region:
+        good = isinstance(value, (list, tuple)) and len(value) == 4
+        if (
+            not good
+            or not all(isinstance(edge, (int, float)) and not isinstance(edge, bool) for edge in value)
+            or not all(map(math.isfinite, value))
+        ):
+            raise FeatvizError(f"{what} {_shown(value)}: give left, top, right and bottom edge in pixels of the image")
+        left, top, right, bottom = (float(edge) for edge in value)
+        if not (left < right and top < bottom):
+            raise FeatvizError(f"{what} {_shown(value)} is empty: give left, top, right and bottom edge, in this order")
+        return left, top, right, bottom
+
+    return check
+
+
+def _zoom(value: Any) -> Zoom:
+    if not isinstance(value, Mapping):
+        return Zoom(_edges("zoom")(value))
+    inner = _Check(lambda kind, name: None)
+    inner.keys("zoom", value, ["box", "corner", "share"])
+    found = inner.values(
+        "zoom",
+        value,
+        {"box": _edges("box"), "corner": _one_of("corner", CORNERS), "share": _number("share", 0.1, 0.9)},
+    )
+    if "box" not in value:
+        inner.tell("zoom", "no box: give left, top, right and bottom edge in pixels of the image")
+    if inner.errors:
+        raise FeatvizError("; ".join(inner.errors))
+    return Zoom(**found)
+
+
+def _scale(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        low, high = (float(_number("scale", -1e30, 1e30)(end)) for end in value)
+        if low < high:
+            return low, high
+        raise FeatvizError(f"scale {_shown(list(value))}: give the lower end first")
+    return _one_of("scale", SCALES)(value)
+
+
+def _outputs(value: Any) -> List[str]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    for one in values:
+        format_of(_text("output")(one))
+    return [str(one) for one in values]
+
+
+def _cmap(value: str) -> None:
+    palette_of(value)
+
+
+_FIGURE: Dict[str, Callable[[Any], Any]] = {
+    "output": _outputs,
+    "width": width_of,
+    "font": _text("font"),
+    "font_size": _number("font_size", 4, 24),
+    "dpi": _number("dpi", 72, 2400, whole=True),
+    "gap": _number("gap", 0, 36),
+    "letters": _text("letters"),
+    "letter": _text("letter"),
+    "titles": _text("titles"),
+    "imgsz": _number("imgsz", 32, 8192, whole=True),
+    "conf": _number("conf", 0, 1),
+    "iou": _number("iou", 0, 1),
+}
+_CELL: Dict[str, Callable[[Any], Any]] = {
+    "show": _one_of("show", SHOWS),
+    "image": _text("image"),
+    "weights": _text("weights"),
+    "yolov5": _text("yolov5"),
+    "layer": _text("layer"),
+    "channels": _channels,
+    "channel": _number("channel", 0, 1 << 20, whole=True),
+    "reduce": _checked(check_reduce, "reduce"),
+    "norm": _checked(check_norm, "norm"),
+    "resample": _checked(check_resample, "resample"),
+    "cmap": _checked(_cmap, "cmap"),
+    "alpha": _number("alpha", 0, 1),
+    "over": _flag("over"),
+    "boxes": _flag("boxes"),
+    "scale": _scale,
+    "crop": _edges("crop"),
+    "zoom": _zoom,
+    "target": _text("target"),
+    "method": _one_of("method", list(METHODS)),
+}

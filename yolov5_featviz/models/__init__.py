@@ -1,0 +1,1 @@
+"""Any network: its layers, what they return, and where models come from."""

@@ -1,0 +1,360 @@
+"""Selecting and listing the layers of any ``nn.Module``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import nn
+
+from yolov5_featviz.arrays.boxes import Region
+from yolov5_featviz.errors import FeatvizError, reason
+from yolov5_featviz.models.outputs import Input, patch_size, tensors_of, to_maps
+
+LayerSpec = Union[str, int, Sequence[Union[str, int]]]
+Target = Union[str, int, Sequence[float], None]  # what is to be explained: a class, one of its detections, a box
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module of a model and the names it goes by.
+
+    Attributes:
+        path: dotted path from the model that holds it, as ``named_modules()`` gives it.
+        module: the module itself.
+        type: its type as the model's author knows it (``C3``, ``Conv2d``).
+        index: its position in the model's sequence, or None for a sub-module.
+        name: how it is addressed and labelled (``17``, ``17.m.0.cv2``, ``layer4``).
+        sources: indices of the layers it reads from, where the model says so.
+        arguments: the arguments it was defined with, where the model says so.
+        optional: True if it was selected as part of a group or range, so that it may be passed
+            over when it turns out to yield no feature map.
+    """
+
+    path: str
+    module: nn.Module = field(repr=False, compare=False)
+    type: str
+    index: Optional[int] = None
+    name: str = ""
+    sources: Tuple[int, ...] = ()
+    arguments: str = ""
+    optional: bool = field(default=False, compare=False)
+
+    @property
+    def title(self) -> str:
+        """For messages: ``layer 17 (C3)``."""
+        return f"layer {self.name} ({self.type})"
+
+    @property
+    def stem(self) -> str:
+        """For file names: ``stage17_C3``; the leading word only where the name begins with a number."""
+        return f"{'stage' if self.name[:1].isdigit() else ''}{self.name}_{self.type}"
+
+
+class Context(NamedTuple):
+    """What is known of an image that a network is given: its name, and where in the input it lies."""
+
+    image: str = ""
+    region: Optional[Region] = None
+
+
+@dataclass(frozen=True)
+class LayerIndex:
+    """The numbered layers of a model, and the groups into which they fall.
+
+    ``root`` is the module whose forward pass runs the layers once; ``groups`` maps a name such as
+    ``backbone`` to positions in ``layers``, and ``input_channels`` is what an image must have.
+    ``copies`` of the root are modules of the same make that may be run in its place. ``context``
+    tells about the images of a pass, from the root that is about to run, what is known of its
+    input, and all that it is called with. ``score`` takes from the root's output the score of a
+    target, and says what that is.
+    """
+
+    root: nn.Module = field(repr=False)
+    layers: List[Layer]
+    groups: Dict[str, List[int]]
+    input_channels: int = 3
+    copies: Tuple[nn.Module, ...] = field(default=(), repr=False)
+    context: Optional[Callable[[nn.Module, Input, Sequence[Any]], Sequence[Context]]] = field(default=None, repr=False)
+    score: Optional[Callable[[Any, Target], Tuple[torch.Tensor, str]]] = field(default=None, repr=False)
+
+
+# Model families that number their layers in a way of their own; the first that answers is believed.
+FAMILIES: List[Callable[[nn.Module], Optional[LayerIndex]]] = []
+
+
+def index_layers(model: nn.Module) -> LayerIndex:
+    """Number the layers of ``model``: as its family does, else its direct children in order.
+
+    ``DataParallel``, ``DistributedDataParallel`` and what ``torch.compile`` returns are seen through.
+    """
+    if not isinstance(model, nn.Module):
+        raise FeatvizError(f"the layers of a {type(model).__name__} cannot be looked at: give a torch.nn.Module")
+    inner: Any = model
+    while isinstance(inner, nn.Module):
+        model = inner
+        parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if parallel else getattr(model, "_orig_mod", None)
+    for family in FAMILIES:
+        found = family(model)
+        if found is not None:
+            return found
+    return index_children(model)
+
+
+def index_children(
+    model: nn.Module, context: Optional[Callable[[nn.Module, Input, Sequence[Any]], Sequence[Context]]] = None
+) -> LayerIndex:
+    """Number the direct children of ``model`` in order."""
+    layers = [
+        Layer(path=name, module=child, type=type(child).__name__, index=i, name=name)
+        for i, (name, child) in enumerate(model.named_children())
+    ]
+    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    return LayerIndex(model, layers, {"all": list(range(len(layers)))}, channels, context=context)
+
+
+def select_layers(model: Union[nn.Module, LayerIndex], layers: LayerSpec) -> List[Layer]:
+    """Find the layers that a selection names.
+
+    Args:
+        model: the model, or its index if that is at hand.
+        layers: an index (``17``, ``-2``), a range (``0-9``), a type in any case (``spp``), a dotted
+            path (``17.m.0.cv2``, ``backbone.layer4``), a pattern for such paths
+            (``backbone.layer*``; a ``*`` stands for anything but a dot, ``**`` for that too), a
+            group (``all``, and whatever else the model's family defines), a comma list of these, or
+            a sequence of them.
+
+    Returns:
+        The layers in the order they were asked for, each once.
+
+    Raises:
+        FeatvizError: a part of the selection names nothing; the message says what there is.
+    """
+    index = model if isinstance(model, LayerIndex) else index_layers(model)
+    items = [layers] if isinstance(layers, (str, int)) else list(layers)
+    tokens = [token.strip() for item in items for token in str(item).split(",")]
+    chosen: Dict[str, Layer] = {}
+    for token in tokens:
+        for layer in _find(index, token):
+            known = chosen.get(layer.path)
+            if known is None or (known.optional and not layer.optional):
+                chosen[layer.path] = layer
+    return list(chosen.values())
+
+
+def _find(index: LayerIndex, token: str) -> Iterable[Layer]:
+    count = len(index.layers)
+    if re.fullmatch(r"-?[0-9]{1,9}", token):
+        position = int(token)
+        if not -count <= position < count:
+            raise FeatvizError(f"no layer {token}: this model has layers 0 to {count - 1}")
+        return [index.layers[position]]
+    span = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", token)
+    if span:
+        first, last = int(span.group(1)), int(span.group(2))
+        if first > last or last >= count:
+            raise FeatvizError(f"no layers {token}: this model has layers 0 to {count - 1}, and a range goes upwards")
+        return [replace(layer, optional=True) for layer in index.layers[first : last + 1]]
+    if token.lower() in index.groups:
+        return [replace(index.layers[i], optional=True) for i in index.groups[token.lower()]]
+    same_type = [layer for layer in index.layers if layer.type.lower() == token.lower()]
+    if same_type:
+        return same_type
+    return _find_by_pattern(index, token) or _find_inside(index, token)
+
+
+def _find_by_pattern(index: LayerIndex, token: str) -> List[Layer]:
+    if "*" not in token and "?" not in token:
+        return []
+    words = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
+    pattern = re.compile("".join(words.get(part) or re.escape(part) for part in re.split(r"(\*\*|\*|\?)", token)))
+    layers = [_submodule(index, path, module) for path, module in index.root.named_modules() if path]
+    return [
+        replace(layer, optional=True)
+        for layer in layers
+        if pattern.fullmatch(layer.path) or pattern.fullmatch(layer.name)
+    ]
+
+
+def _find_inside(index: LayerIndex, token: str) -> Iterable[Layer]:
+    """Sub-modules, by dotted path (from the root or from a numbered layer) or by type."""
+    head, _, tail = token.partition(".")
+    prefix = None
+    if tail and re.fullmatch("[0-9]{1,9}", head) and int(head) < len(index.layers):
+        prefix = index.layers[int(head)].path + "."
+    modules = dict(index.root.named_modules())
+    path = prefix + tail if prefix else token
+    if path in modules and path:
+        return [_submodule(index, path, modules[path])]
+    same_type = [
+        _submodule(index, path, module)
+        for path, module in modules.items()
+        if path and type(module).__name__.lower() == token.lower()
+    ]
+    if same_type:
+        return same_type
+    if prefix:
+        inside = [name for name, _ in index.layers[int(head)].module.named_children()]
+        raise FeatvizError(f"no layer {token!r}: layer {head} holds {', '.join(inside) or 'no further modules'}")
+    types = list(dict.fromkeys(layer.type for layer in index.layers))
+    near = difflib.get_close_matches(token, filter(None, modules), 1) if token else []
+    raise FeatvizError(
+        f"no layer {token!r}{f' (did you mean {near[0]}?)' if near else ''}: this model has layers 0 to "
+        f"{len(index.layers) - 1}, the types {', '.join(types)} and the groups {', '.join(index.groups)}"
+    )
+
+
+def _submodule(index: LayerIndex, path: str, module: nn.Module) -> Layer:
+    for layer in index.layers:
+        if path == layer.path:
+            return layer
+        if is_inside(path, layer.path):
+            return Layer(
+                path=path, module=module, type=type(module).__name__, name=layer.name + path[len(layer.path) :]
+            )
+    return Layer(path=path, module=module, type=type(module).__name__, name=path)
+
+
+def is_inside(path: str, other: str) -> bool:
+    """Whether the module at ``path`` is the one at ``other``, or part of it; the root's path is empty."""
+    return not other or f"{path}.".startswith(f"{other}.")
+
+
+def unhookable(module: nn.Module, title: str = "") -> Optional[str]:
+    """Why no forward hook can be set on ``module``; None if one can."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{title} is TorchScript, which runs no hooks: capture the model from which it was made"
+    return None
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One row of the table of layers.
+
+    ``index`` is None for a sub-module of a numbered layer; ``gflops`` and ``stride`` are None where
+    they are not defined.
+    """
+
+    index: Optional[int]
+    name: str
+    sources: Tuple[int, ...]
+    type: str
+    arguments: str
+    parameters: int
+    gflops: Optional[float]
+    shape: Any
+    stride: Optional[float]
+
+
+def list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]] = 640, depth: int = 1) -> List[LayerInfo]:
+    """Describe the layers of ``model`` for an input of ``[1, C, imgsz, imgsz]``.
+
+    Args:
+        model: any ``nn.Module``; it is run once on zeros, in evaluation mode, and left as it was.
+        imgsz: side of the input in pixels, or ``(height, width)``.
+        depth: 1 for the numbered layers only, 2 for the modules in them too, and so on.
+
+    Returns:
+        One :class:`LayerInfo` a layer. ``shape`` is the output's shape, or a list of shapes where it
+        yields several tensors; ``gflops`` counts a multiply-add as two operations, as YOLO papers
+        do, over the module types that thop knows.
+
+    Raises:
+        FeatvizError: the model cannot be run at that size, or is TorchScript, or damaged.
+    """
+    try:
+        return _list_layers(model, imgsz, depth)
+    except FeatvizError:
+        raise
+    except Exception as error:  # of a module that lacks what its class needs, for instance
+        raise FeatvizError(f"the model's layers cannot be listed: {reason(error)}") from error
+
+
+def _list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]], depth: int) -> List[LayerInfo]:
+    index = index_layers(model)
+    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    first = next(index.root.parameters(), torch.zeros(0))
+    image = torch.zeros(1, index.input_channels, height, width, device=first.device, dtype=first.dtype)
+    image = image if image.is_floating_point() else image.float()
+    given, patch = Input((height, width), 1), patch_size(index.root)
+
+    layers = [
+        layer
+        for top in index.layers
+        for path, module in top.module.named_modules(prefix=top.path)
+        if path.count(".") - top.path.count(".") < depth
+        for layer in [_submodule(index, path, module)]
+    ]
+    for layer in layers:
+        unusable = unhookable(layer.module, layer.title)
+        if unusable:
+            raise FeatvizError(unusable)
+    shapes: Dict[str, Any] = {}
+    strides: Dict[str, float] = {}
+
+    def look(layer: Layer, output: Any) -> None:
+        shapes[layer.path] = [tuple(tensor.shape) for _, tensor in tensors_of(output)]
+        if isinstance(output, torch.Tensor):
+            shapes[layer.path] = tuple(output.shape)
+            with suppress(FeatvizError):
+                strides[layer.path] = height / to_maps(output, layer.module, given, patch).shape[2]
+
+    hooks = [
+        layer.module.register_forward_hook(lambda module, args, output, layer=layer: look(layer, output))
+        for layer in layers
+    ]
+    training = index.root.training
+    try:
+        with torch.no_grad():
+            index.root.eval()(image)
+    except Exception as error:
+        raise FeatvizError(f"the model cannot be run on an image of {height}x{width}: {reason(error)}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+        index.root.train(training)
+
+    operations = _count_operations(index, image)
+    return [
+        LayerInfo(
+            index=layer.index,
+            name=layer.name,
+            sources=layer.sources,
+            type=layer.type,
+            arguments=layer.arguments or " ".join(layer.module.extra_repr().split()),
+            parameters=sum(p.numel() for p in layer.module.parameters()),
+            gflops=operations.get(layer.path),
+            shape=shapes.get(layer.path),
+            stride=strides.get(layer.path),
+        )
+        for layer in layers
+    ]
+
+
+def _count_operations(index: LayerIndex, image: torch.Tensor) -> Dict[str, float]:
+    """GFLOPs by path, through thop; nothing where thop is missing or cannot follow the model."""
+    from copy import deepcopy
+
+    try:
+        import thop
+
+        # a copy, because thop leaves counters behind in the modules it has seen
+        model = deepcopy(index.root).eval()
+        with torch.no_grad():
+            _, _, tree = thop.profile(model, inputs=(image,), verbose=False, ret_layer_info=True)
+    except Exception:
+        return {}
+    counts: Dict[str, float] = {}
+
+    def walk(branch: Dict[str, Any], prefix: str) -> None:
+        for name, (operations, _, below) in branch.items():
+            counts[prefix + name] = operations * 2 / 1e9
+            walk(below, prefix + name + ".")
+
+    walk(tree, "")
+    return counts

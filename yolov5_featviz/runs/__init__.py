@@ -1,0 +1,1 @@
+"""One run over many images: what to draw, where it goes, the report."""

@@ -1,0 +1,151 @@
+"""Put images through a model and draw its layers."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+import torch
+
+from yolov5_featviz.arrays.boxes import Region
+from yolov5_featviz.arrays.image import as_rgb
+from yolov5_featviz.attribution.cam import cam
+from yolov5_featviz.draw.channels import choose
+from yolov5_featviz.draw.heatmap import HeatMap
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import reason as reason_of
+from yolov5_featviz.features.capture import Capture
+from yolov5_featviz.files import check_writable, new_folder
+from yolov5_featviz.models.layers import LayerSpec, index_layers, select_layers
+from yolov5_featviz.models.zoo import ZooModel
+from yolov5_featviz.runs.look import Look, draw, draw_cam
+from yolov5_featviz.runs.names import image_names
+from yolov5_featviz.runs.provenance import identity
+from yolov5_featviz.runs.run_folder import Files, Gallery
+from yolov5_featviz.text import printable
+from yolov5_featviz.version import __version__
+
+SUFFIXES = {".bmp", ".dng", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def find_images(source: str) -> List[Path]:
+    """The images that ``source`` names: a file, those of a folder, or those that a pattern fits; by name.
+
+    Raises FeatvizError if there is none.
+    """
+    path = Path(source)
+    if os.path.isfile(source):
+        return [path]
+    if "\0" in source:
+        raise FeatvizError(f"no image {printable(source)}: give a file, or a folder")
+    is_dir = os.path.isdir(source)
+    files = sorted(path.iterdir() if is_dir else map(Path, glob.glob(source, recursive=True)))
+    # folders and links that lead nowhere are among them, so that they are told as other damaged images are
+    found = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if not any(file.is_file() for file in found):
+        raise FeatvizError(
+            f"{source} is a folder without images" if is_dir else f"no image {source}: give a file, or a folder"
+        )
+    return found
+
+
+def run_images(
+    zoo: ZooModel,
+    layers: LayerSpec,
+    source: str,
+    look: Look,
+    folder: Optional[str] = None,
+    tell: Callable[[str], None] = print,
+    about: Optional[Mapping[str, Any]] = None,
+    report: bool = True,
+    say: int = 0,
+) -> int:
+    """Draw ``layers`` for each image of ``source``, into a folder of its own.
+
+    Args:
+        zoo: the model; see :func:`yolov5_featviz.zoo.load_model`.
+        layers: a layer selection; see :func:`yolov5_featviz.layers.select_layers`.
+        source: an image, a folder of images, or a pattern.
+        look: what to draw, and how.
+        folder: where the images' folders go; ``runs/featviz/exp`` otherwise, or ``exp2`` and so on.
+            Nothing that is there is overwritten.
+        tell: is told what happens.
+        about: how the pictures come about, for the files; see :func:`yolov5_featviz.provenance.made`.
+        report: write a page about it, too; see :class:`yolov5_featviz.report.Report`.
+        say: 1 to tell every file, -1 to tell only what went wrong.
+
+    Returns:
+        0; or 1 if an image could not be read or a picture not be saved, after all others were.
+
+    Raises:
+        FeatvizError: there is nothing to draw, or no image could be read. Nothing was written.
+    """
+    paths = find_images(source)
+    index = index_layers(zoo.model)
+    selected = select_layers(index, layers)
+    check_writable(Path(folder or Path("runs") / "featviz"))
+    home = Path(folder) if folder else None
+    line = f"layers {layers} · yolov5-featviz {__version__}"
+    gallery, unreadable, told = Gallery(look, tell, report, line, say), [], set()
+    with gallery:
+        for path, name in zip(paths, image_names(paths)):
+            try:
+                image = as_rgb(path)
+                x, region = _prepared(zoo, image, path)
+            except FeatvizError as error:
+                unreadable.append(error)
+                tell(f"{error}; passed over")
+                continue
+            with Capture(index, selected) as features, torch.no_grad():
+                _run(zoo.model, x)
+            for reason in features.skipped.values():
+                if reason not in told:
+                    told.add(reason)
+                    tell(f"{reason}; passed over")
+            maps = features.of_image(0, name)
+            if not maps:
+                raise FeatvizError(next(iter(features.skipped.values()), f"no feature map of {layers}"))
+            if look.channels is not None and not gallery.folders:
+                for feature_map in maps:
+                    choose(feature_map, look.channels)
+            heats: List[HeatMap] = []
+            if "cam" in look.modes:
+                heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, name)
+            home = home or new_folder(Path("runs") / "featviz" / "exp")
+            maps = [replace(fm, region=region) for fm in maps]
+            shown = maps if look.shows_maps else []
+            files: List[Files] = [("", partial(draw, fm, look, image, gallery.ranked)) for fm in shown]
+            files += [("", partial(draw_cam, heat, look, image)) for heat in heats]
+            gallery.add(home, name, files, [("", maps)], image, made=partial(_made, about or {}, path))
+    if unreadable and not gallery.folders:
+        raise unreadable[0]
+    return int(bool(unreadable or gallery.errors))
+
+
+def _prepared(zoo: ZooModel, image: np.ndarray, path: Path) -> Tuple[Any, Optional[Region]]:
+    try:
+        return zoo.prepare(image)
+    except Exception as error:
+        size = f"{image.shape[1]} x {image.shape[0]}"
+        words = f"cannot bring the image {printable(path)}, of {size} pixels, to the model's size: {reason_of(error)}"
+        raise FeatvizError(words) from error
+
+
+def _run(model: torch.nn.Module, x: Any) -> None:
+    try:
+        model(x)
+    except FeatvizError:
+        raise
+    except Exception as error:
+        reason = reason_of(error)
+        shape = list(x.shape) if isinstance(x, torch.Tensor) else [list(one.shape) for one in x]
+        raise FeatvizError(f"the model cannot be run on an input of shape {shape}: {reason}") from error
+
+
+def _made(about: Mapping[str, Any], path: Path) -> Dict[str, Any]:
+    return {**about, "image": identity(path)}

@@ -1,0 +1,200 @@
+"""Everything that is asked for of one feature map, as named files' contents. Nothing here touches a file."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from yolov5_featviz.arrays.normalize import check_norm
+from yolov5_featviz.arrays.reduce import check_reduce
+from yolov5_featviz.arrays.resample import check_resample
+from yolov5_featviz.attribution.cam import check_method
+from yolov5_featviz.draw.channels import ChannelSpec, Choice, choose, parse_top
+from yolov5_featviz.draw.encode import FORMATS as PICTURE_FORMATS
+from yolov5_featviz.draw.grid import grids
+from yolov5_featviz.draw.heatmap import HeatMap, channel, check_alpha, heatmap
+from yolov5_featviz.draw.palette import check_look
+from yolov5_featviz.draw.picture import Picture
+from yolov5_featviz.draw.record import dumps, facts
+from yolov5_featviz.draw.rgb import pca_picture
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.layers import Target
+
+MODES = ("grid", "heatmap", "channels", "pca", "cam")
+FORMATS = (*PICTURE_FORMATS, "npy")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What to draw of a feature map, and how. Where a field is None, each mode has a default of its own.
+
+    Attributes:
+        modes: any of ``grid``, ``heatmap``, ``channels`` (one file each), ``pca``, and ``cam``, class
+            activation maps, which are not made from feature maps alone; see :func:`draw_cam`.
+        channels: which; see :func:`yolov5_featviz.channels.choose`. None: 64 where channels are
+            shown one by one, all where they are put together.
+        norm: see :func:`yolov5_featviz.normalize.normalize`. None: ``channel``, and for heat maps
+            what goes with the reduction.
+        reduce: for heat maps; see :func:`yolov5_featviz.reduce.reduce_channels`.
+        resample: see :func:`yolov5_featviz.resample.resample`. None: ``nearest``, and ``bilinear``
+            over images.
+        cmap: any of matplotlib's. None: ``viridis``, and ``jet`` over images.
+        alpha, blend, boxes: for what is laid over images; see
+            :meth:`yolov5_featviz.heatmap.HeatMap.over`. Heat maps are, wherever there is an image.
+        overlay: lay the single channels over the image as well.
+        formats: any of ``png``, ``pdf``, ``svg``, ``jpg``, ``tif``; and ``npy``, the whole layer's
+            values, float32 ``[C, H, W]``.
+        dpi, plain: see :func:`yolov5_featviz.render.grid`.
+        method, target, merge: for class activation maps; see :func:`yolov5_featviz.cam.cam`.
+
+    Raises:
+        FeatvizError: one of them is not understood.
+    """
+
+    modes: Sequence[str] = ("grid",)
+    channels: Optional[ChannelSpec] = None
+    norm: Optional[str] = None
+    reduce: str = "mean"
+    resample: Optional[str] = None
+    cmap: Optional[str] = None
+    alpha: float = 0.4
+    blend: str = "mix"
+    boxes: bool = False
+    overlay: bool = False
+    formats: Sequence[str] = ("png",)
+    dpi: int = 300
+    plain: bool = False
+    method: str = "layer-cam"
+    target: Target = None
+    merge: bool = False
+
+    @property
+    def shows_maps(self) -> bool:
+        """Whether anything is to be made of feature maps themselves."""
+        return "npy" in self.formats or any(mode != "cam" for mode in self.modes)
+
+    def __post_init__(self) -> None:
+        for what, chosen, known in (("mode", self.modes, MODES), ("format", self.formats, FORMATS)):
+            for part in chosen:
+                if part not in known:
+                    raise FeatvizError(f"no {what} {part!r}: take one or more of {', '.join(known)}")
+        if self.channels is not None:
+            parse_top(self.channels)
+        if self.norm is not None:
+            check_norm(self.norm)
+        check_reduce(self.reduce)
+        if self.resample is not None:
+            check_resample(self.resample)
+        if "cam" in self.modes:
+            check_method(self.method, self.target)
+        check_look(self.cmap or "viridis", self.dpi)
+        check_alpha(self.alpha, self.blend)
+
+
+Made = Optional[Callable[[], Mapping[str, Any]]]
+
+
+def draw(
+    feature_map: FeatureMap,
+    look: Look,
+    image: Any = None,
+    tell: Optional[Callable[[FeatureMap, Choice], None]] = None,
+    made: Made = None,
+) -> Iterator[Tuple[str, bytes]]:
+    """All that ``look`` asks for.
+
+    Args:
+        feature_map: what to draw.
+        look: how.
+        image: the image it belongs to, for overlays; see :meth:`yolov5_featviz.heatmap.HeatMap.over`.
+        tell: is told what was chosen, if channels are chosen by a ranking.
+        made: says how the map came about, for the files, when the first is made; each adds what it shows.
+
+    Yields:
+        ``(name, content)`` of each file, such as ``stage17_C3_features.png``, ``..._features_page2.png``,
+        ``..._heatmap.png``, ``..._channel005.png``, ``..._pca.png``, ``..._features.npy``; and
+        ``..._ranking.csv`` if channels are chosen by one. How it was made is in each file; the values
+        are followed by it as a second array, and a ranking has it beside it, in ``....csv.json``.
+
+    Raises:
+        FeatvizError: the map has no pixels, or not the channels that are asked for.
+    """
+    stem, told = feature_map.stem, dict(made() if made else {})
+    shown = together = choose(feature_map, "64" if look.channels is None else look.channels)
+    if look.channels is None:
+        together = choose(feature_map, "all")
+    if shown.ranking is not None:
+        yield f"{stem}_ranking.csv", shown.ranking.to_csv().encode()
+        if made is not None:
+            about = facts(feature_map, "ranking", shown.channels, by=shown.ranking.by)
+            yield f"{stem}_ranking.csv.json", f"{dumps({**told, 'file': f'{stem}_ranking.csv', **about})}\n".encode()
+        if tell is not None:
+            tell(feature_map, shown)
+    if "npy" in look.formats:
+        file = f"{stem}_features.npy"
+        about = facts(feature_map, "values", range(feature_map.channels))
+        yield file, _npy(feature_map.data, {**told, "file": file, **about})
+    if any(format in PICTURE_FORMATS for format in look.formats):
+        for mode in look.modes:
+            for name, picture in _pictures(mode, feature_map, look, image, shown, together):
+                for format in look.formats:
+                    if format in PICTURE_FORMATS:
+                        file = f"{stem}_{name}.{format}"
+                        yield file, picture.told({**told, "file": file, **picture.about}).encode(format)
+
+
+def draw_cam(heat: HeatMap, look: Look, image: Any = None, made: Made = None) -> Iterator[Tuple[str, bytes]]:
+    """A class activation map over its image, or alone if ``image`` is None. ``made`` as for :func:`draw`.
+
+    Yields:
+        ``(name, content)`` of each file: ``stage17_C3_cam.png``, and ``..._cam.npy``, its values before
+        they were scaled, float32 ``[H, W]``.
+    """
+    name, told = f"{heat.feature_map.stem}_cam", dict(made() if made else {})
+    if "npy" in look.formats:
+        yield f"{name}.npy", _npy(heat.feature_map.data[0], {**told, "file": f"{name}.npy", **heat.about})
+    for format in look.formats:
+        if format in PICTURE_FORMATS:
+            picture, file = _drawn(heat, look, image), f"{name}.{format}"
+            yield file, picture.told({**told, "file": file, **picture.about}).encode(format)
+
+
+def _npy(data: torch.Tensor, about: Mapping[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, data.float().numpy())
+    np.save(stream, np.array(dumps(about).encode()))
+    return stream.getvalue()
+
+
+def _drawn(heat: HeatMap, look: Look, image: Any) -> Picture:
+    page: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain}
+    if image is None:
+        return heat.picture(look.cmap or "viridis", resample=look.resample or "nearest", **page)
+    boxes = look.boxes and heat.feature_map.boxes is not None
+    return heat.over(image, look.alpha, look.cmap or "jet", look.blend, boxes, look.resample or "bilinear", **page)
+
+
+def _pictures(
+    mode: str, feature_map: FeatureMap, look: Look, image: Any, shown: Choice, together: Choice
+) -> Iterator[Tuple[str, Picture]]:
+    alone: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain, "resample": look.resample or "nearest"}
+
+    if mode == "grid":
+        pages = grids(feature_map, shown, norm=look.norm or "channel", cmap=look.cmap or "viridis", **alone)
+        for i, picture in enumerate(pages, 1):
+            yield "features" if i == 1 else f"features_page{i}", picture
+    elif mode == "heatmap":
+        yield "heatmap", _drawn(heatmap(feature_map, look.reduce, together, look.norm), look, image)
+    elif mode == "channels":
+        for k in shown.channels:
+            yield (
+                f"channel{k:03d}",
+                _drawn(channel(feature_map, k, look.norm or "channel"), look, image if look.overlay else None),
+            )
+    elif mode == "pca":
+        yield "pca", pca_picture(feature_map, together, **alone)

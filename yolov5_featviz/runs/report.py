@@ -1,0 +1,343 @@
+"""Write the report: one page (or several) about a run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import pkgutil
+import re
+import tempfile
+import threading
+from collections import Counter
+from itertools import count, islice
+from pathlib import Path
+from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from urllib.parse import quote_from_bytes
+
+import numpy as np
+
+from yolov5_featviz.arrays.image import smaller
+from yolov5_featviz.draw.heatmap import aligned, blended, heatmap
+from yolov5_featviz.draw.palette import COLOURS, NAN, palette_of, quantise
+from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.files import write_new
+from yolov5_featviz.runs.look import Look
+from yolov5_featviz.runs.report_data import LEVELS, LIST, Part, entry, jpeg_uri, photo, ranked
+from yolov5_featviz.text import printable
+from yolov5_featviz.version import __version__
+
+PAGE = 16_000_000  # bytes of images on one page; head and foot come to that
+FORMULAS = (
+    "Contrast: how many standard deviations the channel is stronger inside the boxes than outside; 0.8 is a lot. "
+    "A high rank does not prove that the detection depends on the channel.",
+    "Ranked by standard deviation over the image, since there are no detections to compare.",
+)
+CMAPS = ("turbo", "jet", "viridis", "magma", "gray")
+ALPHA = 0.55
+
+
+def as_json(value: Any) -> str:
+    """JSON that can stand in a page: nothing in it ends a script or begins a comment, and all of it is ASCII."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+class _Page:
+    """What is known of one page while its images wait: the first of them, and how many there are.
+
+    Attributes:
+        start: where its images begin, in bytes of all.
+        used: how many bytes its images take.
+        images: how many there are.
+        first, last: the names of its first and last image.
+        shown: whether something was detected in the image that it opens with.
+        values: what the page's head and foot say of that image.
+    """
+
+    def __init__(self, start: int, name: str) -> None:
+        self.start, self.used, self.images = start, 0, 0
+        self.first = self.last = name
+        self.group = ""
+        self.shown: Optional[bool] = None
+        self.values: Dict[str, str] = {}
+
+
+class Report:
+    """Collects images and writes the page at the end; see ``docs/report.md`` for what is on it.
+
+    The images wait in a file without a name in ``folder``, so memory stays flat, and a run that is
+    killed leaves nothing behind. The first images are shown at full detail, later ones at less
+    (``LEVELS``); what no longer fits is counted. Past ``PAGE`` bytes the report goes on in another
+    page, ``index2.html``...; the pages are linked with each other.
+
+    Args:
+        folder: where the page goes; made with the first image, if need be.
+        about: a line about the run, under the heading.
+        look: ``reduce`` and ``cmap`` are used.
+    """
+
+    def __init__(self, folder: Path, about: str = "", look: Optional[Look] = None) -> None:
+        self.folder, self.about, self.look = folder, about, look or Look()
+        self.images = self.left_out = 0
+        self._body: Optional[IO[bytes]] = None
+        self._used = 0
+        self._strongest: Counter[str] = Counter()
+        self._pages: List[_Page] = []
+        self._lock = threading.Lock()
+
+    def add(
+        self,
+        name: str,
+        parts: Sequence[Part],
+        image: Any = None,
+        group: str = "",
+        folder: str = "",
+        size: Optional[Tuple[int, int]] = None,
+    ) -> None:
+        """Add an image.
+
+        Args:
+            name, parts, image, size: as for :func:`entry`; parts without a map are passed over.
+            group: what it belongs to, such as ``epoch 10``: images of one name in several groups are
+                variants of each other.
+            folder: where its pictures lie, from the page.
+
+        Raises:
+            OSError: the disk says no. The images added before are safe.
+        """
+        parts = [(part, maps) for part, maps in parts if len(maps)]
+        with self._lock:
+            levels = [level for level in LEVELS if self._used < level.until]
+            if not levels or not parts:
+                self.left_out += bool(parts)
+                return
+            pixels = photo(image)
+            page = self._pages[-1] if self._pages else _Page(0, name)
+            for level in levels:  # less of an image that alone is too large for a page
+                found = entry(name, parts, pixels, level, self.look, size)
+                item = _item(found, page.images, group, _link(folder), page.group)
+                if len(item) <= PAGE:
+                    break
+            else:
+                self.left_out += 1
+                return
+            if page.used + len(item) > PAGE:
+                page = _Page(self._used, name)
+                item = _item(found, 0, group, _link(folder), "")
+            self._write(item)
+            if not self._pages or self._pages[-1] is not page:
+                self._pages.append(page)
+            best = found["parts"][0]["layers"][found["best"]]
+            if best["by"] == "contrast":
+                self._strongest[best["title"]] += 1
+            if page.shown is None or (found["detected"] and not page.shown):
+                page.shown = bool(found["detected"])
+                overlay = _overlay(parts[0][1][found["best"]], pixels, found["size"], self.look)
+                page.values = self._screen(found, page.images, overlay)
+            page.group, page.last = group, name
+            page.images += 1
+            page.used += len(item)
+            self.images += 1
+
+    def _write(self, item: bytes) -> None:
+        if self._body is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._body = tempfile.TemporaryFile(dir=str(self.folder))  # noqa: SIM115
+        try:
+            self._body.write(item)
+            self._body.flush()
+        except OSError:
+            self._body.seek(self._used)
+            self._body.truncate()
+            raise
+        self._used += len(item)
+
+    def close(self) -> Optional[Path]:
+        """Write the pages, each whole or not at all, beside any that are there.
+
+        Returns:
+            The first of them; None if there is nothing to write.
+
+        Raises:
+            OSError: the disk says no. The pages written before stay.
+        """
+        if self._body is None or not self._pages:
+            return None
+        with self._body as body:
+            while True:
+                names = _free(self.folder, len(self._pages))
+                written: List[Path] = []
+                for page, name in zip(self._pages, names):
+                    written.append(write_new(self.folder / name, self._content(page, names, body)))
+                    if written[-1].name != name and len(names) > 1:  # somebody else was quicker: the links are wrong
+                        break
+                else:
+                    return written[0]
+                for path in written:
+                    path.unlink()
+
+    def _content(self, page: _Page, names: Sequence[str], body: IO[bytes]) -> Iterator[bytes]:
+        """A page, piece by piece."""
+        head, tail = self._frame(page, names)
+        yield head
+        body.seek(page.start)
+        for start in range(0, page.used, 1 << 20):
+            yield body.read(min(1 << 20, page.used - start))
+        yield tail
+
+    def _screen(self, first: Dict[str, Any], index: int, overlay: str) -> Dict[str, str]:
+        """What a page says of the image that it opens with."""
+        layers = first["parts"][0]["layers"]
+        best = layers[first["best"]]
+        by = best["by"]
+        rows = [
+            f'<tr><td class="number">{n}</td><td>{_escaped(layers[i]["name"] + " " + layers[i]["type"])}</td>'
+            f"<td>{channel}</td><td>{score:{'.2f' if by == 'contrast' else '.3g'}}</td></tr>"
+            for n, (i, channel, score) in enumerate(ranked(layers), 1)
+        ]
+        return {
+            "index": str(index),
+            "says": _escaped(first["says"]),
+            "alt": _escaped(f"{first['name']} under the heat map of {best['title']}"),
+            "aspect": f"{first['size'][1] / first['size'][0]:.6g}",
+            "overlay": overlay,
+            "boxes": "".join(map(_box, first["boxes"], first["captions"], first["colours"])),
+            "caption": _escaped(f"{best['title']}, {best['heat'][0]} of all {best['shape'][0]} channels"),
+            "by": "standard deviation" if by == "std" else "contrast",
+            "rows": "\n".join(rows),
+            "formula": _escaped(FORMULAS[by == "std"]),
+        }
+
+    def _frame(self, page: _Page, names: Sequence[str]) -> Tuple[bytes, bytes]:
+        """What stands before the images and what after."""
+        script = _web("report.js")
+        cmaps = list(dict.fromkeys([*([self.look.cmap] if self.look.cmap else []), *CMAPS]))
+        settings = {
+            "palettes": [[cmap, _palette(cmap)] for cmap in cmaps],
+            "first": int(page.values["index"]),
+            "alpha": round(100 * ALPHA),
+            "list": LIST,
+            "side": LEVELS[0].side,
+            "formulas": FORMULAS,
+        }
+        values = {
+            **page.values,
+            "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            "version": _escaped(__version__),
+            "style": _web("report.css"),
+            "about": _escaped(self.about),
+            "overall": self._overall(),
+            "pages": self._links(page, names),
+            "alpha": str(round(100 * ALPHA)),
+            "settings": as_json(settings),
+            "script": script,
+        }
+        head, tail = (
+            re.sub(r"\{\{(\w+)\}\}", lambda found: values[found.group(1)], half).encode("utf-8", "replace")
+            for half in _web("report.html").split("{{entries}}")
+        )
+        return head, tail
+
+    def _links(self, page: _Page, names: Sequence[str]) -> str:
+        """Links to all pages, if there are several."""
+        if len(names) < 2:
+            return ""
+        links, n = [], 1
+        for number, (other, name) in enumerate(zip(self._pages, names), 1):
+            span = f"{n} to {n + other.images - 1}" if other.images > 1 else str(n)
+            title = html.escape(
+                f"images {span}: {other.first} to {other.last}" if other.images > 1 else f"image {span}: {other.first}"
+            )
+            here = ' aria-current="page"' if other is page else ""
+            links.append(f'<a href="{name}" title="{title}"{here}>{number}</a>')
+            if other is page:
+                where = f"Page {number} of {len(names)}, images {span} of {self.images}"
+            n += other.images
+        return f'<nav class="pages" aria-label="Pages">{where}: {" ".join(links)}</nav>'
+
+    def _overall(self) -> str:
+        """What can be said of all images together."""
+        words = [f"{self.images} images."] if self.images > 1 else []
+        ranked = sum(self._strongest.values())
+        if self.images > 1 and ranked:
+            where = ", ".join(f"in {title} on {n}" for title, n in self._strongest.most_common(5))
+            words.append(f"The strongest channel lies {where} of the {ranked} whose detections can be compared.")
+        if self.left_out:
+            words.append(f"{self.left_out} more did not fit into this page; their pictures are in their folders.")
+        return f'<p class="overall">{_escaped(" ".join(words))}</p>' if words else ""
+
+
+def _free(folder: Path, n: int) -> List[str]:
+    """The first ``n`` names of pages that are not taken: ``index.html``, ``index2.html``..."""
+    names = (f"index{i if i > 1 else ''}.html" for i in count(1))
+    return list(islice((name for name in names if not os.path.lexists(folder / name)), n))
+
+
+def _item(found: Dict[str, Any], index: int, group: str, link: str, before: str) -> bytes:
+    """The image's place in the list, and all that is known of it."""
+    name, n = found["name"], found["detected"]
+    photo = f'<img alt="" loading="lazy" decoding="async" src="{found["thumbnail"]}">' if found["thumbnail"] else ""
+    count = "" if n is None else "nothing found" if n == 0 else f"{n} detection{'s' * (n > 1)}"
+    head = f'<li class="group">{_escaped(group)}</li>\n' if group and group != before else ""
+    data = _with_data(
+        {**{key: value for key, value in found.items() if key != "thumbnail"}, "group": group, "link": link}
+    )
+    return (
+        f'{head}<li data-index="{index}" data-name="{_escaped(name)}" data-group="{_escaped(group)}">'
+        f'<button type="button">{photo}{_escaped(name)}<small>{count}</small></button>'
+        f'<script type="application/json">{data}</script></li>\n'
+    ).encode("utf-8", "replace")
+
+
+def _with_data(found: Dict[str, Any]) -> str:
+    """:func:`as_json` of an image, whose maps and photograph, most of it, need no second look: they are in base64."""
+    parts = [{**part, "layers": [{**layer, "data": ""} for layer in part["layers"]]} for part in found["parts"]]
+    # within a string the quotation marks would have a stroke before them
+    first, *others = as_json({**found, "photo": found["photo"] and "", "parts": parts}).split('"data":""')
+    first = first.replace('"photo":""', f'"photo":"{found["photo"]}"', 1) if found["photo"] else first
+    data = (layer["data"] for part in found["parts"] for layer in part["layers"])
+    return "".join([first, *(f'"data":"{maps}"{other}' for maps, other in zip(data, others))])
+
+
+def _escaped(text: str) -> str:
+    """Text for a page, without control characters."""
+    return html.escape(printable(text))
+
+
+def _box(edges: Sequence[float], caption: str, colour: str) -> str:
+    x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) * 100 for edge in edges)
+    place = f"left:{x0:.4g}%;top:{y0:.4g}%;width:{x1 - x0:.4g}%;height:{y1 - y0:.4g}%;--box:{colour}"
+    return f'<div class="box" style="{place}"><span>{_escaped(caption)}</span></div>'
+
+
+def _overlay(fm: FeatureMap, pixels: Optional[np.ndarray], size: Sequence[int], look: Look) -> str:
+    """What is seen before anything is clicked: the heat map over the image, as a JPEG's data URI."""
+    height, width = size
+    scale = min(1.0, LEVELS[0].side / max(height, width))
+    to = max(1, round(height * scale)), max(1, round(width * scale))
+    heat = quantise(aligned(heatmap(fm, look.reduce).values, fm, (height, width), to).clip(0, 1))
+    palette = palette_of(look.cmap or CMAPS[0])
+    if pixels is None:
+        return jpeg_uri(palette[heat], max(to), 88)
+    import cv2
+
+    small = cv2.resize(smaller(pixels, max(to)), to[::-1], interpolation=cv2.INTER_LINEAR)
+    return jpeg_uri(blended(heat, palette, small, ALPHA), max(to), 88)
+
+
+def _palette(cmap: str) -> str:
+    """The colours of a map and the grey of what holds no number, RGB, in base64."""
+    palette = palette_of(cmap)
+    return base64.b64encode(palette[:COLOURS].tobytes() + palette[NAN].tobytes()).decode()
+
+
+def _link(folder: str) -> str:
+    return quote_from_bytes(os.fsencode(folder.replace(os.sep, "/"))) + "/" if folder else ""
+
+
+def _web(name: str) -> str:
+    content = pkgutil.get_data("yolov5_featviz", f"web/{name}")
+    assert content is not None
+    return content.decode("utf-8")

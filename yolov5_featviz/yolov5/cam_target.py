@@ -1,0 +1,119 @@
+"""The score of what YOLOv5 found: of a class, of one detection, of all."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Dict, Optional, Tuple
+
+import torch
+
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.models.layers import Target
+from yolov5_featviz.models.outputs import describe, tensors_of
+
+CONFIDENCE, OVERLAP = 0.25, 0.45  # what detect.py takes for a detection, and for the same one
+
+
+def parse_target(names: Any, target: Target) -> Tuple[Optional[int], Optional[int]]:
+    """A class and a rank in ``person``, ``0``, ``person:2`` or ``:2``, None for what is left open.
+
+    Raises FeatvizError if there is no such class.
+    """
+    known = _numbered(names)
+    word, colon, rank = str("" if target is None else target).partition(":")
+    if colon and not rank.isdigit():
+        raise FeatvizError(f"target {target!r} is not understood: give a class, or a class and a number, person:0")
+    number: Optional[int] = None
+    if word:
+        number = int(word) if word.isdigit() else next((i for i, name in known.items() if name == word), None)
+        if number is None or (known and number not in known):
+            near = difflib.get_close_matches(word, list(known.values()), 1)
+            some = ", ".join(f"{name} ({i})" for i, name in list(known.items())[:8]) + ", ..." * (len(known) > 8)
+            raise FeatvizError(f"no class {word!r}: " + (f"did you mean {near[0]}?" if near else f"there are {some}"))
+    return number, int(rank) if colon else None
+
+
+def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor, str]:
+    """The score of a target in the output of a model of this family, and what it is, in words.
+
+    For a classifier, the class's. For a detector, the sum over the detections of the logits of
+    objectness and class, of which YOLOv5 makes their confidence: as in Grad-CAM, the score before the
+    function that saturates. Detections are what is left at a confidence of 0.25 after non-maximum
+    suppression at an overlap of 0.45 within each class.
+
+    Args:
+        names: the model's names of classes, a list or a dictionary by number; may be empty.
+        output: what the model put out, in evaluation mode, for one image.
+        target: see :func:`yolov5_featviz.cam.cam`.
+
+    Raises:
+        FeatvizError: there is no such class, or nothing of that kind was detected.
+    """
+    known = _numbered(names)
+    tensors = [tensor for _, tensor in tensors_of(output)]
+    decoded = next((t for t in tensors if t.dim() == 3 and t.shape[0] == 1), None)
+    raw = [t for t in tensors if t.dim() == 5]
+    if decoded is None and len(tensors) == 1 and tensors[0].dim() == 2:
+        number = int(tensors[0][0].argmax()) if target is None else parse_target(known, target)[0]
+        if number is None or number >= tensors[0].shape[1]:
+            raise FeatvizError(f"no class {target!r}: a classifier has classes 0 to {tensors[0].shape[1] - 1}")
+        return tensors[0][0, number], known.get(number, f"class {number}")
+    if decoded is None or not raw or sum(t[0, ..., 0].numel() for t in raw) != decoded.shape[1]:
+        raise FeatvizError(
+            f"the model yields {describe(output)}, not what YOLOv5 detects with: give as target a function "
+            "from that to a score"
+        )
+    logits = torch.cat([t.reshape(-1, t.shape[-1]) for t in raw])
+    classes = len(known) or decoded.shape[2] - 5
+    rows, boxes, scores, kinds = _detections(decoded[0].detach().float(), classes)
+    if not len(rows):
+        raise FeatvizError(f"nothing was detected at a confidence of {CONFIDENCE}")
+    found = f"found: {_count(kinds, known)}"
+    if target is not None and not isinstance(target, (str, int)):
+        overlap = _overlaps(torch.as_tensor(target, dtype=torch.float32), boxes)
+        if overlap.max() < 0.5:
+            raise FeatvizError(f"no detection at {', '.join(f'{edge:g}' for edge in target)}: {found}")
+        chosen = overlap.argmax()[None]
+    else:
+        number, rank = parse_target(known, target)
+        chosen = torch.arange(len(rows)) if number is None else (kinds == number).nonzero()[:, 0]
+        name = "object" if number is None else known.get(number, f"class {number}")
+        if len(chosen) <= (rank or 0):
+            raise FeatvizError(f"no {name}{'' if rank is None else f' number {rank}'} was detected; {found}")
+        chosen = chosen if rank is None else chosen[rank : rank + 1]
+    score = (logits[rows[chosen], 4] + logits[rows[chosen], 5 + kinds[chosen]]).sum()
+    if len(chosen) == 1:
+        return score, f"{known.get(int(kinds[chosen]), 'class ' + str(int(kinds[chosen])))} {scores[chosen].item():.2f}"
+    return score, _count(kinds[chosen], known)
+
+
+def _numbered(names: Any) -> Dict[int, str]:
+    items = names.items() if isinstance(names, dict) else enumerate(names or ())
+    return {int(number): str(name) for number, name in items}
+
+
+def _detections(decoded: torch.Tensor, classes: int) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, boxes (left, top, right, bottom), confidences and classes of the detections, the most certain first."""
+    from torchvision.ops import batched_nms
+
+    scores, kinds = (decoded[:, 4:5] * decoded[:, 5 : 5 + classes]).max(dim=1)
+    rows = (scores >= CONFIDENCE).nonzero()[:, 0]
+    centre, size = decoded[rows, :2], decoded[rows, 2:4]
+    boxes = torch.cat([centre - size / 2, centre + size / 2], dim=1)
+    kept = batched_nms(boxes, scores[rows], kinds[rows], OVERLAP)
+    return rows[kept], boxes[kept], scores[rows[kept]], kinds[rows[kept]]
+
+
+def _overlaps(box: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Intersection over union of ``box`` with each of ``boxes``."""
+    low, high = torch.max(boxes[:, :2], box[:2]), torch.min(boxes[:, 2:], box[2:])
+    common = (high - low).clamp(min=0).prod(1)
+    return common / ((boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - common)
+
+
+def _count(kinds: torch.Tensor, names: Dict[int, str]) -> str:
+    """``4 person, 1 bus``."""
+    counts: Dict[int, int] = {}
+    for kind in kinds.tolist():
+        counts[kind] = counts.get(kind, 0) + 1
+    return ", ".join(f"{count} {names.get(kind, f'class {kind}')}" for kind, count in counts.items())

@@ -1,0 +1,77 @@
+"""How YOLOv5 numbers its layers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Dict, List, Optional, Tuple
+
+from torch import nn
+
+from yolov5_featviz.models.layers import FAMILIES, Layer, LayerIndex
+from yolov5_featviz.yolov5.cam_target import target_score
+
+ONE_PASS = ("_forward_once", "forward_once")  # the method that runs the layers; v6.0 gave it its underscore
+
+
+def find_model(model: Any) -> Optional[nn.Module]:
+    """The module whose ``forward_once`` runs the layers, inside whatever wraps it.
+
+    Known by what it is: its ``model`` is a sequence of modules that each carry their index ``i``
+    and their inputs ``f``. Wrappers (``DataParallel``, ``AutoShape``, ``DetectMultiBackend``) hold
+    it as ``module`` or ``model``. None if there is no such thing.
+    """
+    for _ in range(5):
+        if not isinstance(model, nn.Module):
+            return None
+        layers: Any = getattr(model, "model", None)
+        sequence = isinstance(layers, (nn.Sequential, nn.ModuleList)) and len(layers) > 0
+        if sequence and all(hasattr(layer, "i") and hasattr(layer, "f") for layer in layers):
+            return model
+        model = layers if isinstance(layers, nn.Module) else getattr(model, "module", None)
+    return None
+
+
+def index_model(model: nn.Module) -> Optional[LayerIndex]:
+    """Number the layers as YOLOv5 does: by their place in ``model.model``. None for other models."""
+    root = find_model(model)
+    if root is None:
+        return None
+    modules: Any = root.model
+    rows = _definition(root)
+    layers: List[Layer] = []
+    for i, module in enumerate(modules):
+        kind = str(getattr(module, "type", type(module).__name__)).split(".")[-1]
+        arguments = str(rows[i][3]) if i < len(rows) else ""
+        layers.append(
+            Layer(f"model.{i}", module, kind, index=i, name=str(i), sources=_sources(module), arguments=arguments)
+        )
+    last = len(layers) - 1
+    groups: Dict[str, List[int]] = {"all": list(range(last + 1))}
+    yaml = getattr(root, "yaml", None)
+    if isinstance(yaml, dict) and 0 < len(yaml.get("backbone", ())) <= last:
+        first = len(yaml["backbone"])
+        groups["backbone"] = list(range(first))
+        if first < last:
+            groups["neck"] = list(range(first, last))
+    # A layer that reads from several others and is the last of all: the detection head.
+    inputs = [i if i >= 0 else last + i for i in layers[last].sources]
+    if len(inputs) > 1 and rows and len(rows[last]) > 2 and "Concat" not in str(rows[last][2]):
+        groups["detect"] = inputs
+    channels = yaml.get("ch", 3) if isinstance(yaml, dict) else 3
+    return LayerIndex(root, layers, groups, channels, score=partial(target_score, getattr(root, "names", ())))
+
+
+def _definition(root: nn.Module) -> List[Any]:
+    """The rows ``[from, number, module, arguments]`` that the model was built from, if it kept them."""
+    yaml = getattr(root, "yaml", None)
+    if not isinstance(yaml, dict):
+        return []
+    return [*yaml.get("backbone", ()), *yaml.get("head", ())]
+
+
+def _sources(module: nn.Module) -> Tuple[int, ...]:
+    f: Any = module.f
+    return tuple(int(i) for i in f) if isinstance(f, (list, tuple)) else (int(f),)
+
+
+FAMILIES.append(index_model)

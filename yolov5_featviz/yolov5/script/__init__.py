@@ -1,0 +1,1 @@
+"""Run a YOLOv5 script with hooks in place."""

@@ -1,0 +1,115 @@
+"""Draw and save what the watcher delivers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from yolov5_featviz.attribution.cam import cam
+from yolov5_featviz.console import say as log
+from yolov5_featviz.draw.heatmap import HeatMap
+from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.files import new_folder
+from yolov5_featviz.runs.look import Look, draw, draw_cam
+from yolov5_featviz.runs.provenance import identity, made
+from yolov5_featviz.runs.run_folder import Files, Gallery
+from yolov5_featviz.version import __version__
+from yolov5_featviz.yolov5.script.batch import Item
+from yolov5_featviz.yolov5.script.validate import values
+from yolov5_featviz.yolov5.source import Source
+
+
+@dataclass(frozen=True)
+class Options(Look):
+    """What the flags ask for; see the command line's help."""
+
+    layers: Optional[str] = None
+    folder: Optional[str] = None
+    summary: bool = False
+    every: Optional[int] = None
+    limit: Optional[int] = None
+    yolov5: Optional[str] = None
+    trust: bool = False
+    report: bool = True
+    say: int = 0  # 1: all there is to say; -1: only what went wrong
+
+
+class Artist:
+    """Draws and saves what the watcher delivers."""
+
+    def __init__(
+        self, script: str, arguments: List[str], source: Source, options: Options, command: Sequence[str] = ()
+    ) -> None:
+        self.script, self.source, self.options, self.command = script, source, options, command
+        self._release = source.release
+        weights = [Path(name).name for name in values(arguments, "--weights") if name]
+        about = [Path(script).name, f"YOLOv5 {self._release}", *weights, f"layers {options.layers}"]
+        about.append(f"yolov5-featviz {__version__}")  # no folders, since the page may go to others
+        self.gallery = Gallery(options, log, options.report, " · ".join(about), options.say)
+        self._home: Optional[Path] = Path(options.folder) if options.folder else None
+
+    def begin(self) -> None:
+        """Find out where the pictures go, while the script's functions are running."""
+        if self._home is None:
+            self._home = run_folder(self.script, self.source) or new_folder(Path("runs") / "featviz" / "exp")
+
+    def draw(self, item: Item, i: int, parts: List[Tuple[str, List[FeatureMap]]]) -> None:
+        """Queue the pictures of image ``i``, in a folder of its own, each part in a folder below."""
+        o, image = self.options, item.image(i)
+        maps = [(part, fm) for part, maps in parts for fm in maps] if o.shows_maps else []
+        files: List[Files] = [(part, partial(draw, fm, o, image, self.gallery.ranked)) for part, fm in maps]
+        if "cam" in o.modes:
+            heats = self._explain(item, i, [part for part, _ in parts])
+            files += [(part, partial(draw_cam, heat, o, image)) for part, heat in heats]
+        if self._home is not None and files:
+            group = "" if item.epoch is None else f"epoch{item.epoch:03d}"
+            told = partial(self._made, item.weights, item.path(i) or item.name(i), item.frame, item.epoch)
+            self.gallery.add(self._home, item.name(i), files, parts, item.photo(i), group, told, item.size(i))
+
+    def _explain(self, item: Item, i: int, parts: List[str]) -> Iterator[Tuple[str, HeatMap]]:
+        """Class activation maps of image ``i``, each with the folder where it belongs; of several passes, the first."""
+        o = self.options
+        for visit in item.visits:
+            part, parts = parts[0], parts[len(visit.passes) :]
+            part = part if len(visit.passes) == 1 else os.path.dirname(part)
+            images, place = visit.images[i : i + 1], item.region(i, visit.images)
+            try:
+                heats = cam(visit.model, images, o.layers or "", o.target, o.method, o.merge, place, item.name(i))
+            except FeatvizError as error:
+                log(f"{item.name(i)}: {error}; no class activation map")
+                continue
+            boxes = item.boxes(i, getattr(visit.model, "names", ()))
+            for heat in heats:
+                yield part, replace(heat, feature_map=replace(heat.feature_map, boxes=boxes))
+
+    def _made(self, weights: Sequence[str], image: str, frame: Optional[int], epoch: Optional[int]) -> Dict[str, Any]:
+        """What the files of an image tell; in the background, since it needs hashes."""
+        place = {name: n for name, n in (("frame", frame), ("epoch", epoch)) if n is not None}
+        return {**made(self.command, weights, yolov5=self._release), "image": identity(image, **place)}
+
+
+def run_folder(script: str, source: Source) -> Optional[Path]:
+    """YOLOv5's run folder: every release holds it in a variable of the function that calls the model.
+
+    Of the running functions those of the script come first, then those of the rest of the checkout.
+    """
+    root = os.path.join(os.path.realpath(str(source.root)), "")
+    own: List[types.FrameType] = []
+    others: List[types.FrameType] = []
+    frame: Optional[types.FrameType] = sys._getframe()
+    while frame is not None:
+        file = frame.f_code.co_filename
+        (own if file == script else others if os.path.realpath(file).startswith(root) else []).append(frame)
+        frame = frame.f_back
+    for frame in [*own, *others]:
+        for name in ("save_dir", "out", "log_dir"):
+            folder = frame.f_locals.get(name)
+            if isinstance(folder, (str, Path)) and Path(folder) != Path():
+                return Path(folder)
+    return None

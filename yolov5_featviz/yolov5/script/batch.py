@@ -1,0 +1,251 @@
+"""What a loader hands to a script, what the models make of it, and where in it the image lies."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Iterable, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.arrays.image import smaller
+from yolov5_featviz.features.capture import Capture
+from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.runs.names import Names
+from yolov5_featviz.text import file_name
+from yolov5_featviz.yolov5.letterbox import letterbox_region
+
+SHOWN = 0.25  # the score from which YOLOv5 itself detects and, when validating, draws a box
+
+
+@dataclass
+class Item:
+    """What a loader handed to the script: the images of one batch.
+
+    Attributes:
+        paths: the file of each, as far as the loader tells.
+        sizes: ``(height, width)`` of each before it was prepared for the network.
+        placed: of a data set, how each was prepared: ``((scale down, scale across), (left, top padding))``.
+        frames: of a video or stream, the frames themselves, BGR ``[H, W, 3]``, if they are wanted.
+        photos: smaller copies of the images, RGB, if they are wanted.
+        cropped: whether they were cut to a square instead of padded.
+        prepared: whether the loader prepared them; the script did by itself otherwise.
+        found: what was detected in each, ``[n, 6]``: box in pixels of the network's input, score, class.
+        frame: of a video or stream, its number.
+        epoch: of a training, its number; validation images come again and again.
+        unnamed: how many images without a path came before.
+        limit: how many images are to be drawn at most, unless the user says so.
+        visits: what the models made of it.
+        weights: the files that these were read from, as far as they were.
+        names: names the images of the run; see :mod:`yolov5_featviz.names`.
+    """
+
+    paths: List[str]
+    sizes: Sequence[Tuple[int, int]] = ()
+    placed: Sequence[Any] = ()
+    frames: Sequence[np.ndarray] = ()
+    photos: Sequence[np.ndarray] = ()
+    cropped: bool = False
+    prepared: bool = True
+    found: Sequence[Optional[torch.Tensor]] = ()
+    frame: Optional[int] = None
+    epoch: Optional[int] = None
+    unnamed: int = 0
+    limit: Optional[int] = None
+    visits: List[Visit] = field(default_factory=list)
+    weights: Sequence[str] = ()
+    names: Optional[Names] = None
+
+    def name(self, i: int) -> str:
+        """A name for image ``i`` of the batch, as YOLOv5 names its label files."""
+        if not self.paths:
+            return f"image{self.unnamed + i + 1}"
+        if self.names is not None and i < len(self.paths):
+            path = self.paths[i]
+            return self.names(path) if self.frame is None else self.names.frame(path, self.frame)
+        stems = [Path(path).stem or "image" for path in self.paths]
+        stem = file_name(stems[min(i, len(stems) - 1)])
+        stem += f"_{i}" if i >= len(stems) or stems.count(stems[i]) > 1 else ""
+        return stem + ("" if self.frame is None else f"_{self.frame}")
+
+    def path(self, i: int) -> str:
+        """The file or address of image ``i``; empty if it is not known."""
+        return self.paths[min(i, len(self.paths) - 1)] if self.paths else ""
+
+    def image(self, i: int) -> Any:
+        """Image ``i`` itself: RGB ``[H, W, 3]`` of a frame, else the path of its file; None if there is neither."""
+        if i < len(self.frames):
+            return self.frames[i][..., ::-1]
+        return self.paths[i] if self.frame is None and i < len(self.paths) and os.path.isfile(self.paths[i]) else None
+
+    def size(self, i: int) -> Optional[Tuple[int, int]]:
+        """Height and width of image ``i`` itself, if :meth:`photo` is a smaller copy of it."""
+        return self.sizes[i] if i < len(self.photos) else None
+
+    def photo(self, i: int) -> Any:
+        """Image ``i`` at the size of the report if there is a copy of that, else as :meth:`image`."""
+        return self.photos[i] if i < len(self.photos) else self.image(i)
+
+    def region(self, i: int, images: torch.Tensor) -> Optional[Region]:
+        """Where image ``i`` lies in the network's input; None if that is not known."""
+        height, width = int(images.shape[2]), int(images.shape[3])
+        if i < len(self.placed):
+            return letterbox_region(self.sizes[i], (height, width), ratio_pad=self.placed[i])
+        if i >= len(self.sizes):
+            return None
+        size = self.sizes[i]
+        if self.cropped:
+            side = min(size)
+            across, down = width / side, height / side
+            left, top = -((size[1] - side) // 2) * across, -((size[0] - side) // 2) * down
+            return left, top, left + size[1] * across, top + size[0] * down
+        region = letterbox_region(size, (height, width))
+        if not self.prepared:  # padded as YOLOv5 pads, or stretched? padding is of one colour
+            left, top, right, bottom = map(int, region)
+            bars = images[i, :, :top], images[i, :, bottom:], images[i, :, :, :left], images[i, :, :, right:]
+            if any(bar.numel() and bar.min() != bar.max() for bar in bars):
+                return None
+        return region
+
+    def boxes(self, i: int, names: Any) -> Optional[Boxes]:
+        """What was detected in image ``i``; None if nobody looked."""
+        if i >= len(self.found):
+            return None
+        found = self.found[i]
+        if found is None:
+            return Boxes(np.zeros((0, 4)))
+        if self.limit is not None:  # a validation counts every guess, down to a score of 0.001
+            found = found[found[:, 4] >= SHOWN]
+        classes = [int(c) for c in found[:, 5]]
+        known = names if isinstance(names, dict) else dict(enumerate(names if isinstance(names, (list, tuple)) else ()))
+        labels = [str(known.get(c, c)) for c in classes]
+        return Boxes(found[:, :4].float().numpy(), found[:, 4].float().numpy(), labels)
+
+
+@dataclass
+class Pass:
+    """One pass through the layers; in test-time augmentation, of the images at ``scale`` and flipped in ``dims``."""
+
+    features: Capture
+    scale: Optional[float] = None
+    dims: Tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For the folder of its pictures."""
+        return "pass" if self.scale is None else f"scale{self.scale:.2f}" + "_flipped" * bool(self.dims)
+
+    def maps(self, item: Item, i: int, visit: Visit) -> List[FeatureMap]:
+        """The maps of image ``i``, a flipped one flipped back, with where the image and what was found in it lie."""
+        name, region = item.name(i), item.region(i, visit.images)
+        boxes = item.boxes(i, getattr(visit.model, "names", ()))
+        maps = self.features.of_image(i, name)
+        if self.scale is None:
+            return [replace(fm, region=region, boxes=boxes) for fm in maps]
+        name += f", scale {self.scale:.2f}" + ", flipped back" * bool(self.dims)
+        moved = []
+        for fm in maps:
+            # scaled, then padded to the right and below; flipping back moves the padding to the other side
+            scales = [int(side * self.scale) / side for side in visit.images.shape[2:]]
+            rest = [
+                have - side * scale for have, side, scale in zip(fm.input_size or (), visit.images.shape[2:], scales)
+            ]
+            shift = np.array([rest[d - 2] if d in self.dims else 0.0 for d in (3, 2)] * 2)
+            scale = np.array([scales[1], scales[0]] * 2)
+            whole = region or (0.0, 0.0, float(visit.images.shape[3]), float(visit.images.shape[2]))
+            left, top, right, bottom = (float(edge) for edge in np.array(whole) * scale + shift)
+            there = None if boxes is None else replace(boxes, xyxy=boxes.xyxy * scale + shift)
+            data = torch.flip(fm.data, [dim - 1 for dim in self.dims])
+            moved.append(replace(fm, data=data, image=name, region=(left, top, right, bottom), boxes=there))
+        return moved
+
+
+@dataclass
+class Visit:
+    """What one model makes of one batch."""
+
+    model: nn.Module
+    images: torch.Tensor
+    passes: List[Pass] = field(default_factory=list)
+    whole: Optional[Capture] = None
+    prepared: Tuple[Optional[float], Tuple[int, ...]] = (None, ())
+
+
+def find_originals(batch: Any) -> List[np.ndarray]:
+    """The images as they were read, in what a loader yields: ``[H, W, 3]``, the network's being ``[3, H, W]``."""
+
+    def is_original(part: Any) -> bool:
+        return isinstance(part, np.ndarray) and part.ndim == 3 and part.shape[2] in (1, 3, 4) and part.dtype == np.uint8
+
+    for part in batch if isinstance(batch, (list, tuple)) else ():
+        if is_original(part):
+            return [part]
+        if isinstance(part, (list, tuple)) and part and all(map(is_original, part)):
+            return list(part)
+    return []
+
+
+def small_rgb(image: np.ndarray, side: int) -> np.ndarray:
+    """A copy, RGB and ``side`` pixels at most, of an image as a loader has it: grey, BGR or BGRA."""
+    import cv2
+
+    codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
+    small = smaller(image, side)
+    found: np.ndarray = cv2.cvtColor(small.reshape(*small.shape[:2], -1), codes[image.shape[2]])
+    return found
+
+
+def find_shapes(batch: Any) -> List[Any]:
+    """How a data set prepared its images: ``((height, width), ((scale down, across), (left, top padding)))`` each."""
+
+    def is_shape(one: Any) -> bool:
+        return isinstance(one, (list, tuple)) and [
+            len(pair) if isinstance(pair, (list, tuple)) else 0 for pair in one
+        ] == [2, 2]
+
+    parts = (part for part in batch if isinstance(part, (list, tuple)) and part and all(map(is_shape, part)))
+    return list(next(parts, ()))
+
+
+def find_images(given: Any) -> Optional[torch.Tensor]:
+    """The first batch of images ``[B, C, H, W]`` in what a model is called with."""
+    if isinstance(given, torch.Tensor):
+        return given if given.dim() == 4 else None
+    parts = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else ()
+    return next((images for images in map(find_images, parts) if images is not None), None)
+
+
+def find_paths(batch: Any) -> Tuple[List[str], bool]:
+    """The paths in what a loader yields, in its first member that holds any; and whether it stands alone."""
+    for part in batch if isinstance(batch, (list, tuple)) else ():
+        if isinstance(part, (str, Path)):
+            return [str(part)], True
+        if isinstance(part, (list, tuple)) and part and all(isinstance(path, (str, Path)) for path in part):
+            return [str(path) for path in part], False
+    return [], False
+
+
+def distinct(names: Iterable[str]) -> List[str]:
+    """The names, with a number behind each that came before."""
+    found: List[str] = []
+    for name in names:
+        n, free = 1, name
+        while free in found:
+            n, free = n + 1, f"{name}{n + 1}"
+        found.append(free)
+    return found
+
+
+def find_boxes(found: Any) -> List[Optional[torch.Tensor]]:
+    """A copy of what ``non_max_suppression`` leaves of each image: ``[n, 6...]``, in old releases None for nothing."""
+
+    def is_box(one: Any) -> bool:
+        return one is None or (isinstance(one, torch.Tensor) and one.dim() == 2 and one.shape[1] >= 6)
+
+    if not isinstance(found, (list, tuple)) or not all(map(is_box, found)):
+        return []
+    return [None if one is None else one.detach().to("cpu", copy=True) for one in found]
