@@ -505,7 +505,8 @@ def prepare() -> None:
     sys.path.insert(0, str(ROOT))
     import torch
     import torchvision  # noqa: F401
-    import yolov5_featviz.yolov5.runner  # noqa: F401
+
+    import yolov5_featviz.yolov5.script.runner  # noqa: F401
 
     torch.set_num_threads(1)
 

@@ -116,7 +116,7 @@ def contained(about, words, suffix):
     if suffix in FORMATS:
         layer = Layer("model.20", None, "C3", index=20, name="20")
         picture = fv.FeatureMap(fv_tensor(), layer).grid(plain=True, dpi=20)
-        with mock.patch("yolov5_featviz.formats.dumps", lambda about: text):
+        with mock.patch("yolov5_featviz.draw.encode.dumps", lambda about: text):
             return picture.encode(suffix)
     if suffix == "npy":
         stream = io.BytesIO()

@@ -19,8 +19,9 @@ from conftest import ROOT, WEIGHTS, feature_map, files_below, run
 import yolov5_featviz as fv
 from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.cli import main
+from yolov5_featviz.compare import pages
 from yolov5_featviz.compare.pages import difference
-from yolov5_featviz.compare.tables import Row, means, measure, to_latex
+from yolov5_featviz.compare.tables import METRICS, Row, means, measure, to_latex
 from yolov5_featviz.runs.provenance import read, sha256
 from yolov5_featviz.yolov5 import compare as module
 from yolov5_featviz.yolov5.compare import by_model, model_names
@@ -152,7 +153,7 @@ def test_means(compared):
     assert [(row["layer"], row["model"]) for row in found] == [(k, m) for k in ("17", "23") for m in MODELS]
     for mean in found:
         same = [row for row in rows if (row["layer"], row["model"]) == (mean["layer"], mean["model"])]
-        for metric in module.METRICS:
+        for metric in METRICS:
             values = [float(row[metric]) for row in same if row[metric]]
             assert int(mean[f"{metric}_n"]) == len(values) == (0 if "cka" in metric and mean["model"] == "best" else 2)
             if values:
@@ -212,8 +213,8 @@ def test_means_leave_out_what_there_is_not():
 def test_one_scale_for_a_layer(predict, images, tmp_path, monkeypatch):
     """Painted cell by cell: both models' heat from 0 to the larger maximum, the difference around 0."""
     panels = []
-    compose = module.compose
-    monkeypatch.setattr(module, "compose", lambda rows, *rest: panels.append(rows) or compose(rows, *rest))
+    compose = pages.compose
+    monkeypatch.setattr(pages, "compose", lambda rows, *rest: panels.append(rows) or compose(rows, *rest))
     monkeypatch.chdir(tmp_path)
     bus = images / "bus.jpg"  # 640 × 480 for the network, without padding
     words = ("--weights", WEIGHTS, EPOCH60, "--layers", "17,20", "--source", bus, "--cmap", "gray", "--alpha", "1")

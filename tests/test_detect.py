@@ -105,7 +105,7 @@ def test_detections_are_the_same_to_the_byte(demo, yolov5, images, tmp_path):
 
 COUNTED = """
 import sys, runpy
-import yolov5_featviz.yolov5.watch as watch, yolov5_featviz.yolov5.runner as runner
+import yolov5_featviz.yolov5.script.watcher as watch, yolov5_featviz.yolov5.script.runner as runner
 passes, drawn = [], []
 real = watch.Watcher._follow
 def counted(self, original, once):
@@ -114,8 +114,8 @@ def counted(self, original, once):
         return original(model, x, *args, **kwargs)
     return real(self, inner if once else original, once)
 watch.Watcher._follow = counted
-draw = runner._Artist.draw
-runner._Artist.draw = lambda self, item, i, parts: (drawn.append(item.name(i)), draw(self, item, i, parts))
+draw = runner.Artist.draw
+runner.Artist.draw = lambda self, item, i, parts: (drawn.append(item.name(i)), draw(self, item, i, parts))
 from yolov5_featviz.cli import main
 code = main(["run", "detect.py", *sys.argv[1:]])
 print("PASSES", sum(p < 100 for p in passes), sum(p >= 100 for p in passes), "DRAWN", *drawn)
@@ -145,7 +145,7 @@ def test_a_picture_is_drawn_once_per_image(flags, summaries, folders, tmp_path):
 UNDO = """
 import sys, torch
 from pathlib import Path
-from yolov5_featviz.yolov5 import runner
+from yolov5_featviz.yolov5.script import artist, runner
 from yolov5_featviz.yolov5.source import find_source
 source = find_source()
 sys.path.append(str(source.root))
@@ -161,7 +161,7 @@ def spy(self, patches, *loaded):
     attach(self, patches, *loaded)
     seen.append([sorted(k for k in vars(w) if vars(w)[k] is not b.get(k)) for w, b in zip(watched, before)])
 runner.Watcher.attach = spy
-code = runner.run("detect.py", ["--weights", sys.argv[1]], runner.Options(layers="17", trust=True))
+code = runner.run("detect.py", ["--weights", sys.argv[1]], artist.Options(layers="17", trust=True))
 assert code == 0
 print(seen[-1])
 assert [dict(vars(w)) for w in watched] == before

@@ -339,6 +339,6 @@ def test_photographs_of_any_size(tmp_path, monkeypatch):
             warnings.simplefilter("error")
             assert as_rgb(tmp_path / "large.png").shape == (40, 60, 3)
         assert limit == Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr("yolov5_featviz.images.MOST_PIXELS", 2000)
+    monkeypatch.setattr("yolov5_featviz.arrays.image.MOST_PIXELS", 2000)
     with pytest.raises(fv.FeatvizError, match="60 x 40 pixels are more than 2,000"):
         as_rgb(tmp_path / "large.png")

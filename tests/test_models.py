@@ -450,7 +450,7 @@ def test_compiled_models(way):
 def test_compiled_models_are_refused_where_torch_shows_no_way(monkeypatch):
     if not hasattr(torch, "compile"):
         pytest.skip("this torch does not compile")
-    monkeypatch.setattr(sys.modules["yolov5_featviz.capture"], "_SET_STANCE", None)
+    monkeypatch.setattr(sys.modules["yolov5_featviz.features.capture"], "_SET_STANCE", None)
     with pytest.raises(fv.FeatvizError, match="runs no hooks in a compiled model"):
         fv.capture(torch.compile(Rich(Pair), backend="eager"), "relu")
 

@@ -234,7 +234,7 @@ def test_the_process_is_as_it_was(tmp_path):
     """Importing YOLOv5 sets some things for all; and of two checkouts the second would get the first one's modules."""
     code = (
         "import os, sys, logging, warnings, numpy as np, torch, yolov5_featviz as fv\n"
-        "from yolov5_featviz.yolov5.predict import SETS\n"
+        "from yolov5_featviz.yolov5.predictor import SETS\n"
         "def state():\n"
         "    return (np.get_printoptions(), vars(torch._tensor_str.PRINT_OPTS).copy(), [*map(os.environ.get, SETS)],\n"
         "            torch.is_grad_enabled(), torch.get_default_dtype(), logging.root.manager.disable, sys.stdout,\n"

@@ -249,7 +249,7 @@ def test_a_figure_cannot_ask_to_be_trusted(tmp_path, monkeypatch, capsys, trust)
     ],
 )
 def test_portable(word, expected, monkeypatch):
-    import yolov5_featviz.provenance as provenance
+    import yolov5_featviz.runs.provenance as provenance
 
     monkeypatch.setattr(provenance, "_users", lambda: frozenset({"somebody"}))
     assert portable([word]) == [expected]

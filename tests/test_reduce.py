@@ -109,7 +109,7 @@ def test_pca_takes_little_memory():
     """Of a map of 1024 x 1024 x 256, eight times as much as the map was more than most machines have."""
     code = (
         "import resource, numpy as np\n"
-        "from yolov5_featviz.reduce import pca\n"
+        "from yolov5_featviz.arrays.reduce import pca\n"
         "pca(np.ones((4, 9, 9), np.float32) * np.arange(81, dtype=np.float32).reshape(9, 9))\n"
         "x = np.random.default_rng(0).standard_normal((64, 512, 512), dtype=np.float32)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

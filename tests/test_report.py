@@ -15,7 +15,8 @@ from conftest import feature_map
 from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz.runs import report_data as module
+from yolov5_featviz.runs import report as module
+from yolov5_featviz.runs import report_data
 from yolov5_featviz.runs.report import Report
 from yolov5_featviz.runs.report_data import Level, contrasts, encode
 
@@ -302,11 +303,11 @@ def test_later_images_are_shown_at_less(tmp_path, monkeypatch):
 
 def test_half_of_the_channels_are_the_best_of_single_boxes():
     whole, first, second = list(range(10)), [9, 8, 7, 0, 1, 2, 3, 4, 5, 6], [9, 6, 5, 0, 1, 2, 3, 4, 7, 8]
-    assert module._chosen([whole, first, second], 6) == [0, 1, 2, 6, 8, 9]
-    assert module._chosen([whole], 4) == [0, 1, 2, 3]
-    assert module._chosen([whole, first], 10) == whole
-    assert module._chosen([whole, first], 1) == [0]
-    assert module._chosen([whole, first], 0) == []
+    assert report_data._chosen([whole, first, second], 6) == [0, 1, 2, 6, 8, 9]
+    assert report_data._chosen([whole], 4) == [0, 1, 2, 3]
+    assert report_data._chosen([whole, first], 10) == whole
+    assert report_data._chosen([whole, first], 1) == [0]
+    assert report_data._chosen([whole, first], 0) == []
 
 
 def test_a_large_map_is_thinned_evenly(tmp_path):
@@ -435,7 +436,7 @@ def test_no_page_is_larger_than_20_mb(tmp_path):
 
 
 def test_an_image_too_large_for_a_page_is_shown_at_less(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "HEAT", 12 * 2500)
+    monkeypatch.setattr(report_data, "HEAT", 12 * 2500)
     fms = [some_map(1, str(i), data=RNG.normal(size=(1, 100, 100)).astype(np.float32)) for i in range(12)]
     (found,) = page_of(tmp_path, {"name": "many layers", "parts": [("", fms)], "image": PHOTO}).entries
     assert [layer["grid"] for layer in found["parts"][0]["layers"]] == [[50, 50]] * 12  # together within bounds
@@ -454,15 +455,15 @@ def test_spreads_are_those_of_the_ranking():
     data = RNG.normal(size=(40, 90, 90)).astype(np.float32)
     for values in (data, np.where(data > 3, np.nan, data), np.where(data > 3, np.inf, data)):
         fm = some_map(data=values, boxes=None)
-        np.testing.assert_allclose(module._spreads(fm), fv.rank(fm, "std").scores["std"], rtol=1e-9)
+        np.testing.assert_allclose(report_data._spreads(fm), fv.rank(fm, "std").scores["std"], rtol=1e-9)
 
 
 def test_numbers_are_rounded_as_they_are_written():
     values = np.concatenate([RNG.normal(size=500) * 10.0 ** RNG.integers(-30, 30, 500), [0, 1, -1, 1e300, 5e-324]])
     for digits in (4, 6):
         expected = [float(f"{value:.{digits}g}") for value in values]
-        assert module._numbers(values, digits) == pytest.approx(expected, rel=1e-12)
-    assert module._numbers(np.array([[1.23456, np.nan], [np.inf, -np.inf]])) == [[1.235, None], ["inf", "-inf"]]
+        assert report_data._numbers(values, digits) == pytest.approx(expected, rel=1e-12)
+    assert report_data._numbers(np.array([[1.23456, np.nan], [np.inf, -np.inf]])) == [[1.235, None], ["inf", "-inf"]]
 
 
 def test_a_smaller_copy_of_the_image_will_do(tmp_path):

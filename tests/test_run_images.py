@@ -94,7 +94,7 @@ def test_overlays_fall_where_the_image_is(there, size, monkeypatch):
         return ZooModel(nets.spot().eval(), "", transformed(steps, 64))
 
     monkeypatch.syspath_prepend(str(there))
-    monkeypatch.setattr("yolov5_featviz.zoo.load_model", cropping)
+    monkeypatch.setattr("yolov5_featviz.models.zoo.load_model", cropping)
     look = ["--visualize-mode", "heatmap", "--visualize-cmap", "gray", "--visualize-alpha", "1", "--visualize-plain"]
     assert image("--model", "nets:spot", "--layers", "1", "--source", "spot.png", *look, "--visualize-dir", "o") == 0
     with Image.open("o/spot/stage1_ReLU_heatmap.png") as file:

@@ -26,7 +26,7 @@ def test_write_replaces_and_leaves_nothing_else(tmp_path):
 def test_a_full_disk_leaves_no_half_picture(tmp_path):
     """The system lets no file grow beyond 1000 bytes, as a full disk would not."""
     code = (
-        "import signal, sys; from yolov5_featviz.save import write\n"
+        "import signal, sys; from yolov5_featviz.files import write\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "try: write(sys.argv[1], bytes(5000))\n"
         "except OSError as error: print('refused', error.errno)\n"

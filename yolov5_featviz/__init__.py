@@ -5,10 +5,6 @@ from yolov5_featviz import stop as _stop
 _stop.watch_start()  # before the imports that take seconds
 
 # ruff: noqa: E402
-import yolov5_featviz.figure as _figures  # noqa: F401  (a module loaded later would take the name of the function)
-import yolov5_featviz.openmmlab as _openmmlab  # noqa: F401
-import yolov5_featviz.save as _files  # noqa: F401  (likewise)
-import yolov5_featviz.yolov5 as _yolov5  # noqa: F401
 from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.attribution.backproject import backproject
 from yolov5_featviz.attribution.cam import cam

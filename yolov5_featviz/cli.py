@@ -174,7 +174,7 @@ def split(arguments: List[str]) -> Tuple[List[str], List[str]]:
 
 
 def options(ours: List[str]) -> Any:
-    """Our flags as :class:`yolov5_featviz.yolov5.runner.Options`, checked as far as can be without a model."""
+    """Our flags as :class:`yolov5_featviz.yolov5.script.artist.Options`, checked as far as can be without a model."""
     from yolov5_featviz.yolov5.script.artist import Options
 
     for word in ours:
@@ -198,7 +198,7 @@ def options(ours: List[str]) -> Any:
 
 
 def _look(o: argparse.Namespace) -> Dict[str, Any]:
-    """What :func:`_look_flags` were given, as :class:`yolov5_featviz.pictures.Look` takes it."""
+    """What :func:`_look_flags` were given, as :class:`yolov5_featviz.runs.look.Look` takes it."""
     strength = re.fullmatch(r"(add:)?(\d*\.?\d+)", o.visualize_alpha.strip())
     if not strength:
         raise FeatvizError(f"alpha {o.visualize_alpha!r} is not understood: take 0 to 1, such as 0.4, or add:0.4")
@@ -242,7 +242,7 @@ def run(
     here: bool = True,
     command: Sequence[str] = (),
 ) -> int:
-    """``yolov5-featviz run``: see :func:`yolov5_featviz.yolov5.runner.run`."""
+    """``yolov5-featviz run``: see :func:`yolov5_featviz.yolov5.script.runner.run`."""
     from yolov5_featviz.yolov5.script import runner
 
     ours, rest = split(arguments)
@@ -294,7 +294,7 @@ def layers(arguments: List[str]) -> int:
 
 
 def patch(arguments: List[str]) -> int:
-    """``yolov5-featviz patch``: see :func:`yolov5_featviz.yolov5.diff.patch`."""
+    """``yolov5-featviz patch``: see :func:`yolov5_featviz.yolov5.fork_patch.patch`."""
     from yolov5_featviz.yolov5 import fork_patch
 
     parser = _Words(prog="yolov5-featviz patch", description="Add the flags to a fork's detect.py.", allow_abbrev=False)
@@ -326,6 +326,7 @@ def figure(arguments: List[str], command: Sequence[str] = ()) -> int:
 
 def compare(arguments: List[str], command: Sequence[str] = ()) -> int:
     """``yolov5-featviz compare``: see :func:`yolov5_featviz.yolov5.compare.compare`."""
+    from yolov5_featviz.compare.options import Options
     from yolov5_featviz.figures.spec import width_of
     from yolov5_featviz.yolov5 import compare as comparison
 
@@ -360,7 +361,7 @@ def compare(arguments: List[str], command: Sequence[str] = ()) -> int:
     o = parser.parse_args(arguments)
     if o.quiet and o.verbose:
         raise FeatvizError("--quiet and --verbose: take one of them")
-    asked = comparison.Options(
+    asked = Options(
         weights=o.weights,
         layers=o.layers,
         source=o.source,
@@ -385,7 +386,7 @@ def compare(arguments: List[str], command: Sequence[str] = ()) -> int:
 
 
 def info(arguments: List[str]) -> int:
-    """``yolov5-featviz info``: see :func:`yolov5_featviz.provenance.read`."""
+    """``yolov5-featviz info``: see :func:`yolov5_featviz.runs.provenance.read`."""
     from yolov5_featviz.runs.provenance import as_json, read, tell
 
     parser = _Words(prog="yolov5-featviz info", description="Tell how a figure was made.", allow_abbrev=False)
@@ -423,7 +424,7 @@ def _again(words: List[str], command: Sequence[str]) -> int:
 
 
 def image(arguments: List[str], command: Sequence[str] = ()) -> int:
-    """``yolov5-featviz image``: see :func:`yolov5_featviz.run_images.run_images`."""
+    """``yolov5-featviz image``: see :func:`yolov5_featviz.runs.images.run_images`."""
     from yolov5_featviz.runs.images import run_images
     from yolov5_featviz.runs.look import Look
     from yolov5_featviz.runs.provenance import made

@@ -41,13 +41,13 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
     the image as the pipeline made it, with its labels.
 
     Args:
-        layers: a layer selection; see :func:`yolov5_featviz.layers.select_layers`.
+        layers: a layer selection; see :func:`yolov5_featviz.models.layers.select_layers`.
         limit: how many images to draw in a test or validation.
         interval: in training, the first image of each so many iterations is drawn; None: none is.
         folder: where pictures go; ``feature_maps`` in the runner's log folder otherwise. Each image has a
             folder of its own, in training below ``iter_500`` and so on.
         score: from which score on a detection counts.
-        look: what to draw and how: any of the fields of :class:`yolov5_featviz.pictures.Look`.
+        look: what to draw and how: any of the fields of :class:`yolov5_featviz.runs.look.Look`.
 
     Raises:
         FeatvizError: an argument is not understood; at the start of the run, there is no such layer.

@@ -54,7 +54,7 @@ def backproject(
             - ``gradient``: as it is (K. Simonyan et al., ICLR 2014 workshop).
         region: where in the input the image lies, for overlays; see :class:`FeatureMap`.
         name: of the image, for captions.
-        reshape: as for :func:`yolov5_featviz.capture.capture`.
+        reshape: as for :func:`yolov5_featviz.features.capture.capture`.
 
     Returns:
         A feature map of stride 1, ``[C, H, W]``: the gradient, in units of the response to a unit of

@@ -78,7 +78,7 @@ def cam(
             finest of their sizes; else one for each.
         region: where in the input the image lies, for overlays; see :class:`FeatureMap`.
         name: of the image, for captions.
-        reshape: as for :func:`yolov5_featviz.capture.capture`.
+        reshape: as for :func:`yolov5_featviz.features.capture.capture`.
 
     Returns:
         A :class:`HeatMap` for each layer, or one. Negative values are 0, the largest is 1; a layer that

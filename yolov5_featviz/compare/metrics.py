@@ -9,7 +9,7 @@ import numpy as np
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.layer_output import LayerOutput
 
 TOLERANCE = 15.0  # pixels, of the pointing game
 
@@ -181,13 +181,13 @@ def _hsic1(x: np.ndarray, y: np.ndarray) -> float:
     return float(trace + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ m))
 
 
-def same_samples(a: FeatureMap, b: FeatureMap) -> Tuple[np.ndarray, np.ndarray]:
+def same_samples(a: LayerOutput, b: LayerOutput) -> Tuple[np.ndarray, np.ndarray]:
     """The cells of two maps of one image that show the same places, ``[n, C]`` of each.
 
     Maps of one grid keep their cells, those whose centre lies in the image. Otherwise the image's part of each is
     brought to the smaller height and width, bilinearly. What is not finite is 0.
     """
-    sides = [np.nan_to_num(fm.data.float().numpy(), posinf=0, neginf=0) for fm in (a, b)]
+    sides = [np.nan_to_num(fm.values, posinf=0, neginf=0) for fm in (a, b)]
     if same_grid(a, b):
         counted = in_image((sides[0].shape[1], sides[0].shape[2]), a.stride or (1.0, 1.0), a.window).ravel()
         x, y = (data.reshape(len(data), -1).T[counted] for data in sides)
@@ -197,19 +197,19 @@ def same_samples(a: FeatureMap, b: FeatureMap) -> Tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def same_grid(a: FeatureMap, b: FeatureMap) -> bool:
+def same_grid(a: LayerOutput, b: LayerOutput) -> bool:
     """Whether equal cells of two maps of one image show the same place."""
     return (a.data.shape[1:], a.input_size, a.window) == (b.data.shape[1:], b.input_size, b.window)
 
 
-def image_cells(fm: FeatureMap) -> Tuple[int, int]:
+def image_cells(fm: LayerOutput) -> Tuple[int, int]:
     """How many cells high and wide the image is, rounded."""
     left, top, right, bottom = fm.window
     down, across = fm.stride or (1.0, 1.0)
     return max(1, round((bottom - top) / down)), max(1, round((right - left) / across))
 
 
-def on_image(values: np.ndarray, fm: FeatureMap, size: Tuple[int, int]) -> np.ndarray:
+def on_image(values: np.ndarray, fm: LayerOutput, size: Tuple[int, int]) -> np.ndarray:
     """The image's part of values ``[..., H, W]`` on the grid of a map, brought to ``size``, bilinearly."""
     left, top, right, bottom = fm.window
     down, across = fm.stride or (1.0, 1.0)

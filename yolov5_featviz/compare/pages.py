@@ -15,12 +15,12 @@ from yolov5_featviz.compare.metrics import image_cells, on_image, same_grid
 from yolov5_featviz.compare.options import Options
 from yolov5_featviz.compare.tables import layer_name
 from yolov5_featviz.draw.record import number
-from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.features.prediction import Prediction
 from yolov5_featviz.figures.composition import Composition, compose
 from yolov5_featviz.figures.layout import Bar, Panel
 from yolov5_featviz.figures.painters import heat, limit_words, photograph, stretched
 from yolov5_featviz.figures.style import Style
+from yolov5_featviz.models.layer_output import LayerOutput
 
 LAYERS_ON_A_PAGE = 5
 LEAST_INCHES = 1.1  # of a panel's width: in narrower ones the names at the boxes hide the picture
@@ -31,7 +31,7 @@ def draw_pages(
     image: str,
     names: Sequence[str],
     seen: Sequence[Prediction],
-    maps: Sequence[Sequence[FeatureMap]],
+    maps: Sequence[Sequence[LayerOutput]],
     truth: Optional[Boxes],
     o: Options,
 ) -> List[Tuple[str, Composition]]:
@@ -78,16 +78,16 @@ def draw_pages(
     return found
 
 
-def _heats(maps: Sequence[FeatureMap], reduce: str) -> Tuple[List[np.ndarray], Tuple[float, float]]:
+def _heats(maps: Sequence[LayerOutput], reduce: str) -> Tuple[List[np.ndarray], Tuple[float, float]]:
     """The heat maps of one layer of each model, in its units, and the two values between which all are shown."""
     norm = REDUCTIONS[reduce].norm
-    heats = [reduce_channels(fm.data.float().numpy(), reduce) for fm in maps]
+    heats = [reduce_channels(fm.values, reduce) for fm in maps]
     ends = [normalize(values[None], norm)[1][0] for values in heats]
     pair = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
     return [np.maximum(values, 0) if norm == "zero" else values for values in heats], pair
 
 
-def difference(a: FeatureMap, b: FeatureMap, first: np.ndarray, other: np.ndarray) -> Tuple[np.ndarray, FeatureMap]:
+def difference(a: LayerOutput, b: LayerOutput, first: np.ndarray, other: np.ndarray) -> Tuple[np.ndarray, LayerOutput]:
     """``other - first``, heat maps of ``b`` and ``a``, and a map that lies as the result does.
 
     If their grids are not the same, the image's part of both is brought to the larger height and width, bilinearly.

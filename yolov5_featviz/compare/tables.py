@@ -21,7 +21,7 @@ from yolov5_featviz.compare.metrics import (
     same_samples,
 )
 from yolov5_featviz.draw.record import KEY, dumps
-from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.text import align, printable
 
 
@@ -66,7 +66,7 @@ class Row(NamedTuple):
 def measure(
     image: str,
     names: Sequence[str],
-    maps: Sequence[Sequence[FeatureMap]],
+    maps: Sequence[Sequence[LayerOutput]],
     truths: Optional[Sequence[Boxes]] = None,
     reduce: str = "mean",
 ) -> List[Row]:
@@ -83,7 +83,7 @@ def measure(
     for k, of_layer in enumerate(zip(*maps)):
         layer = layer_name([of_model[k] for of_model in maps])
         for i, (name, fm) in enumerate(zip(names, of_layer)):
-            data = fm.data.float().numpy()
+            data = fm.values
             heated = reduce_channels(data, reduce)
             boxes = (truths[i] if truths is not None else fm.boxes) or Boxes(np.zeros((0, 4)))
             stride = fm.stride or (1.0, 1.0)
@@ -108,7 +108,7 @@ def measure(
     return rows
 
 
-def layer_name(maps: Sequence[FeatureMap]) -> str:
+def layer_name(maps: Sequence[LayerOutput]) -> str:
     """``17``, or ``17 / 20`` where models differ."""
     return " / ".join(dict.fromkeys(fm.layer.name for fm in maps))
 

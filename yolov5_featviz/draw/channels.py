@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.models.layer_output import LayerOutput
+from yolov5_featviz.text import align
 
-if TYPE_CHECKING:
-    from yolov5_featviz.features.feature_map import FeatureMap
 
-
-def check_map(feature_map: FeatureMap) -> None:
+def check_map(feature_map: LayerOutput) -> None:
     """Raise FeatvizError if there is nothing in the map to draw."""
     if 0 in feature_map.data.shape:
         raise FeatvizError(f"{feature_map.layer.title} put out an empty map, {list(feature_map.data.shape)}")
@@ -70,8 +69,6 @@ class Ranking:
 
     def table(self, n: Optional[int] = None) -> str:
         """The first ``n`` rows (or all) in columns, under the note if there is one."""
-        from yolov5_featviz.text import align
-
         rows = [[f"{v}" if isinstance(v, int) else f"{v:.4g}" for v in row.values()] for row in self.rows(n)]
         table = align([["rank", "channel", *self.scores], *rows], right=range(2 + len(self.scores)))
         return f"{self.note}\n{table}" if self.note else table
@@ -87,7 +84,7 @@ class Choice(NamedTuple):
     ranking: Optional[Ranking] = None
 
 
-def rank(feature_map: FeatureMap, by: str = "mean") -> Ranking:
+def rank(feature_map: LayerOutput, by: str = "mean") -> Ranking:
     """Rank the channels of a feature map.
 
     Args:
@@ -111,7 +108,7 @@ def rank(feature_map: FeatureMap, by: str = "mean") -> Ranking:
     """
     if by not in RANKINGS:
         raise FeatvizError(f"no ranking by {by!r}: take one of {', '.join(RANKINGS)}")
-    x = feature_map.data.float().numpy().astype(np.float64)
+    x = feature_map.values.astype(np.float64)
     x = np.where(np.isfinite(x), x, np.nan).reshape(len(x), -1)
     scores: Dict[str, np.ndarray] = {}
     note = ""
@@ -148,7 +145,7 @@ def _contrast(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
         return np.where(difference == 0, 0.0, difference / s)
 
 
-def sides(feature_map: FeatureMap) -> Tuple[np.ndarray, np.ndarray]:
+def sides(feature_map: LayerOutput) -> Tuple[np.ndarray, np.ndarray]:
     """Which cells lie inside a box and which outside all, bool ``[H, W]`` each; the padding is on neither side."""
     _, height, width = feature_map.data.shape
     boxes = feature_map.boxes
@@ -167,7 +164,7 @@ def sides(feature_map: FeatureMap) -> Tuple[np.ndarray, np.ndarray]:
     return inside & image, ~inside & image
 
 
-def choose(feature_map: FeatureMap, spec: Union[ChannelSpec, Choice]) -> Choice:
+def choose(feature_map: LayerOutput, spec: Union[ChannelSpec, Choice]) -> Choice:
     """Channels of ``feature_map`` by any ``spec`` of :func:`choose_channels`, or the best ones.
 
     ``top:16`` are the 16 with the highest mean, ``top:16:std`` those by another measure of

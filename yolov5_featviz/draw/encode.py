@@ -1,4 +1,4 @@
-"""Pictures to files of every kind, from one layout. Each format is one function; none touches a file."""
+"""Encode a picture as PNG, PDF, SVG, JPEG or TIFF bytes. Each format is one function and one entry of ``FORMATS``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ import threading
 import zlib
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Optional, Protocol, Sequence, Tuple
 from xml.sax.saxutils import escape
 
 import numpy as np
 
-from yolov5_featviz.draw.lettering import font_file, parts, text_metrics, text_size
+from yolov5_featviz.draw.lettering import Text, font_file, parts, text_metrics, text_size
 from yolov5_featviz.draw.record import KEY, dumps
 from yolov5_featviz.errors import FeatvizError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from yolov5_featviz.draw.picture import Picture
 
 try:
     from isal import isal_zlib
@@ -30,6 +26,25 @@ except ImportError:  # no wheel for this machine
 
 BAND = 1 << 18  # bytes of a picture that are compressed at a time, so that they stay in the processor's cache
 _PDF = threading.Lock()  # matplotlib has one set of parameters for all threads
+
+
+class Encodable(Protocol):
+    """What an encoder needs; :class:`yolov5_featviz.draw.picture.Picture` documents the attributes."""
+
+    @property
+    def pixels(self) -> np.ndarray: ...
+    @property
+    def repeated(self) -> Tuple[np.ndarray, np.ndarray]: ...
+    @property
+    def palette(self) -> np.ndarray: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def texts(self) -> Sequence[Text]: ...
+    @property
+    def about(self) -> Dict[str, Any]: ...
+    def to_rgb(self) -> np.ndarray: ...
+    def without_text(self) -> Encodable: ...
 
 
 def format_of(path: str | Path) -> str:
@@ -47,7 +62,7 @@ def check_format(format: str) -> None:
         raise FeatvizError(f"no format {format!r}: take one of {', '.join(FORMATS)}")
 
 
-def png(picture: Picture, dpi: float) -> bytes:
+def png(picture: Encodable, dpi: float) -> bytes:
     """PNG (ISO/IEC 15948), lossless, 8 bits of palette or of RGB."""
     rows, times = picture.repeated
     height, width = int(times.sum()), rows.shape[1]
@@ -120,7 +135,7 @@ def run_lengths() -> Any:
     return zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_RLE)
 
 
-def _pillow(picture: Picture, dpi: float, format: str, **options: Any) -> bytes:
+def _pillow(picture: Encodable, dpi: float, format: str, **options: Any) -> bytes:
     from PIL import Image
 
     if picture.pixels.ndim == 2 and format == "tiff":
@@ -133,7 +148,7 @@ def _pillow(picture: Picture, dpi: float, format: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def jpg(picture: Picture, dpi: float) -> bytes:
+def jpg(picture: Encodable, dpi: float) -> bytes:
     """JPEG at quality 95 with full colour resolution: lossy, for where nothing else is taken."""
     file = _pillow(picture, dpi, "jpeg", quality=95, subsampling=0)
     about = f"{KEY} {dumps(picture.about)}".encode()
@@ -143,7 +158,7 @@ def jpg(picture: Picture, dpi: float) -> bytes:
     return b"".join([file[:start], *comments, file[start:]])
 
 
-def tif(picture: Picture, dpi: float) -> bytes:
+def tif(picture: Encodable, dpi: float) -> bytes:
     """TIFF, lossless, compressed by LZW, which every publisher's software reads."""
     about = f"{picture.title}\n{KEY} {dumps(picture.about)}"
     file = bytearray(_pillow(picture, dpi, "tiff", compression="tiff_lzw", description=about))
@@ -162,7 +177,7 @@ def _end_of_strips(file: bytearray) -> int:
         return int(max(start + size for start, size in zip(known.tag_v2[273], known.tag_v2[279])))
 
 
-def svg(picture: Picture, dpi: float) -> bytes:
+def svg(picture: Encodable, dpi: float) -> bytes:
     """SVG: the pixels as a PNG inside it, the lettering as text."""
     height, width = picture.pixels.shape[:2]
     image = base64.b64encode(png(picture.without_text(), dpi)).decode()
@@ -184,7 +199,7 @@ def svg(picture: Picture, dpi: float) -> bytes:
     return "\n".join([*lines, "</g>", "</svg>", ""]).encode()
 
 
-def pdf(picture: Picture, dpi: float) -> bytes:
+def pdf(picture: Encodable, dpi: float) -> bytes:
     """PDF: the pixels lossless and not resampled, the lettering as text in an embedded TrueType font."""
     from matplotlib.artist import Artist
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -237,4 +252,4 @@ def parameters(values: Dict[str, Any]) -> Iterator[None]:
             parameters.update(before)
 
 
-FORMATS: Dict[str, Callable[[Picture, float], bytes]] = {"png": png, "pdf": pdf, "svg": svg, "jpg": jpg, "tif": tif}
+FORMATS: Dict[str, Callable[[Encodable, float], bytes]] = {"png": png, "pdf": pdf, "svg": svg, "jpg": jpg, "tif": tif}

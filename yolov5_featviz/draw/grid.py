@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -17,16 +17,14 @@ from yolov5_featviz.draw.page import Legend, channel_words, describe, legend, sh
 from yolov5_featviz.draw.palette import PAPER, check_look, palette_of, quantise
 from yolov5_featviz.draw.picture import Picture, Repeated, lettered
 from yolov5_featviz.draw.record import facts
-
-if TYPE_CHECKING:
-    from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.layer_output import LayerOutput
 
 GRID_INCHES = 6.0  # a grid is at least this wide: whole-pixel cells rarely hit it exactly
 PAGE = 256  # channels on one page of a grid
 
 
 def grid(
-    feature_map: FeatureMap,
+    feature_map: LayerOutput,
     channels: Union[ChannelSpec, Choice] = "64",
     norm: str = "channel",
     cmap: str = "viridis",
@@ -39,14 +37,14 @@ def grid(
 
     Args:
         feature_map: the map, ``[C, H, W]``.
-        channels: which; see :func:`yolov5_featviz.channels.choose`. Those chosen as the best stand
+        channels: which; see :func:`yolov5_featviz.draw.channels.choose`. Those chosen as the best stand
             in their order, with rank, number and score above.
-        norm: how values become colours; see :func:`yolov5_featviz.normalize.normalize`.
+        norm: how values become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`.
         cmap: name of a matplotlib colour map.
         dpi: pixels an inch. Lettering keeps its size in points, and the picture comes out at
             least six inches wide.
         plain: only the cells, without title and channel numbers.
-        resample: how a cell is filled; see :func:`yolov5_featviz.resample.resample`.
+        resample: how a cell is filled; see :func:`yolov5_featviz.arrays.resample.resample`.
         page: only the first, second... 256 of the channels, counted from 0.
 
     Returns:
@@ -62,7 +60,7 @@ def grid(
     choice = choose(feature_map, channels)
     first = 0 if page is None else page * PAGE
     chosen = choice.channels[first : None if page is None else first + PAGE]
-    data = feature_map.data.float().numpy()
+    data = feature_map.values
     values = data[chosen]
     scaled, limits = normalize(values, norm, data)
 
@@ -134,7 +132,7 @@ def mosaic(
     return lettered(picture) if words and colours is not None else picture
 
 
-def grids(feature_map: FeatureMap, channels: Union[ChannelSpec, Choice] = "64", **options: Any) -> Iterator[Picture]:
+def grids(feature_map: LayerOutput, channels: Union[ChannelSpec, Choice] = "64", **options: Any) -> Iterator[Picture]:
     """As :func:`grid`, but on pages of at most 256 channels each, one after the other."""
     check_map(feature_map)
     choice = choose(feature_map, channels)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Union
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -20,11 +21,7 @@ from yolov5_featviz.draw.palette import check_look, palette_of, quantise
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import facts
 from yolov5_featviz.errors import FeatvizError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.layer_output import LayerOutput
 
 BLENDS = ("mix", "add")
 WIDE_INCHES = 6.0  # in wider ones the lettering grows with the image, as print shrinks it
@@ -39,13 +36,13 @@ class HeatMap:
         legend: what 0 and 1 mean.
         title: what it shows, in words.
         feature_map: where it comes from.
-        about: how it was made; see :func:`yolov5_featviz.about.facts`.
+        about: how it was made; see :func:`yolov5_featviz.draw.record.facts`.
     """
 
     values: np.ndarray
     legend: Legend
     title: str
-    feature_map: FeatureMap = field(repr=False)
+    feature_map: LayerOutput = field(repr=False)
     about: Dict[str, Any] = field(default_factory=dict, repr=False)
 
     def picture(
@@ -83,7 +80,7 @@ class HeatMap:
 
         Args:
             image: the image as it was before it was padded for the network, a path, array, tensor or
-                PIL image as in :func:`yolov5_featviz.images.as_rgb`; or, of exactly the size of the
+                PIL image as in :func:`yolov5_featviz.arrays.image.as_rgb`; or, of exactly the size of the
                 network's input, that input.
             alpha: strength of the heat, in [0, 1].
             cmap: name of a matplotlib colour map.
@@ -136,7 +133,7 @@ class HeatMap:
 
 
 def heatmap(
-    feature_map: FeatureMap,
+    feature_map: LayerOutput,
     reduce: str = "mean",
     channels: Union[ChannelSpec, Choice] = "all",
     norm: Optional[str] = None,
@@ -145,9 +142,9 @@ def heatmap(
 
     Args:
         feature_map: the map, ``[C, H, W]``.
-        reduce: how; see :func:`yolov5_featviz.reduce.reduce_channels`.
-        channels: of which channels; see :func:`yolov5_featviz.channels.choose`.
-        norm: how its values are brought to [0, 1]; see :func:`yolov5_featviz.normalize.normalize`.
+        reduce: how; see :func:`yolov5_featviz.arrays.reduce.reduce_channels`.
+        channels: of which channels; see :func:`yolov5_featviz.draw.channels.choose`.
+        norm: how its values are brought to [0, 1]; see :func:`yolov5_featviz.arrays.normalize.normalize`.
             None leaves that to the reduction: ``mean``, ``l2`` and ``std`` go from 0 to their
             maximum, so that a map without a positive value is 0 throughout, the others from their
             minimum to their maximum.
@@ -158,23 +155,23 @@ def heatmap(
     check_reduce(reduce)
     check_map(feature_map)
     choice = choose(feature_map, channels)
-    data = feature_map.data.float().numpy()
+    data = feature_map.values
     reduced = reduce_channels(data[choice.channels], reduce)
     words = f"{reduce} of {channel_words(feature_map.channels, choice)}"
     how = {"shows": "heatmap", "channels": choice.channels, "reduce": reduce}
     return _heat(feature_map, reduced, reduced, norm or REDUCTIONS[reduce].norm, words, how)
 
 
-def channel(feature_map: FeatureMap, k: int, norm: str = "channel") -> HeatMap:
+def channel(feature_map: LayerOutput, k: int, norm: str = "channel") -> HeatMap:
     """One channel of a layer, by its number. Raises FeatvizError if there is no such channel or ``norm``."""
     check_map(feature_map)
     (k,) = choose(feature_map, [k]).channels
-    data = feature_map.data.float().numpy()
+    data = feature_map.values
     return _heat(feature_map, data[k], data, norm, f"channel {k}", {"shows": "channel", "channels": [k]})
 
 
 def _heat(
-    feature_map: FeatureMap, values: np.ndarray, whole: np.ndarray, norm: str, words: str, how: Dict[str, Any]
+    feature_map: LayerOutput, values: np.ndarray, whole: np.ndarray, norm: str, words: str, how: Dict[str, Any]
 ) -> HeatMap:
     check_norm(norm)
     scaled, limits = normalize(values[None], norm, whole.reshape(-1, *values.shape))
@@ -196,7 +193,7 @@ def check_alpha(alpha: float, blend: str) -> None:
 
 
 def aligned(
-    values: np.ndarray, feature_map: FeatureMap, image: Tuple[int, int], size: Tuple[int, int], how: str = "bilinear"
+    values: np.ndarray, feature_map: LayerOutput, image: Tuple[int, int], size: Tuple[int, int], how: str = "bilinear"
 ) -> np.ndarray:
     """A map ``[H, W]`` of a layer brought to ``size``, without the padding around the image.
 
@@ -218,13 +215,13 @@ def blended(heat: np.ndarray, palette: np.ndarray, image: np.ndarray, alpha: flo
     return mixed
 
 
-def _window(feature_map: FeatureMap, image: Tuple[int, int]) -> Tuple[float, float, float, float]:
+def _window(feature_map: LayerOutput, image: Tuple[int, int]) -> Tuple[float, float, float, float]:
     if feature_map.input_size == image:
         return 0.0, 0.0, float(image[1]), float(image[0])
     return feature_map.window
 
 
-def _seen(feature_map: FeatureMap, image: Tuple[int, int], size: Tuple[int, int]) -> Tuple[slice, slice]:
+def _seen(feature_map: LayerOutput, image: Tuple[int, int], size: Tuple[int, int]) -> Tuple[slice, slice]:
     """Rows and columns of the image, drawn at ``size``, that are in the network's input."""
     left, top, right, bottom = _window(feature_map, image)
     height, width = feature_map.input_size or (bottom, right)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,9 +14,7 @@ from yolov5_featviz.draw.lettering import SEPARATOR, Text, text_size
 from yolov5_featviz.draw.palette import COLOURS, PAPER, palette_of
 from yolov5_featviz.draw.picture import Picture, lettered
 from yolov5_featviz.errors import FeatvizError
-
-if TYPE_CHECKING:
-    from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.layer_output import LayerOutput
 
 PANEL_INCHES = 3.3  # and a single map this
 
@@ -29,7 +27,7 @@ class Legend(NamedTuple):
     scope: str = ""
 
 
-def describe(feature_map: FeatureMap, shown: str) -> str:
+def describe(feature_map: LayerOutput, shown: str) -> str:
     """One line: image, layer, type, what is shown of it, size and stride."""
     layer = feature_map.layer
     _, height, width = feature_map.data.shape

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from pathlib import Path
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from yolov5_featviz.draw.encode import FORMATS, check_format, format_of
 from yolov5_featviz.draw.lettering import Text, letters, text_size
 from yolov5_featviz.draw.palette import INK, PAPER
+from yolov5_featviz.files import write
 from yolov5_featviz.text import printable
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Repeated(NamedTuple):
@@ -49,7 +49,7 @@ class Picture:
         title: what the picture shows, in words.
         cells: where each channel was drawn: channel -> ``(x, y, width, height)`` in pixels.
         texts: the lettering that is in the pixels, for formats that keep text as text.
-        about: how it was made, for its file; see :func:`yolov5_featviz.about.facts`.
+        about: how it was made, for its file; see :func:`yolov5_featviz.draw.record.facts`.
     """
 
     pixels: np.ndarray
@@ -90,13 +90,11 @@ class Picture:
         return replace(self, pixels=pixels, texts=())
 
     def encode(self, format: str, dpi: Optional[int] = None) -> bytes:
-        """The picture as a file of one of :data:`yolov5_featviz.formats.FORMATS`.
+        """The picture as a file of one of :data:`yolov5_featviz.draw.encode.FORMATS`.
 
         ``dpi`` says how large the same pixels are to be printed, if not as large as they were laid
         out for. Raises FeatvizError for another format.
         """
-        from yolov5_featviz.draw.encode import FORMATS, check_format
-
         check_format(format)
         return FORMATS[format](self, dpi or self.dpi)
 
@@ -110,9 +108,6 @@ class Picture:
         ``dpi`` as in :meth:`encode`. Raises FeatvizError for another ending, OSError if the disk
         says no.
         """
-        from yolov5_featviz.draw.encode import format_of
-        from yolov5_featviz.files import write
-
         write(path, self.encode(format_of(path), dpi))
 
     def _repr_png_(self) -> bytes:

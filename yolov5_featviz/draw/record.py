@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 
+from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.version import __version__
-
-if TYPE_CHECKING:
-    from yolov5_featviz.features.feature_map import FeatureMap
 
 KEY = "yolov5-featviz"  # under which files hold it; its value in the record is the version
 
 
 def facts(
-    feature_map: FeatureMap, shows: str, channels: Sequence[int], limits: Optional[np.ndarray] = None, **how: Any
+    feature_map: LayerOutput, shows: str, channels: Sequence[int], limits: Optional[np.ndarray] = None, **how: Any
 ) -> Dict[str, Any]:
     """What is to be told of a picture of a feature map.
 
@@ -55,7 +53,7 @@ def dumps(about: Mapping[str, Any]) -> str:
 
 
 def spans(channels: Sequence[int]) -> str:
-    """Channel numbers as :func:`yolov5_featviz.channels.choose_channels` reads them: ``0-63``, ``5-5``, ``3,0,7-9``."""
+    """Format channel numbers as :func:`~yolov5_featviz.draw.channels.choose_channels` reads them: ``0-63``, ``5-5``."""
     runs: List[List[int]] = []
     for channel in channels:
         if runs and channel == runs[-1][-1] + 1:

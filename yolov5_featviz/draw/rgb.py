@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Union
+from typing import Union
 
 import numpy as np
 
@@ -14,13 +14,11 @@ from yolov5_featviz.draw.palette import NAN, check_look, palette_of
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import facts, number
 from yolov5_featviz.errors import FeatvizError
-
-if TYPE_CHECKING:
-    from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.layer_output import LayerOutput
 
 
 def pca_picture(
-    feature_map: FeatureMap,
+    feature_map: LayerOutput,
     channels: Union[ChannelSpec, Choice] = "all",
     dpi: int = 300,
     plain: bool = False,
@@ -28,13 +26,13 @@ def pca_picture(
 ) -> Picture:
     """The three principal components of the channels as red, green and blue.
 
-    See :func:`yolov5_featviz.reduce.pca` for what that means, and :meth:`HeatMap.picture` and
+    See :func:`yolov5_featviz.arrays.reduce.pca` for what that means, and :meth:`HeatMap.picture` and
     :func:`heatmap` for the arguments. Cells that hold no number are grey.
     """
     check_look("viridis", dpi)
     check_map(feature_map)
     choice = choose(feature_map, channels)
-    rgb, explained = pca(feature_map.data.float().numpy()[choice.channels])
+    rgb, explained = pca(feature_map.values[choice.channels])
     pixels = enlarged(np.moveaxis(rgb, 2, 0), dpi, resample, _as_rgb)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(("red", "green", "blue"), explained))
     title = describe(feature_map, f"PCA of {channel_words(feature_map.channels, choice)}")
@@ -50,13 +48,17 @@ def _as_rgb(y: np.ndarray) -> np.ndarray:
 
 
 def rgb_picture(
-    feature_map: FeatureMap, norm: str = "signed-robust", dpi: int = 300, plain: bool = False, resample: str = "nearest"
+    feature_map: LayerOutput,
+    norm: str = "signed-robust",
+    dpi: int = 300,
+    plain: bool = False,
+    resample: str = "nearest",
 ) -> Picture:
     """A map of three channels as red, green and blue, scaled together.
 
     Args:
         feature_map: ``[3, H, W]``.
-        norm: how values become colours; see :func:`yolov5_featviz.normalize.normalize`. By ``signed``
+        norm: how values become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`. By ``signed``
             and ``signed-robust`` mid-grey is 0.
         dpi, plain, resample: as for :meth:`HeatMap.picture`.
 
@@ -65,7 +67,7 @@ def rgb_picture(
     """
     check_look("gray", dpi)
     check_map(feature_map)
-    data = feature_map.data.float().numpy()
+    data = feature_map.values
     if len(data) != 3:
         raise FeatvizError(f"{feature_map.title} has {len(data)} channels, not the three of a colour picture")
     scaled, limits = normalize(data.reshape(1, 3, -1), norm)

@@ -301,7 +301,7 @@ def capture(
         features[17].grid().save("stage17.png")
 
     Whatever a layer puts out is brought to ``[B, C, H, W]``: channels-last maps, the token maps of
-    transformers, single images and clips; :func:`yolov5_featviz.layout.to_maps` says how. Of a
+    transformers, single images and clips; :func:`yolov5_featviz.models.outputs.to_maps` says how. Of a
     tuple, list, dict or dataclass each tensor is a level of its own. A layer that is called several
     times in a forward pass has a map for each call, numbered from 0. Tensors that hold no values to
     draw (sparse, meta, nested, quantised, complex, or without elements) are passed over.
@@ -313,7 +313,7 @@ def capture(
             whether or not a forward pass raised, and no copy or file made of it meanwhile holds
             them. A model that went through ``torch.compile`` runs uncompiled within the block (from torch
             2.6 on; it is refused before).
-        layers: a layer selection; see :func:`yolov5_featviz.layers.select_layers`.
+        layers: a layer selection; see :func:`yolov5_featviz.models.layers.select_layers`.
         reshape: the grid ``(height, width)`` on which tokens ``[B, N, C]`` lie, where that cannot be
             told from the shapes; or a function that makes ``[B, C, H, W]`` of any output.
         frame: which frame of a clip's maps to keep; None for their mean over time.

@@ -1,118 +1,44 @@
-"""A feature map with the methods that draw it."""
+"""A feature map: the output of a layer, with the methods that draw it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional
 
-import torch
-
-from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.draw import grid, heatmap, rgb
 from yolov5_featviz.draw.channels import ChannelSpec
-from yolov5_featviz.models.layers import Layer
-from yolov5_featviz.text import file_name
-
-if TYPE_CHECKING:
-    from yolov5_featviz.draw.heatmap import HeatMap
-    from yolov5_featviz.draw.picture import Picture
+from yolov5_featviz.draw.heatmap import HeatMap
+from yolov5_featviz.draw.picture import Picture
+from yolov5_featviz.models.layer_output import LayerOutput
 
 
-@dataclass(frozen=True)
-class FeatureMap:
-    """One layer's output for one image.
-
-    Attributes:
-        data: ``[C, H, W]`` on the CPU, in the type the layer put out.
-        layer: where it comes from.
-        input_size: ``(height, width)`` in pixels of what the network was given, if known.
-        level: which of several tensors of the layer this is, or None if it yields one.
-        image: name of the image, for captions; may be empty.
-        call: which call of a layer that is called several times in a forward pass, or None.
-        region: where in the network's input the image lies, in its pixels: left, top, right and
-            bottom edge. None if it fills it. The rest is padding.
-        boxes: what was detected in the image, or None if that is not known.
-    """
-
-    data: torch.Tensor
-    layer: Layer
-    input_size: Optional[Tuple[int, int]] = None
-    level: Optional[str] = None
-    image: str = ""
-    call: Optional[int] = None
-    region: Optional[Region] = None
-    boxes: Optional[Boxes] = None
-
-    def __repr__(self) -> str:
-        return f"<FeatureMap {self.title}: {list(self.data.shape)} {self.data.dtype}>"
-
-    @property
-    def channels(self) -> int:
-        """Number of channels, C."""
-        return int(self.data.shape[0])
-
-    @property
-    def stride(self) -> Optional[Tuple[float, float]]:
-        """Input pixels to one cell of the map, ``(down, across)``; None if the input is not known."""
-        if self.input_size is None:
-            return None
-        return self.input_size[0] / self.data.shape[1], self.input_size[1] / self.data.shape[2]
-
-    @property
-    def window(self) -> Region:
-        """Where the image lies: ``region``, or all of the input; in cells of the map if the input is not known."""
-        height, width = self.input_size or self.data.shape[1:]
-        return self.region or (0.0, 0.0, float(width), float(height))
-
-    @property
-    def title(self) -> str:
-        """For messages: ``bus, layer 17 (C3)``, with the call and the level where there are several."""
-        call = f", call {self.call}" if self.call is not None else ""
-        level = f", level {self.level}" if self.level is not None else ""
-        return f"{self.image}{', ' * bool(self.image)}{self.layer.title}{call}{level}"
-
-    @property
-    def stem(self) -> str:
-        """For file names: ``stage17_C3``, with the call and the level where there are several."""
-        call = f"_call{self.call}" if self.call is not None else ""
-        return file_name(self.layer.stem + call + (f"_level{self.level}" if self.level is not None else ""))
+class FeatureMap(LayerOutput):
+    """One layer's output for one image; see :class:`~yolov5_featviz.models.layer_output.LayerOutput` for the fields."""
 
     def grid(
         self, channels: ChannelSpec = "64", norm: str = "channel", cmap: str = "viridis", **options: Any
     ) -> Picture:
-        """Channels side by side; see :func:`yolov5_featviz.render.grid` for the arguments."""
-        from yolov5_featviz.draw.grid import grid
-
-        return grid(self, channels=channels, norm=norm, cmap=cmap, **options)
+        """Channels side by side; see :func:`yolov5_featviz.draw.grid.grid` for the arguments."""
+        return grid.grid(self, channels=channels, norm=norm, cmap=cmap, **options)
 
     def grids(self, channels: ChannelSpec = "64", **options: Any) -> Iterator[Picture]:
         """The same on pages of at most 256 channels each."""
-        from yolov5_featviz.draw.grid import grids
-
-        return grids(self, channels, **options)
+        return grid.grids(self, channels, **options)
 
     def heatmap(self, reduce: str = "mean", channels: ChannelSpec = "all", norm: Optional[str] = None) -> HeatMap:
-        """All channels, or some, reduced to one map; see :func:`yolov5_featviz.heatmap.heatmap`."""
-        from yolov5_featviz.draw.heatmap import heatmap
-
-        return heatmap(self, reduce, channels, norm)
+        """All channels, or some, reduced to one map; see :func:`yolov5_featviz.draw.heatmap.heatmap`."""
+        return heatmap.heatmap(self, reduce, channels, norm)
 
     def channel(self, k: int, norm: str = "channel") -> HeatMap:
         """One channel by its number, to be drawn alone or over the image."""
-        from yolov5_featviz.draw.heatmap import channel
-
-        return channel(self, k, norm)
+        return heatmap.channel(self, k, norm)
 
     def pca(self, channels: ChannelSpec = "all", **options: Any) -> Picture:
-        """Three principal components in colours; see :func:`yolov5_featviz.heatmap.pca_picture`."""
-        from yolov5_featviz.draw.rgb import pca_picture
-
-        return pca_picture(self, channels, **options)
+        """Three principal components in colours; see :func:`yolov5_featviz.draw.rgb.pca_picture`."""
+        return rgb.pca_picture(self, channels, **options)
 
     def rgb(self, norm: str = "signed-robust", **options: Any) -> Picture:
-        """Three channels as red, green and blue; see :func:`yolov5_featviz.heatmap.rgb_picture`."""
-        from yolov5_featviz.draw.rgb import rgb_picture
-
-        return rgb_picture(self, norm, **options)
+        """Three channels as red, green and blue; see :func:`yolov5_featviz.draw.rgb.rgb_picture`."""
+        return rgb.rgb_picture(self, norm, **options)
 
     def _repr_png_(self) -> bytes:
         return self.grid().to_png()

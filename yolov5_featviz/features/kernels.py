@@ -42,8 +42,8 @@ def kernels(
             - ``norm``: the Euclidean norm over the inputs.
             - a number: that input's weights. For a convolution in groups, of its group.
             - None: ``rgb`` if there are three inputs, else ``norm``.
-        channels: of which output channels; see :func:`yolov5_featviz.channels.choose`.
-        norm: how weights become colours; see :func:`yolov5_featviz.normalize.normalize`. None: for
+        channels: of which output channels; see :func:`yolov5_featviz.draw.channels.choose`.
+        norm: how weights become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`. None: for
             one input ``signed``, so that 0 is in the middle, and for the norm ``zero``.
         cmap: a matplotlib colour map. None: ``RdBu_r`` for one input, ``viridis`` for the norm.
         dpi, plain: as for a grid of channels.

@@ -40,13 +40,13 @@ def picture(
             number of channels; or a batch of images. Three channels are red, green and blue: uint8
             as it is, real values as [0, 1], or if they go beyond that, from the lowest to the
             highest. One channel, or many, are maps. Also a feature map, heat map or picture.
-        channels: of many, which; see :func:`yolov5_featviz.channels.choose_channels`.
-        norm: how the values of maps become colours; see :func:`yolov5_featviz.normalize.normalize`.
+        channels: of many, which; see :func:`yolov5_featviz.draw.channels.choose_channels`.
+        norm: how the values of maps become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`.
             By ``layer``, all maps of the batch share one scale.
         cmap: name of a matplotlib colour map; None for gray where there is one channel, else viridis.
         layout: where the channels are: ``chw``, ``hwc``, or ``auto``: last if that makes 1 or 3, or
             4 of uint8, and first does not; else first. A fourth channel (alpha) is left out.
-        dpi, plain, resample: see :func:`yolov5_featviz.render.grid`.
+        dpi, plain, resample: see :func:`yolov5_featviz.draw.grid.grid`.
 
     Raises:
         FeatvizError: it is nothing of the kind, or an argument is not understood.

@@ -21,6 +21,7 @@ from yolov5_featviz.draw.record import KEY, dumps
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figures.layout import BAR, CORNERS, Bar, Layout, Panel, Place, Zoom, lay_out
 from yolov5_featviz.figures.style import LEAST, LINE, Style, font, measure, plain, wrap
+from yolov5_featviz.files import write
 from yolov5_featviz.text import printable
 
 LARGEST = 1 << 28  # pixels of a figure
@@ -52,7 +53,7 @@ class Composition:
             return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
     def encode(self, format: str) -> bytes:
-        """The figure as a file of one of :data:`yolov5_featviz.formats.FORMATS`; the same bytes every time."""
+        """The figure as a file of one of :data:`yolov5_featviz.draw.encode.FORMATS`; the same bytes every time."""
         check_format(format)
         if format not in ("pdf", "svg"):
             return Picture(self.to_rgb(), palette_of("gray"), self.style.dpi, self.title, about=self.about).encode(
@@ -81,8 +82,6 @@ class Composition:
 
     def save(self, path: Union[str, Path]) -> None:
         """Write a file, whole or not at all, in the format that its ending names. Raises FeatvizError, OSError."""
-        from yolov5_featviz.files import write
-
         write(path, self.encode(format_of(path)))
 
     def _repr_png_(self) -> bytes:

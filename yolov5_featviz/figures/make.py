@@ -17,12 +17,12 @@ from yolov5_featviz.draw.channels import choose
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.record import number
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.features.prediction import Prediction
 from yolov5_featviz.figures.composition import Composition, compose
 from yolov5_featviz.figures.layout import Bar, Panel
 from yolov5_featviz.figures.painters import colours, heat, limit_words, mosaic, photograph, stretched
 from yolov5_featviz.figures.spec import OF_LAYERS, Cell, Spec, needs_model
+from yolov5_featviz.models.layer_output import LayerOutput
 
 # A model: from the path of an image and a layer selection to what it makes of it; and `cam` if it has that.
 Models = Callable[[Sequence[str], Sequence[Optional[str]]], ContextManager[Sequence[Any]]]
@@ -34,7 +34,7 @@ def make(spec: Spec, models: Models) -> Composition:
     Args:
         spec: see :func:`parse`.
         models: from checkpoints, and their checkouts, to a context in which there is a model for each,
-            to be called as :class:`yolov5_featviz.yolov5.predict.Predictor` is.
+            to be called as :class:`yolov5_featviz.yolov5.predictor.Predictor` is.
 
     Raises:
         FeatvizError: a layer or channel is not there, or an image or checkpoint cannot be read.
@@ -84,7 +84,7 @@ class _Seen(NamedTuple):
 
     pixels: np.ndarray
     prediction: Optional[Prediction] = None
-    feature_map: Optional[FeatureMap] = None
+    feature_map: Optional[LayerOutput] = None
     values: Optional[np.ndarray] = None
     scaled: Optional[np.ndarray] = None
     limits: Tuple[float, float] = (0.0, 1.0)
@@ -116,7 +116,7 @@ def _see(cell: Cell, prediction: Optional[Prediction], heat: Optional[HeatMap]) 
     if not prediction.maps:
         raise FeatvizError(f"layer {cell.layer} of {Path(str(cell.weights)).name} yields no feature map")
     fm = prediction[str(cell.layer)] if len(prediction.maps) > 1 else prediction.maps[0]
-    data = fm.data.float().numpy()
+    data = fm.values
     base = _Seen(prediction.pixels, prediction, fm)
     if cell.shown in ("pca", "grid"):
         return base
@@ -196,10 +196,10 @@ def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -
     cmap = cell.cmap or ("jet" if over else "viridis")
     how = cell.resample or ("bilinear" if over else "nearest")
     if cell.shown == "pca":
-        chosen = fm.data.float().numpy()[choose(fm, cell.channels or "all").channels]
+        chosen = fm.values[choose(fm, cell.channels or "all").channels]
         return replace(panel, paint=colours(np.moveaxis(pca(chosen)[0], 2, 0), fm, (height, width), how))
     if cell.shown == "grid":
-        data = fm.data.float().numpy()
+        data = fm.values
         shown = choose(fm, cell.channels or "16").channels
         norm = cell.norm or "channel"
         scaled, ends = normalize(data[shown], norm, data)
@@ -227,7 +227,7 @@ def _beyond(box: Region, window: Region) -> bool:
     return box[0] < window[0] or box[1] < window[1] or box[2] > window[2] or box[3] > window[3]
 
 
-def _measured(cell: Cell, feature_map: FeatureMap) -> str:
+def _measured(cell: Cell, feature_map: LayerOutput) -> str:
     """What the values of a panel are."""
     if cell.shown == "cam":
         return METHODS[cell.method][0]

@@ -11,8 +11,8 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.draw.heatmap import blended
 from yolov5_featviz.draw.palette import NAN, palette_of, quantise
-from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.figures.layout import Paint
+from yolov5_featviz.models.layer_output import LayerOutput
 
 
 def stretched(values: np.ndarray, pair: Tuple[float, float]) -> np.ndarray:
@@ -40,7 +40,7 @@ def photograph(pixels: np.ndarray) -> Paint:
 
 def heat(
     values: np.ndarray,
-    feature_map: FeatureMap,
+    feature_map: LayerOutput,
     image: Tuple[int, int],
     cmap: str,
     how: str = "nearest",
@@ -60,7 +60,7 @@ def heat(
     return paint
 
 
-def colours(planes: np.ndarray, feature_map: FeatureMap, image: Tuple[int, int], how: str = "nearest") -> Paint:
+def colours(planes: np.ndarray, feature_map: LayerOutput, image: Tuple[int, int], how: str = "nearest") -> Paint:
     """Paints three maps ``[3, H, W]`` in [0, 1] as red, green and blue."""
     grey = palette_of("viridis")[NAN]
 
@@ -91,7 +91,7 @@ def mosaic(parts: Sequence[Paint]) -> Paint:
     return paint
 
 
-def cells(feature_map: FeatureMap, image: Tuple[int, int], window: Region) -> Region:
+def cells(feature_map: LayerOutput, image: Tuple[int, int], window: Region) -> Region:
     """A part of an image of size ``image``, in its pixels, as a part of the map, in cells."""
     left, top, right, bottom = feature_map.window
     down, across = feature_map.stride or (1.0, 1.0)

@@ -289,7 +289,7 @@ def _words(value: Any) -> str:
 
 
 def width_of(value: Any) -> float:
-    """A width in inches, from a number or one of :data:`yolov5_featviz.compose.WIDTHS`. Raises FeatvizError."""
+    """A width in inches, from a number or one of :data:`yolov5_featviz.figures.style.WIDTHS`. Raises FeatvizError."""
     if isinstance(value, str):
         try:
             value = float(value)

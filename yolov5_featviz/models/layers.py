@@ -6,6 +6,7 @@ import difflib
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -83,8 +84,12 @@ class LayerIndex:
     score: Optional[Callable[[Any, Target], Tuple[torch.Tensor, str]]] = field(default=None, repr=False)
 
 
-# Model families that number their layers in a way of their own; the first that answers is believed.
-FAMILIES: List[Callable[[nn.Module], Optional[LayerIndex]]] = []
+# Model families that number their layers in a way of their own, as module:function; the first match wins.
+FAMILIES = (
+    "yolov5_featviz.yolov5.ultralytics:index_yolo",
+    "yolov5_featviz.models.openmmlab:index_openmmlab",
+    "yolov5_featviz.yolov5.layers:index_model",
+)
 
 
 def index_layers(model: nn.Module) -> LayerIndex:
@@ -100,7 +105,8 @@ def index_layers(model: nn.Module) -> LayerIndex:
         parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
         inner = model.module if parallel else getattr(model, "_orig_mod", None)
     for family in FAMILIES:
-        found = family(model)
+        module, _, function = family.partition(":")
+        found: Optional[LayerIndex] = getattr(import_module(module), function)(model)
         if found is not None:
             return found
     return index_children(model)

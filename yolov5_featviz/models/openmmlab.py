@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence
 from torch import nn
 
 from yolov5_featviz.arrays.boxes import Region
-from yolov5_featviz.models.layers import FAMILIES, Context, LayerIndex, index_children
+from yolov5_featviz.models.layers import Context, LayerIndex, index_children
 from yolov5_featviz.models.outputs import Input
 
 
@@ -48,6 +48,3 @@ def region_of(meta: Dict[str, Any]) -> Optional[Region]:
     pad = meta.get("pad_param")
     top, left = (0.0, 0.0) if pad is None else (float(pad[0]), float(pad[2]))
     return left, top, left + width, top + height
-
-
-FAMILIES.append(index_openmmlab)

@@ -68,15 +68,15 @@ def run_images(
     """Draw ``layers`` for each image of ``source``, into a folder of its own.
 
     Args:
-        zoo: the model; see :func:`yolov5_featviz.zoo.load_model`.
-        layers: a layer selection; see :func:`yolov5_featviz.layers.select_layers`.
+        zoo: the model; see :func:`yolov5_featviz.models.zoo.load_model`.
+        layers: a layer selection; see :func:`yolov5_featviz.models.layers.select_layers`.
         source: an image, a folder of images, or a pattern.
         look: what to draw, and how.
         folder: where the images' folders go; ``runs/featviz/exp`` otherwise, or ``exp2`` and so on.
             Nothing that is there is overwritten.
         tell: is told what happens.
-        about: how the pictures come about, for the files; see :func:`yolov5_featviz.provenance.made`.
-        report: write a page about it, too; see :class:`yolov5_featviz.report.Report`.
+        about: how the pictures come about, for the files; see :func:`yolov5_featviz.runs.provenance.made`.
+        report: write a page about it, too; see :class:`yolov5_featviz.runs.report.Report`.
         say: 1 to tell every file, -1 to tell only what went wrong.
 
     Returns:

@@ -22,7 +22,7 @@ from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import dumps, facts
 from yolov5_featviz.draw.rgb import pca_picture
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.models.layers import Target
 
 MODES = ("grid", "heatmap", "channels", "pca", "cam")
@@ -36,21 +36,21 @@ class Look:
     Attributes:
         modes: any of ``grid``, ``heatmap``, ``channels`` (one file each), ``pca``, and ``cam``, class
             activation maps, which are not made from feature maps alone; see :func:`draw_cam`.
-        channels: which; see :func:`yolov5_featviz.channels.choose`. None: 64 where channels are
+        channels: which; see :func:`yolov5_featviz.draw.channels.choose`. None: 64 where channels are
             shown one by one, all where they are put together.
-        norm: see :func:`yolov5_featviz.normalize.normalize`. None: ``channel``, and for heat maps
+        norm: see :func:`yolov5_featviz.arrays.normalize.normalize`. None: ``channel``, and for heat maps
             what goes with the reduction.
-        reduce: for heat maps; see :func:`yolov5_featviz.reduce.reduce_channels`.
-        resample: see :func:`yolov5_featviz.resample.resample`. None: ``nearest``, and ``bilinear``
+        reduce: for heat maps; see :func:`yolov5_featviz.arrays.reduce.reduce_channels`.
+        resample: see :func:`yolov5_featviz.arrays.resample.resample`. None: ``nearest``, and ``bilinear``
             over images.
         cmap: any of matplotlib's. None: ``viridis``, and ``jet`` over images.
         alpha, blend, boxes: for what is laid over images; see
-            :meth:`yolov5_featviz.heatmap.HeatMap.over`. Heat maps are, wherever there is an image.
+            :meth:`yolov5_featviz.draw.heatmap.HeatMap.over`. Heat maps are, wherever there is an image.
         overlay: lay the single channels over the image as well.
         formats: any of ``png``, ``pdf``, ``svg``, ``jpg``, ``tif``; and ``npy``, the whole layer's
             values, float32 ``[C, H, W]``.
-        dpi, plain: see :func:`yolov5_featviz.render.grid`.
-        method, target, merge: for class activation maps; see :func:`yolov5_featviz.cam.cam`.
+        dpi, plain: see :func:`yolov5_featviz.draw.grid.grid`.
+        method, target, merge: for class activation maps; see :func:`yolov5_featviz.attribution.cam.cam`.
 
     Raises:
         FeatvizError: one of them is not understood.
@@ -100,10 +100,10 @@ Made = Optional[Callable[[], Mapping[str, Any]]]
 
 
 def draw(
-    feature_map: FeatureMap,
+    feature_map: LayerOutput,
     look: Look,
     image: Any = None,
-    tell: Optional[Callable[[FeatureMap, Choice], None]] = None,
+    tell: Optional[Callable[[LayerOutput, Choice], None]] = None,
     made: Made = None,
 ) -> Iterator[Tuple[str, bytes]]:
     """All that ``look`` asks for.
@@ -111,7 +111,7 @@ def draw(
     Args:
         feature_map: what to draw.
         look: how.
-        image: the image it belongs to, for overlays; see :meth:`yolov5_featviz.heatmap.HeatMap.over`.
+        image: the image it belongs to, for overlays; see :meth:`yolov5_featviz.draw.heatmap.HeatMap.over`.
         tell: is told what was chosen, if channels are chosen by a ranking.
         made: says how the map came about, for the files, when the first is made; each adds what it shows.
 
@@ -180,7 +180,7 @@ def _drawn(heat: HeatMap, look: Look, image: Any) -> Picture:
 
 
 def _pictures(
-    mode: str, feature_map: FeatureMap, look: Look, image: Any, shown: Choice, together: Choice
+    mode: str, feature_map: LayerOutput, look: Look, image: Any, shown: Choice, together: Choice
 ) -> Iterator[Tuple[str, Picture]]:
     alone: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain, "resample": look.resample or "nearest"}
 

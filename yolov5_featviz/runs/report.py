@@ -22,8 +22,8 @@ import numpy as np
 from yolov5_featviz.arrays.image import smaller
 from yolov5_featviz.draw.heatmap import aligned, blended, heatmap
 from yolov5_featviz.draw.palette import COLOURS, NAN, palette_of, quantise
-from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.files import write_new
+from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.runs.look import Look
 from yolov5_featviz.runs.report_data import LEVELS, LIST, Part, entry, jpeg_uri, photo, ranked
 from yolov5_featviz.text import printable
@@ -312,7 +312,7 @@ def _box(edges: Sequence[float], caption: str, colour: str) -> str:
     return f'<div class="box" style="{place}"><span>{_escaped(caption)}</span></div>'
 
 
-def _overlay(fm: FeatureMap, pixels: Optional[np.ndarray], size: Sequence[int], look: Look) -> str:
+def _overlay(fm: LayerOutput, pixels: Optional[np.ndarray], size: Sequence[int], look: Look) -> str:
     """What is seen before anything is clicked: the heat map over the image, as a JPEG's data URI."""
     height, width = size
     scale = min(1.0, LEVELS[0].side / max(height, width))
@@ -338,6 +338,6 @@ def _link(folder: str) -> str:
 
 
 def _web(name: str) -> str:
-    content = pkgutil.get_data("yolov5_featviz", f"web/{name}")
+    content = pkgutil.get_data(__package__, f"web/{name}")
     assert content is not None
     return content.decode("utf-8")

@@ -17,10 +17,10 @@ from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.draw.channels import rank, sides
 from yolov5_featviz.draw.palette import BOX_COLOURS
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.runs.look import Look
 
-Part = Tuple[str, Sequence[FeatureMap]]
+Part = Tuple[str, Sequence[LayerOutput]]
 
 
 class Level(NamedTuple):
@@ -52,7 +52,7 @@ CODES, NO_NUMBER = 254, 255  # a map is stored as bytes from 0 (its minimum) to 
 THUMBNAIL = 128
 
 
-def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
+def contrasts(feature_map: LayerOutput, groups: Iterable[Boxes]) -> np.ndarray:
     """How much stronger each channel is inside boxes than outside, for several sets of boxes at once.
 
     Args:
@@ -72,7 +72,7 @@ def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
     image, inside = _inside(feature_map, groups)
     inside = np.concatenate([image[None], inside]).reshape(1 + len(groups), -1)
     regions = _regions(inside)
-    data = feature_map.data.float().numpy().reshape(feature_map.channels, -1)
+    data = feature_map.values.reshape(feature_map.channels, -1)
     step = max(1, BLOCK // data.shape[1])
     parts = (data[i : i + step].astype(np.float64) for i in range(0, len(data), step))
     d: np.ndarray = np.concatenate(
@@ -83,10 +83,10 @@ def contrasts(feature_map: FeatureMap, groups: Iterable[Boxes]) -> np.ndarray:
     return d
 
 
-def _inside(feature_map: FeatureMap, groups: Sequence[Boxes]) -> Tuple[np.ndarray, np.ndarray]:
+def _inside(feature_map: LayerOutput, groups: Sequence[Boxes]) -> Tuple[np.ndarray, np.ndarray]:
     """Which cells show the image, bool ``[H, W]``, and which of them lie inside each set of boxes, ``[G, H, W]``.
 
-    As :func:`yolov5_featviz.channels.sides`, for all sets at once.
+    As :func:`yolov5_featviz.draw.channels.sides`, for all sets at once.
     """
     none = replace(feature_map, boxes=Boxes(np.zeros((0, 4))))
     image = sides(none)[1]
@@ -173,7 +173,7 @@ def entry(
         name: what the image is called.
         parts: pairs of a name, empty if there is only one, and feature maps of this image: of several
             models, or of the passes of an augmentation. Each must hold a map.
-        image: the image, as :func:`yolov5_featviz.images.as_rgb` takes it; None if there is none.
+        image: the image, as :func:`yolov5_featviz.arrays.image.as_rgb` takes it; None if there is none.
         level: how much of it goes in.
         look: ``reduce`` says how channels become the heat map.
         size: height and width of the image, if ``image`` is a smaller copy of it.
@@ -213,7 +213,7 @@ def entry(
     return found
 
 
-def _layer(fm: FeatureMap, channels: int, cells: int, largest: int, reduce: str) -> Dict[str, Any]:
+def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str) -> Dict[str, Any]:
     """What the page knows of one feature map.
 
     ``scores`` and ``top`` have one row for all detections and one for each that can be picked:
@@ -237,7 +237,7 @@ def _layer(fm: FeatureMap, channels: int, cells: int, largest: int, reduce: str)
     step = int(np.ceil(np.sqrt(height * width / largest)))
     grid = max(1, height // step), max(1, width // step)
     chosen = _chosen(orders, min(channels, max(1, cells // (grid[0] * grid[1]))) if channels else 0)
-    data = fm.data.float().numpy()
+    data = fm.values
     maps = np.concatenate([reduce_channels(data, reduce)[None], data[chosen]])
     maps = resample(maps, grid, "nearest") if step > 1 else maps
     codes, ends = encode(maps)
@@ -272,9 +272,9 @@ def _layer(fm: FeatureMap, channels: int, cells: int, largest: int, reduce: str)
     }
 
 
-def _spreads(fm: FeatureMap) -> np.ndarray:
-    """Standard deviation of each channel, as :func:`yolov5_featviz.channels.rank` has it."""
-    data = fm.data.float().numpy().reshape(fm.channels, -1)
+def _spreads(fm: LayerOutput) -> np.ndarray:
+    """Standard deviation of each channel, as :func:`yolov5_featviz.draw.channels.rank` has it."""
+    data = fm.values.reshape(fm.channels, -1)
     step = max(1, BLOCK // data.shape[1])
     with np.errstate(invalid="ignore"):
         parts = [data[i : i + step].astype(np.float64).std(axis=1) for i in range(0, len(data), step)]
@@ -397,7 +397,7 @@ def photo(image: Any) -> Optional[np.ndarray]:
         return None
 
 
-def _window_size(fm: FeatureMap) -> Tuple[int, int]:
+def _window_size(fm: LayerOutput) -> Tuple[int, int]:
     left, top, right, bottom = fm.window
     return round(bottom - top), round(right - left)
 

@@ -12,9 +12,9 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 from yolov5_featviz import stop
 from yolov5_featviz.draw.channels import Choice
-from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.files import new_folder, write
 from yolov5_featviz.leftovers import clean_run
+from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.runs.look import Look
 from yolov5_featviz.runs.names import TAKEN
 from yolov5_featviz.runs.progress import progress
@@ -33,7 +33,7 @@ class Gallery:
     Args:
         look: what is drawn, and how.
         tell: is told what there is to say.
-        report: write the page about the run, too; see :class:`yolov5_featviz.report.Report`.
+        report: write the page about the run, too; see :class:`yolov5_featviz.runs.report.Report`.
         about: a line about the run, for that page.
         say: 1 to tell every file and whole rankings, -1 to tell only what went wrong.
 
@@ -66,7 +66,7 @@ class Gallery:
         return self.failures.errors + self._page_failures.errors
 
     @property
-    def ranked(self) -> Optional[Callable[[FeatureMap, Choice], None]]:
+    def ranked(self) -> Optional[Callable[[LayerOutput, Choice], None]]:
         """Tells which channels were chosen; None if nobody wants to know, since in full that is in files."""
         return self._ranked if self.say > 0 or (self.say == 0 and not self.folders) else None
 
@@ -85,10 +85,10 @@ class Gallery:
 
         Args:
             home: the folder of the run, the same for all.
-            name: of the image, see :mod:`yolov5_featviz.names`; its folder gets a number behind it if that is taken.
+            name: of the image, see :mod:`yolov5_featviz.runs.names`; the folder gets a number behind it if taken.
             files: pairs of a folder's name below that, or "", and of what draws names and contents when it is
                 told, in ``made``, who says how they came about.
-            parts, image: what the page gets; see :meth:`yolov5_featviz.report.Report.add`.
+            parts, image: what the page gets; see :meth:`yolov5_featviz.runs.report.Report.add`.
             group: a folder in between, and the image's group on the page.
             made: says how the image's files came about; is asked in the background.
             pixels: height and width of the image, if ``image`` is a smaller copy of it.
@@ -213,7 +213,7 @@ class Gallery:
         except Exception as error:
             self._page_failures.add("index.html", error)
 
-    def _ranked(self, feature_map: FeatureMap, choice: Choice) -> None:
+    def _ranked(self, feature_map: LayerOutput, choice: Choice) -> None:
         ranking = choice.ranking
         if ranking is None:
             return

@@ -44,7 +44,7 @@ def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor,
     Args:
         names: the model's names of classes, a list or a dictionary by number; may be empty.
         output: what the model put out, in evaluation mode, for one image.
-        target: see :func:`yolov5_featviz.cam.cam`.
+        target: see :func:`yolov5_featviz.attribution.cam.cam`.
 
     Raises:
         FeatvizError: there is no such class, or nothing of that kind was detected.

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from torch import nn
 
-from yolov5_featviz.models.layers import FAMILIES, Layer, LayerIndex
+from yolov5_featviz.models.layers import Layer, LayerIndex
 from yolov5_featviz.yolov5.cam_target import target_score
 
 ONE_PASS = ("_forward_once", "forward_once")  # the method that runs the layers; v6.0 gave it its underscore
@@ -72,6 +72,3 @@ def _definition(root: nn.Module) -> List[Any]:
 def _sources(module: nn.Module) -> Tuple[int, ...]:
     f: Any = module.f
     return tuple(int(i) for i in f) if isinstance(f, (list, tuple)) else (int(f),)
-
-
-FAMILIES.append(index_model)

@@ -163,7 +163,7 @@ class Predictor:
         method: str = "layer-cam",
         imgsz: int = 640,
     ) -> HeatMap:
-        """A class activation map of a layer for an image; see :func:`yolov5_featviz.cam.cam`."""
+        """A class activation map of a layer for an image; see :func:`yolov5_featviz.attribution.cam.cam`."""
         x, region = self.prepare(image, imgsz)
         with _own(self.source):
             return cam(self.model, x, layer, target, method, region=region, name=_name(image))[0]
@@ -308,7 +308,7 @@ def _check_alone(source: Source) -> None:
         if places and os.path.realpath(source.root / name) not in [os.path.realpath(place) for place in places]:
             raise FeatvizError(
                 f"a module {name} was imported from {places[0]}, and cannot be that of {source.root} as well: "
-                "use one YOLOv5 in a process, as yolov5_featviz.yolov5.predict.predictors does"
+                "use one YOLOv5 in a process, as yolov5_featviz.yolov5.predictor.predictors does"
             )
 
 
@@ -340,7 +340,7 @@ class RemotePredictor:
 
     def __init__(self, weights: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> None:
         self.weights = str(weights)
-        command = [sys.executable, "-c", "from yolov5_featviz.yolov5.predict import serve; serve()"]
+        command = [sys.executable, "-c", "from yolov5_featviz.yolov5.predictor import serve; serve()"]
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(

@@ -8,7 +8,7 @@ from typing import Any, List, Optional, Sequence
 
 from torch import nn
 
-from yolov5_featviz.models.layers import FAMILIES, Context, LayerIndex
+from yolov5_featviz.models.layers import Context, LayerIndex
 from yolov5_featviz.models.outputs import Input, crop_region
 from yolov5_featviz.yolov5.layers import find_model, index_model
 from yolov5_featviz.yolov5.letterbox import letterbox_region
@@ -43,6 +43,3 @@ def _region(predictor: Any, image: Any, given: Input) -> Any:
     if predictor.args.task == "classify":
         return crop_region(size, min(given.size), given.size)
     return letterbox_region(size, given.size)
-
-
-FAMILIES.insert(0, index_yolo)

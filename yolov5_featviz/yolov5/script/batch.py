@@ -41,7 +41,7 @@ class Item:
         limit: how many images are to be drawn at most, unless the user says so.
         visits: what the models made of it.
         weights: the files that these were read from, as far as they were.
-        names: names the images of the run; see :mod:`yolov5_featviz.names`.
+        names: names the images of the run; see :mod:`yolov5_featviz.runs.names`.
     """
 
     paths: List[str]

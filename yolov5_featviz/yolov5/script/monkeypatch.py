@@ -4,7 +4,7 @@ While a script runs, these are set, none found by the name of a file or module: 
 through which every checkpoint comes (:mod:`yolov5_featviz.yolov5.load`); ``forward_once``, ``forward``
 and ``info`` of the models; ``__next__`` of the loaders, which says which image is being looked at;
 ``scale_img``, which says at which scale test-time augmentation looks at it; and ``torch.jit.trace``
-(:mod:`yolov5_featviz.yolov5.watch`).
+(:mod:`yolov5_featviz.yolov5.script.watcher`).
 """
 
 from __future__ import annotations

@@ -91,6 +91,9 @@ def _args(node: Call, what: bool) -> None:
         raise refuse("calls, with arguments of another kind,", node.function)
 
 
+# --- containers
+
+
 def _check_sequence(node: Call, check: Callable[[Any], None]) -> None:
     args = node.args
     _args(node, args == () or (len(args) == 1 and isinstance(args[0], (list, tuple, SetNode))))
@@ -219,6 +222,9 @@ def _build_namespace(cls: Any) -> Callable[[Call, Callable[[Any], Any]], Any]:
     return made
 
 
+# --- scalars with a constructor
+
+
 def _numbers(n: int, kinds: Tuple[type, ...] = (int, float)) -> Callable[[Call, Callable[[Any], None]], None]:
     def check(node: Call, _: Callable[[Any], None]) -> None:
         _args(node, 1 <= len(node.args) <= n and all(type(arg) in (*kinds, type(None)) for arg in node.args))
@@ -284,6 +290,8 @@ def _check_device(node: Call, check: Callable[[Any], None]) -> None:
     known = isinstance(kind, str) and re.fullmatch(r"[a-z]{1,20}(:\d{1,3})?", kind)
     _args(node, bool(known) and (len(node.args) == 1 or (len(node.args) == 2 and is_int(node.args[1], 0, 999))))
 
+
+# --- numpy: dtypes are read, never restored
 
 _CODE = re.compile(r"[?]|b1|[biu][1248]|f[248]|c(8|16)|[SU]\d{1,6}|O8?")
 
@@ -380,6 +388,8 @@ def _build_array(node: Call, build: Callable[[Any], Any]) -> Any:
         flat = np.frombuffer(bytes_of(data) or b"", kind).copy()
     return flat.reshape(shape, order=order)  # type: ignore[call-overload]
 
+
+# --- the table
 
 _PATHS = {
     (module, name): PureWindowsPath if "Windows" in name else PurePosixPath

@@ -1,0 +1,79 @@
+"""The output of one layer for one image, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+import numpy as np
+import torch
+
+from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.models.layers import Layer
+from yolov5_featviz.text import file_name
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """One layer's output for one image.
+
+    Attributes:
+        data: ``[C, H, W]`` on the CPU, in the type the layer put out.
+        layer: where it comes from.
+        input_size: ``(height, width)`` in pixels of what the network was given, if known.
+        level: which of several tensors of the layer this is, or None if it yields one.
+        image: name of the image, for captions; may be empty.
+        call: which call of a layer that is called several times in a forward pass, or None.
+        region: where in the network's input the image lies, in its pixels: left, top, right and
+            bottom edge. None if it fills it. The rest is padding.
+        boxes: what was detected in the image, or None if that is not known.
+    """
+
+    data: torch.Tensor
+    layer: Layer
+    input_size: Optional[Tuple[int, int]] = None
+    level: Optional[str] = None
+    image: str = ""
+    call: Optional[int] = None
+    region: Optional[Region] = None
+    boxes: Optional[Boxes] = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.title}: {list(self.data.shape)} {self.data.dtype}>"
+
+    @property
+    def values(self) -> np.ndarray:
+        """The data as float32 ``[C, H, W]``."""
+        values: np.ndarray = self.data.float().numpy()
+        return values
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, C."""
+        return int(self.data.shape[0])
+
+    @property
+    def stride(self) -> Optional[Tuple[float, float]]:
+        """Input pixels to one cell of the map, ``(down, across)``; None if the input is not known."""
+        if self.input_size is None:
+            return None
+        return self.input_size[0] / self.data.shape[1], self.input_size[1] / self.data.shape[2]
+
+    @property
+    def window(self) -> Region:
+        """Where the image lies: ``region``, or all of the input; in cells of the map if the input is not known."""
+        height, width = self.input_size or self.data.shape[1:]
+        return self.region or (0.0, 0.0, float(width), float(height))
+
+    @property
+    def title(self) -> str:
+        """For messages: ``bus, layer 17 (C3)``, with the call and the level where there are several."""
+        call = f", call {self.call}" if self.call is not None else ""
+        level = f", level {self.level}" if self.level is not None else ""
+        return f"{self.image}{', ' * bool(self.image)}{self.layer.title}{call}{level}"
+
+    @property
+    def stem(self) -> str:
+        """For file names: ``stage17_C3``, with the call and the level where there are several."""
+        call = f"_call{self.call}" if self.call is not None else ""
+        return file_name(self.layer.stem + call + (f"_level{self.level}" if self.level is not None else ""))
