@@ -19,6 +19,7 @@ from PIL import Image
 import yolov5_featviz as fv
 from yolov5_featviz.draw import encode
 from yolov5_featviz.draw.encode import FORMATS
+from yolov5_featviz.draw.lettering import text_size
 from yolov5_featviz.draw.palette import PAPER, palette_of
 from yolov5_featviz.draw.picture import Picture
 
@@ -95,7 +96,7 @@ def test_svg(picture):
     # the picture inside is ours but for the lettering, which is nowhere else
     differs = (art != picture.to_rgb()).any(axis=2)
     for text in picture.texts:
-        w, h = fv.render.text_size(text.text, text.points, text.dpi)
+        w, h = text_size(text.text, text.points, text.dpi)
         place = slice(text.y, text.y + h), slice(text.x, text.x + w)
         assert differs[place].any() and (art[place] == text.paper).all()
         differs[place] = False

@@ -14,7 +14,9 @@ from PIL import Image
 
 import yolov5_featviz as fv
 from yolov5_featviz.arrays.image import as_rgb
+from yolov5_featviz.arrays.reduce import pca
 from yolov5_featviz.draw.heatmap import aligned, blended
+from yolov5_featviz.draw.lettering import text_size
 from yolov5_featviz.draw.palette import COLOURS, NAN, palette_of
 from yolov5_featviz.yolov5.letterbox import letterbox_region
 
@@ -188,7 +190,7 @@ def test_labels_stay_in_the_picture_and_apart():
     assert len(texts) == 5
     places = []
     for text in texts:
-        width, height = fv.render.text_size(text.text, text.points, text.dpi)
+        width, height = text_size(text.text, text.points, text.dpi)
         assert text.x >= 0 and text.x + width <= 320 and text.y >= 0 and text.y + height <= 240
         places.append((text.x, text.y, text.x + width, text.y + height))
     for i, a in enumerate(places):
@@ -213,7 +215,7 @@ def test_nan_is_grey():
 
 def test_pca_picture():
     x = RNG.normal(size=(12, 8, 6))
-    rgb, explained = fv.reduce.pca(x)
+    rgb, explained = pca(x)
     picture = feature_map(x).pca(plain=True)
     scale = picture.pixels.shape[0] // 8
     np.testing.assert_array_equal(picture.pixels[::scale, ::scale], np.rint(rgb * 255))
