@@ -20,7 +20,8 @@ from unittest import mock
 import numpy as np
 
 import yolov5_featviz as fv
-import yolov5_featviz.cli as cli
+from yolov5_featviz import cli
+from yolov5_featviz.cli import entry
 from yolov5_featviz.draw.record import KEY
 from yolov5_featviz.models.layers import Layer
 from yolov5_featviz.runs.provenance import made
@@ -176,7 +177,7 @@ def fuzz(count, seed=0):
         return 0
 
     asked = False
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(cli, "_again", record_run):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(entry, "_again", record_run):
         os.chdir(folder)
         Path("a.png").write_bytes(files["png"][0])
         for name in ("a.pt", "b.pt", "best.pt", "bus.jpg"):

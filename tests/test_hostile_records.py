@@ -17,7 +17,9 @@ from fuzz_records import call, contained, verdict
 from PIL import Image
 
 import yolov5_featviz as fv
-import yolov5_featviz.cli as cli
+from yolov5_featviz import cli
+from yolov5_featviz.cli import entry
+from yolov5_featviz.cli.parser import run_flags
 from yolov5_featviz.draw.record import KEY
 from yolov5_featviz.figures.composition import compose
 from yolov5_featviz.figures.layout import Panel
@@ -195,7 +197,7 @@ def test_a_refused_command_is_shown_and_run_when_asked(trap, kind, monkeypatch):
     assert code == 2 and "this is run only with --run" in err and err.count("\n") == 1
     assert "--model evil.py:net" in out and "'a\ufffd[31m;rm x'" in out and not (trap / "canary").exists()
     ran = []
-    monkeypatch.setattr(cli, "_again", lambda words, command: ran.append((words, command)) or 0)
+    monkeypatch.setattr(entry, "_again", lambda words, command: ran.append((words, command)) or 0)
     assert cli.main(["redo", f"p.{kind}", "--run"]) == 2  # since nothing was made
     assert ran[0][0][:3] == ["image", "--model", "evil.py:net"] and ran[0][1] == about["command"]
 
@@ -226,7 +228,7 @@ def test_what_was_checked_is_what_is_run(trap, yolov5, images):
 
 def test_every_flag_of_ours_is_judged():
     """A new flag must be put among those that a record may give, or be left out on purpose."""
-    own = {name for action in cli.flags()._actions for name in action.option_strings}
+    own = {name for action in run_flags()._actions for name in action.option_strings}
     assert own - set(FLAGS["run"]) == {"--yolov5", "--trust-weights", "--visualize-report"} - set(FLAGS["run"])
 
 

@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT, WEIGHTS, files_below, run
 
 import yolov5_featviz as fv
-from yolov5_featviz.cli import options, split
+from yolov5_featviz.cli.parser import split
+from yolov5_featviz.cli.run import options
 from yolov5_featviz.runs import progress as module
 from yolov5_featviz.runs.progress import progress
 

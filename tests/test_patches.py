@@ -12,6 +12,7 @@ from conftest import ROOT, WEIGHTS, files_below, run
 from test_releases import ALONE, BUILD, CHECKOUTS, RELEASES, SITE, WHEELS
 
 from yolov5_featviz import cli
+from yolov5_featviz.cli.parser import run_flags
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.yolov5 import handover
 from yolov5_featviz.yolov5.fork_patch import diff, insert, patch, remove
@@ -199,7 +200,7 @@ def handed_over(monkeypatch, *words, name="__main__"):
 
 def test_which_flags_hand_over(monkeypatch):
     """All of ours, help, and none of YOLOv5's in any release."""
-    for flag in [*cli.flags()._option_string_actions, "-h", "--help", "--visualize-layers=17"]:
+    for flag in [*run_flags()._option_string_actions, "-h", "--help", "--visualize-layers=17"]:
         assert handed_over(monkeypatch, "--weights", "x.pt", flag)
         assert not handed_over(monkeypatch, flag, name="detect")
     theirs = {flag for script in SCRIPTS for flag in re.findall(r"['\"](--[\w-]+)['\"]", script.read_text())}
@@ -211,7 +212,7 @@ def test_which_flags_hand_over(monkeypatch):
 def test_hand_over_returns_where_nothing_is_ours(words, monkeypatch):
     assert handed_over(monkeypatch, *words)
     monkeypatch.setattr(sys, "argv", ["detect.py", *words])
-    monkeypatch.setattr(cli, "run", None)  # to call it is an error
+    monkeypatch.setattr(handover, "run_script", None)  # to call it is an error
     handover.hand_over("detect.py")
 
 
@@ -239,7 +240,7 @@ def test_a_mistake_in_a_flag_is_told(monkeypatch, capsys):
 def test_hand_over_returns_where_it_is_run_by_us(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["detect.py", "--help"])
     monkeypatch.setitem(sys.modules, "__main__", Script("__main__"))
-    monkeypatch.setattr(cli, "run", None)
+    monkeypatch.setattr(handover, "run_script", None)
     handover.hand_over("detect.py")
 
 

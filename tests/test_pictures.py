@@ -10,7 +10,9 @@ from conftest import ROOT, WEIGHTS, feature_map, files_below, run
 from PIL import Image
 
 import yolov5_featviz as fv
-from yolov5_featviz.cli import flags, options, split
+from yolov5_featviz.cli.parser import run_flags as flags
+from yolov5_featviz.cli.parser import split
+from yolov5_featviz.cli.run import options
 from yolov5_featviz.runs.look import FORMATS, Look, draw
 
 RNG = np.random.default_rng(0)

@@ -211,13 +211,13 @@ def test_a_figure_cannot_ask_to_be_trusted(tmp_path, monkeypatch, capsys, trust)
     """It may come from a stranger, with a checkpoint beside it."""
     from dataclasses import replace
 
-    import yolov5_featviz.cli as cli
+    from yolov5_featviz.cli import entry
 
     command = ["image", "--model", "torchvision:alexnet", "--trust-weights", "--layers", "0", "--source", "a.png"]
     picture = replace(feature_map(np.ones((1, 2, 2))).grid(), about={**made(command), "file": "p.png"})
     picture.save(tmp_path / "p.png")
     ran = []
-    monkeypatch.setattr(cli, "_again", lambda words, recorded: ran.append((words, recorded)) or 0)
+    monkeypatch.setattr(entry, "_again", lambda words, recorded: ran.append((words, recorded)) or 0)
     monkeypatch.chdir(tmp_path)
     assert main(["redo", "p.png", *["--trust-weights"] * trust]) == 2  # since nothing was made
     ((words, recorded),) = ran

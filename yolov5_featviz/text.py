@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
-from typing import Any, Container, Sequence
+from typing import Any, Container, Iterable, Sequence
 
 LONGEST = 255  # bytes of a file name on every common file system
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi), surrogates, private, unassigned, ends
@@ -43,3 +44,15 @@ def align(lines: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def close_to(word: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known word that ``word`` is most likely a misspelling of; empty if it is like none of them."""
+    found = difflib.get_close_matches(str(word)[:80], list(known), 1, cutoff)
+    return found[0] if found else ""
+
+
+def near(word: Any, known: Iterable[str], otherwise: str = "") -> str:
+    """``: did you mean heatmap?`` for a misspelling of a known word; else ``: `` and ``otherwise``, if there is any."""
+    found = close_to(word, known)
+    return f": did you mean {found}?" if found else f": {otherwise}" if otherwise else ""

@@ -39,6 +39,7 @@ class Options:
     name: str = "exp"
     yolov5: Sequence[str] = ()
     trust: bool = False
+    device: Optional[str] = None
     say: int = 0
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from yolov5_featviz.draw.palette import palette_of
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figures.layout import CORNERS, Zoom
 from yolov5_featviz.figures.style import WIDTHS, Style, check_letters
-from yolov5_featviz.text import printable
+from yolov5_featviz.text import near, printable
 
 SHOWS = ("input", "detections", "heatmap", "channel", "pca", "grid", "cam")
 OF_LAYERS = ("heatmap", "channel", "pca", "grid", "cam")
@@ -173,8 +172,7 @@ class _Check:
     def keys(self, where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
         for name in given:
             if name not in known:
-                near = difflib.get_close_matches(str(name)[:80], known, 1)
-                self.tell(where, f"no key {_shown(name)}" + (f": did you mean {near[0]}?" if near else ""))
+                self.tell(where, f"no key {_shown(name)}{near(name, known)}")
 
     def values(self, where: str, given: Mapping[str, Any], known: Mapping[str, Callable[[Any], Any]]) -> Dict[str, Any]:
         found: Dict[str, Any] = {}
@@ -234,11 +232,8 @@ def _shown(value: Any) -> str:
 def _one_of(what: str, known: Sequence[str]) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in known:
-            near = difflib.get_close_matches(str(value)[:80], known, 1)
-            raise FeatvizError(
-                f"no {what} {_shown(value)}: "
-                + (f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}")
-            )
+            choices = f"take one of {', '.join(known)}"
+            raise FeatvizError(f"no {what} {_shown(value)}{near(value, known, choices)}")
         return str(value)
 
     return check

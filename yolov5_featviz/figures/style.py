@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Dict, List, Optional, Tuple
 
 from yolov5_featviz.draw.lettering import font_file
 from yolov5_featviz.errors import FeatvizError, reason
-from yolov5_featviz.text import printable
+from yolov5_featviz.text import near, printable
 
 # Text widths in inches, from the authors' guides of these publishers.
 WIDTHS: Dict[str, float] = {
@@ -108,9 +107,8 @@ def font_file_of(name: str, weight: str = "normal") -> str:
         return str(findfont(FontProperties(family=[family], weight=weight), fallback_to_default=False))
     except ValueError:
         names = sorted({entry.name for entry in fontManager.ttflist})
-        near = difflib.get_close_matches(name, [*FONTS, *names], 1)
-        hint = f"did you mean {near[0]}?" if near else "take sans, serif, or one that is installed here"
-        raise FeatvizError(f"no font {name!r}: {hint}") from None
+        hint = near(name, [*FONTS, *names], "take sans, serif, or one that is installed here")
+        raise FeatvizError(f"no font {name!r}{hint}") from None
 
 
 def check_letters(words: str, style: Style) -> None:

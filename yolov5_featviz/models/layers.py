@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from torch import nn
 from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.models.outputs import Input, patch_size, tensors_of, to_maps
+from yolov5_featviz.text import near
 
 LayerSpec = Union[str, int, Sequence[Union[str, int]]]
 Target = Union[str, int, Sequence[float], None]  # what is to be explained: a class, one of its detections, a box
@@ -208,9 +208,8 @@ def _find_inside(index: LayerIndex, token: str) -> Iterable[Layer]:
         inside = [name for name, _ in index.layers[int(head)].module.named_children()]
         raise FeatvizError(f"no layer {token!r}: layer {head} holds {', '.join(inside) or 'no further modules'}")
     types = list(dict.fromkeys(layer.type for layer in index.layers))
-    near = difflib.get_close_matches(token, filter(None, modules), 1) if token else []
     raise FeatvizError(
-        f"no layer {token!r}{f' (did you mean {near[0]}?)' if near else ''}: this model has layers 0 to "
+        f"no layer {token!r}{near(token, filter(None, modules)) or ':'} this model has layers 0 to "
         f"{len(index.layers) - 1}, the types {', '.join(types)} and the groups {', '.join(index.groups)}"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import inspect
 import re
@@ -11,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import nn
 from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.outputs import crop_region
+from yolov5_featviz.text import near
 
 FORMS = "torchvision:resnet50, timm:resnet50, or module:function or file.py:function for one of your own"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
@@ -165,7 +165,7 @@ def _torchvision(name: str, arguments: Dict[str, Any], weights: Optional[str], i
         if inspect.isfunction(value) and key.islower() and not key.startswith(("_", "get_", "list_"))
     }
     if name not in builders:
-        raise FeatvizError(f"torchvision {torchvision.__version__} has no model {name!r}{_near(name, builders)}")
+        raise FeatvizError(f"torchvision {torchvision.__version__} has no model {name!r}{near(name, builders)}")
     takes = inspect.signature(builders[name]).parameters
     offered: Any = None
     if hasattr(models, "get_model_weights"):  # torchvision 0.14
@@ -210,7 +210,7 @@ def _timm(name: str, arguments: Dict[str, Any], weights: Optional[str], imgsz: O
     except ImportError:
         raise FeatvizError(f"timm:{name} needs timm: pip install timm") from None
     if not timm.is_model(name):
-        raise FeatvizError(f"timm {timm.__version__} has no model {name!r}{_near(name, timm.list_models())}")
+        raise FeatvizError(f"timm {timm.__version__} has no model {name!r}{near(name, timm.list_models())}")
     options = {"pretrained": weights == "default", **arguments}
     model = _call(lambda **options: timm.create_model(name, **options), options, f"timm:{name}")
     origin = "timm's" if options["pretrained"] else "random ones"
@@ -245,7 +245,7 @@ def _function(module: str, name: str) -> Callable[..., Any]:
     if hasattr(found, name) and not callable(function):
         raise FeatvizError(f"{module}:{name} is of type {type(function).__name__}, no function that returns a model")
     if not callable(function):
-        raise FeatvizError(f"{module} has no function {name!r}{_near(name, vars(found))}")
+        raise FeatvizError(f"{module} has no function {name!r}{near(name, vars(found))}")
     return function  # type: ignore[no-any-return]
 
 
@@ -270,8 +270,3 @@ def _call(function: Callable[..., Any], arguments: Dict[str, Any], name: str) ->
 
 def _is_state_dict(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 3)
-    return f": did you mean {' or '.join(near)}?" if near else ""

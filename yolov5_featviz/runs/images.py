@@ -21,6 +21,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.errors import reason as reason_of
 from yolov5_featviz.features.capture import Capture
 from yolov5_featviz.files import check_writable, new_folder
+from yolov5_featviz.models.device import choose_device
 from yolov5_featviz.models.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.models.zoo import ZooModel
 from yolov5_featviz.runs.look import Look, draw, draw_cam
@@ -64,6 +65,7 @@ def run_images(
     about: Optional[Mapping[str, Any]] = None,
     report: bool = True,
     say: int = 0,
+    device: Optional[str] = None,
 ) -> int:
     """Draw ``layers`` for each image of ``source``, into a folder of its own.
 
@@ -78,6 +80,7 @@ def run_images(
         about: how the pictures come about, for the files; see :func:`yolov5_featviz.runs.provenance.made`.
         report: write a page about it, too; see :class:`yolov5_featviz.runs.report.Report`.
         say: 1 to tell every file, -1 to tell only what went wrong.
+        device: see :func:`yolov5_featviz.models.device.choose_device`.
 
     Returns:
         0; or 1 if an image could not be read or a picture not be saved, after all others were.
@@ -86,7 +89,8 @@ def run_images(
         FeatvizError: there is nothing to draw, or no image could be read. Nothing was written.
     """
     paths = find_images(source)
-    index = index_layers(zoo.model)
+    place = choose_device(device)
+    index = index_layers(zoo.model.to(place))
     selected = select_layers(index, layers)
     check_writable(Path(folder or Path("runs") / "featviz"))
     home = Path(folder) if folder else None
@@ -97,6 +101,7 @@ def run_images(
             try:
                 image = as_rgb(path)
                 x, region = _prepared(zoo, image, path)
+                x = x.to(place) if isinstance(x, torch.Tensor) else [one.to(place) for one in x]
             except FeatvizError as error:
                 unreadable.append(error)
                 tell(f"{error}; passed over")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Dict, Optional, Tuple
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layers import Target
 from yolov5_featviz.models.outputs import describe, tensors_of
+from yolov5_featviz.text import near
 
 CONFIDENCE, OVERLAP = 0.25, 0.45  # what detect.py takes for a detection, and for the same one
 
@@ -27,9 +27,8 @@ def parse_target(names: Any, target: Target) -> Tuple[Optional[int], Optional[in
     if word:
         number = int(word) if word.isdigit() else next((i for i, name in known.items() if name == word), None)
         if number is None or (known and number not in known):
-            near = difflib.get_close_matches(word, list(known.values()), 1)
             some = ", ".join(f"{name} ({i})" for i, name in list(known.items())[:8]) + ", ..." * (len(known) > 8)
-            raise FeatvizError(f"no class {word!r}: " + (f"did you mean {near[0]}?" if near else f"there are {some}"))
+            raise FeatvizError(f"no class {word!r}{near(word, known.values(), f'there are {some}')}")
     return number, int(rank) if colon else None
 
 

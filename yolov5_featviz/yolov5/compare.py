@@ -59,7 +59,7 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
         raise FeatvizError(f"--labels {o.labels} has no {images[0].stem}.txt, nor one of any other image")
     selections = by_model(o.layers, names)
     check_writable(Path(o.project), o.name)
-    with predictors(files, o.yolov5, o.trust) as models:
+    with predictors(files, o.yolov5, o.trust, o.device) as models:
         layers = [_layers(*one) for one in zip(names, models, selections)]
         if len({len(found) for found in layers}) > 1:
             counts = ", ".join(f"{name} {len(found)}" for name, found in zip(names, layers))

@@ -29,13 +29,16 @@ DIGITS, WORDS = 50, 2000  # characters of a number, and of any other value
 FILES = ("weights", "image", "yolov5", "output")  # keys whose values are paths
 
 
-def figure(spec: Union[str, Path, Mapping[str, Any]], trust: bool = False) -> Composition:
+def figure(
+    spec: Union[str, Path, Mapping[str, Any]], trust: bool = False, device: Optional[Union[str, int]] = None
+) -> Composition:
     """A figure for a paper: rows and columns of images, detections and layers, with titles and colour scales.
 
     Args:
         spec: the path of a YAML file, or what would stand in it; see docs/figures.md. Paths are
             relative to the file, or to the current folder.
         trust: unpickle checkpoints without any check.
+        device: ``cpu``, ``cuda:1``...; the first GPU if there is one, else the CPU.
 
     Returns:
         The figure; ``.save("fig.pdf")`` writes it.
@@ -45,7 +48,7 @@ def figure(spec: Union[str, Path, Mapping[str, Any]], trust: bool = False) -> Co
             is not there.
     """
     given, base = load(spec)
-    return draw(check(given, base, _name(spec), isinstance(spec, Mapping)), [], trust)
+    return draw(check(given, base, _name(spec), isinstance(spec, Mapping)), [], trust, device)
 
 
 def write_figure(
@@ -54,6 +57,7 @@ def write_figure(
     command: Sequence[str] = (),
     trust: bool = False,
     dpi: Optional[int] = None,
+    device: Optional[str] = None,
 ) -> List[str]:
     """Make the figure of a YAML file and write it.
 
@@ -63,6 +67,7 @@ def write_figure(
         command: the whole command line, for the files to tell.
         trust: unpickle checkpoints without any check.
         dpi: instead of the file's.
+        device: as for :func:`figure`.
 
     Returns:
         The files that were written. A figure of this kind that was there is replaced.
@@ -80,7 +85,7 @@ def write_figure(
     spec = check(given, base, _name(path), outputs is not None)
     if not spec.outputs:
         raise FeatvizError(f"{_name(path)}: no output: give one there, such as figure.pdf, or with --output")
-    drawn = draw(spec, command, trust)
+    drawn = draw(spec, command, trust, device)
     written: List[str] = []
     failures = Failures()
     try:
@@ -243,13 +248,15 @@ def check_output(path: Path) -> None:
             raise FeatvizError(f"{path} is there, and no figure of this kind: name another output, or remove it")
 
 
-def draw(spec: Spec, command: Sequence[str], trust: bool = False) -> Composition:
+def draw(
+    spec: Spec, command: Sequence[str], trust: bool = False, device: Optional[Union[str, int]] = None
+) -> Composition:
     """Draw a checked figure, and say in it how it was made."""
     releases: List[str] = []
 
     @contextmanager
     def models(weights: Sequence[str], yolov5: Sequence[Optional[str]]) -> Iterator[Sequence[Any]]:
-        with predictors(weights, yolov5 if any(yolov5) else (), trust) as opened:
+        with predictors(weights, yolov5 if any(yolov5) else (), trust, device) as opened:
             releases.extend(dict.fromkeys(one.release for one in opened))
             yield opened
 

@@ -1,10 +1,12 @@
-"""The other end of ``patches/detect.diff``: what a patched script calls."""
+"""What a script patched by ``patches/detect.diff`` calls."""
 
 from __future__ import annotations
 
 import sys
 
-from yolov5_featviz import cli
+from yolov5_featviz.cli import guarded
+from yolov5_featviz.cli.parser import split
+from yolov5_featviz.cli.run import run_script
 from yolov5_featviz.yolov5.script.execute import Script
 
 NOT_OURS = -1  # no exit code
@@ -22,10 +24,10 @@ def hand_over(script: str) -> None:
     arguments = sys.argv[1:]
 
     def command() -> int:
-        ours, rest = cli.split(arguments)
+        ours, rest = split(arguments)
         asked = bool(ours) or bool({"-h", "--help"}.intersection(rest))
-        return cli.run(script, arguments) if asked else NOT_OURS
+        return run_script(script, arguments) if asked else NOT_OURS
 
-    code = cli.guarded(command)
+    code = guarded(command)
     if code != NOT_OURS:
         sys.exit(code)

@@ -28,6 +28,7 @@ from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.features.capture import Capture
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.features.prediction import Prediction
+from yolov5_featviz.models.device import choose_device
 from yolov5_featviz.models.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.layers import find_model
@@ -64,13 +65,22 @@ class Predictor:
         weights: a ``.pt`` checkpoint.
         yolov5: folder of the checkout; found by itself if left out.
         trust: unpickle without any check.
+        device: ``cpu``, ``cuda:1``...; the first GPU if there is one, else the CPU.
 
     Raises:
-        FeatvizError: the checkpoint cannot be read, there is no YOLOv5, or another one was imported before.
+        FeatvizError: the checkpoint cannot be read, there is no YOLOv5, another one was imported before, or there
+            is no such device.
     """
 
-    def __init__(self, weights: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> None:
+    def __init__(
+        self,
+        weights: Union[str, Path],
+        yolov5: Optional[str] = None,
+        trust: bool = False,
+        device: Optional[Union[str, int]] = None,
+    ) -> None:
         self.weights, self.source, self._trust = str(weights), find_source(yolov5), trust
+        self.device = choose_device(device)
         with _own(self.source), _as_before():
             _check_alone(self.source)
             self.model = model_of(load_checkpoint(weights, self.source, trust=trust), str(weights), trust)
@@ -78,6 +88,7 @@ class Predictor:
             self._suppress = _function(self.source, "non_max_suppression")
             with _quiet(self.source):  # now that all is imported
                 _fuse(self.model)
+            self.model.to(self.device)
         self.index = index_layers(self.model)
         stride = getattr(find_model(self.model), "stride", None)
         self.stride = max(32, int(stride.max())) if isinstance(stride, torch.Tensor) else 32
@@ -150,7 +161,7 @@ class Predictor:
             stack.enter_context(torch.no_grad())
             selected = select_layers(self.index, layers) if layers is not None else []
             features = stack.enter_context(Capture(self.index, selected)) if selected else None
-            boxes = self._detect(self._run(x), conf, iou)
+            boxes = self._detect(self._run(x.to(self.device)), conf, iou)
         maps = features.of_image(0, name) if features is not None else []
         maps = [replace(feature_map, region=region, boxes=boxes) for feature_map in maps]
         return Prediction(name, pixels, (int(x.shape[2]), int(x.shape[3])), region, boxes, maps)
@@ -166,7 +177,7 @@ class Predictor:
         """A class activation map of a layer for an image; see :func:`yolov5_featviz.attribution.cam.cam`."""
         x, region = self.prepare(image, imgsz)
         with _own(self.source):
-            return cam(self.model, x, layer, target, method, region=region, name=_name(image))[0]
+            return cam(self.model, x.to(self.device), layer, target, method, region=region, name=_name(image))[0]
 
     def _run(self, x: torch.Tensor) -> Any:
         """The model's output. Raises FeatvizError if it cannot be run."""
@@ -338,7 +349,13 @@ def _fuse(model: nn.Module) -> None:
 class RemotePredictor:
     """A :class:`Predictor` in a process of its own, since only one YOLOv5 can be imported in each."""
 
-    def __init__(self, weights: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> None:
+    def __init__(
+        self,
+        weights: Union[str, Path],
+        yolov5: Optional[str] = None,
+        trust: bool = False,
+        device: Optional[Union[str, int]] = None,
+    ) -> None:
         self.weights = str(weights)
         command = [sys.executable, "-c", "from yolov5_featviz.yolov5.predictor import serve; serve()"]
         root = str(Path(__file__).resolve().parents[2])
@@ -352,7 +369,7 @@ class RemotePredictor:
         )
         self.release = ""
         self.names: Dict[int, str] = {}
-        self._tell("start", torch.get_num_threads(), self.weights, yolov5, trust)
+        self._tell("start", torch.get_num_threads(), self.weights, yolov5, trust, device)
 
     def ready(self) -> None:
         """Wait until the checkpoint is read. Raises FeatvizError as :class:`Predictor`."""
@@ -404,7 +421,10 @@ class RemotePredictor:
 
 @contextmanager
 def predictors(
-    weights: Sequence[str], yolov5: Sequence[Optional[str]] = (), trust: bool = False
+    weights: Sequence[str],
+    yolov5: Sequence[Optional[str]] = (),
+    trust: bool = False,
+    device: Optional[Union[str, int]] = None,
 ) -> Iterator[List[Union[Predictor, RemotePredictor]]]:
     """Predictors of several checkpoints, in processes of their own if they are not all of one YOLOv5.
 
@@ -412,6 +432,7 @@ def predictors(
         weights: the checkpoints.
         yolov5: the checkout of each; one for all, or none for the one that is found.
         trust: unpickle without any check.
+        device: as for :class:`Predictor`, of all of them.
 
     Raises:
         FeatvizError: as :class:`Predictor`, or there are more checkouts than checkpoints.
@@ -424,7 +445,7 @@ def predictors(
     with ExitStack() as stack:
         found: List[Union[Predictor, RemotePredictor]] = []
         for path, checkout in zip(weights, checkouts):
-            one = kind(path, checkout, trust)
+            one = kind(path, checkout, trust, device)
             found.append(one)
             if isinstance(one, RemotePredictor):
                 stack.callback(one.close)

@@ -64,6 +64,7 @@ _look: Flags = {
     "--visualize-dpi": ("1", _whole(1, 2400)),
     "--visualize-dir": ("1", is_path),
 }
+_device: Tuple[str, Check] = ("1", _like(r"(cpu|mps|cuda(:[0-9])?|[0-9](,[0-9]){0,7})?"))
 _size: Tuple[str, Check] = ("+", _whole(1, 4096))
 _share: Tuple[str, Check] = ("1", _number(0, 1))
 _name: Tuple[str, Check] = ("1", _like(r"(?![.-])[\w.-]{1,100}"))
@@ -82,7 +83,7 @@ FLAGS: Dict[str, Flags] = {
         "--iou-thres": _share,
         "--max-det": ("1", _whole(1, 30_000)),
         "--classes": ("+", _whole(0, 10_000)),
-        "--device": ("1", _like(r"(cpu|mps|cuda(:[0-9])?|[0-9](,[0-9]){0,7})?")),
+        "--device": _device,
         "--line-thickness": ("1", _whole(1, 100)),
         "--vid-stride": ("1", _whole(1, 10_000)),
         "--name": _name,
@@ -91,6 +92,8 @@ FLAGS: Dict[str, Flags] = {
     },
     "image": {
         **_look,
+        **{flag.replace("--visualize-", "--"): check for flag, check in _look.items()},
+        "--device": _device,
         "--model": ("1", _like(r"(torchvision|timm):[A-Za-z0-9_.]{1,100}")),
         "--layers": ("1", _text),
         "--source": ("1", is_path),
@@ -110,6 +113,7 @@ FLAGS: Dict[str, Flags] = {
         **dict.fromkeys(("--reduce", "--cmap", "--format", "--width"), ("1", _text)),
         "--dpi": ("1", _whole(1, 2400)),
         "--name": _name,
+        "--device": _device,
         "--quiet": _nothing,
         "--verbose": _nothing,
     },

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
-import os
 import sys
 from contextlib import suppress
 from functools import partial
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import List, Optional, Sequence
 
 from yolov5_featviz.console import say as log
-from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.load import safe_load
 from yolov5_featviz.yolov5.script.artist import Artist, Options
 from yolov5_featviz.yolov5.script.compat import Surroundings
 from yolov5_featviz.yolov5.script.execute import execute
-from yolov5_featviz.yolov5.script.find import find_script, keep_out_of_package
+from yolov5_featviz.yolov5.script.find import check_flags, find_script, keep_out_of_package
 from yolov5_featviz.yolov5.script.monkeypatch import Patches
 from yolov5_featviz.yolov5.script.validate import check, locate_weights, replace_values
 from yolov5_featviz.yolov5.script.watcher import Watcher
@@ -56,8 +54,7 @@ def run(
         KeyboardInterrupt: the run was interrupted. What was drawn until then is written, and the page about it.
     """
     path, source = find_script(script, options.yolov5, here)
-    if not os.path.isfile(path):
-        raise FeatvizError(f"no script {script}: neither here nor in {source.root}")
+    check_flags(arguments, path)
     if options.say >= 0:
         log(f"{__version__}, {source}")
 

@@ -1,0 +1,5 @@
+"""Command line: parse arguments, call the library. Nothing here imports torch before a command runs."""
+
+from yolov5_featviz.cli.entry import guarded, launch, main
+
+__all__ = ["guarded", "launch", "main"]

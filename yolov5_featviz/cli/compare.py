@@ -1,0 +1,76 @@
+"""``yolov5-featviz compare``: show the same images to several models."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Sequence
+
+from yolov5_featviz.cli import flags
+from yolov5_featviz.cli.flags import Flag
+from yolov5_featviz.cli.image import SOURCE
+from yolov5_featviz.cli.parser import Parser
+from yolov5_featviz.console import say
+
+NAME = "compare"
+HELP = "show the same images to several models: figures on one scale, and tables"
+EXAMPLES = """\
+examples:
+  yolov5-featviz compare --weights old.pt new.pt --layers 17,20,23 --source images/
+  yolov5-featviz compare --weights a.pt b.pt --names plain attention --layers plain=17 attention=18 --source bus.jpg
+"""
+LOOK = {flag.name: flag for flag in flags.LOOK}
+
+
+def _width(text: str) -> float:
+    from yolov5_featviz.figures.spec import width_of
+
+    return width_of(text)
+
+
+FLAGS = (
+    Flag(
+        "weights",
+        "weights",
+        "two or more .pt checkpoints; the others are compared with the first",
+        "W",
+        nargs="+",
+        required=True,
+    ),
+    Flag(
+        "layers", "layers", "17,20,23 for all of them, or a=17 b=20, by their names", "LAYERS", nargs="+", required=True
+    ),
+    SOURCE,
+    Flag("names", "names", "of the models; default: of the files, or the folders they are in", "NAME", nargs="+"),
+    Flag("labels", "labels", "label files; default: 'labels' for 'images' in the path, else what is detected", "DIR"),
+    Flag("imgsz", "imgsz", "input size; default 640", "N", flags.whole("--imgsz"), others=("--img", "--img-size")),
+    Flag("conf-thres", "conf", "confidence threshold; default 0.25", "CONF", flags.number("--conf-thres")),
+    Flag("iou-thres", "iou", "overlap threshold of the suppression; default 0.45", "IOU", flags.number("--iou-thres")),
+    LOOK["reduce"],
+    LOOK["cmap"]._replace(help="any matplotlib colour map; default jet"),
+    LOOK["alpha"]._replace(
+        field="alpha", read=flags.number("--alpha"), help="strength of the heat over the image; default 0.4"
+    ),
+    LOOK["format"]._replace(help=f"comma list of {flags.listed(flags.FORMATS, 'png')}"),
+    LOOK["dpi"],
+    Flag("width", "width", "inches, or ieee-column, cvpr-page, nature-double...; default ieee-page", "WIDTH", _width),
+    Flag("project", "project", "default runs/compare", "DIR"),
+    Flag("name", "name", "default exp; exp2 and so on if it exists", "NAME"),
+    Flag("yolov5", "yolov5", "the checkout of all models, or of each", "DIR", nargs="+"),
+    flags.DEVICE,
+    *(flag for flag in flags.REPORT if flag.name != "report"),
+    flags.TRUST,
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the command's arguments."""
+    flags.add(parser, FLAGS)
+
+
+def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
+    """Compare the models."""
+    fields = flags.given(o, FLAGS)
+    from yolov5_featviz.compare.options import Options
+    from yolov5_featviz.yolov5.compare import compare
+
+    return compare(Options(**fields), command, say)

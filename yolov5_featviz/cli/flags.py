@@ -1,0 +1,254 @@
+"""The flags of the command line: each stands here, and nowhere else.
+
+Parsers and ``--help`` are made from these tables, and so are the fields that a command's options object is given;
+what is not given keeps the default of that object. Tests hold the tables against the objects and the docs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any, Callable, Collection, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from yolov5_featviz.arrays.normalize import NORMS
+from yolov5_featviz.arrays.reduce import REDUCTIONS
+from yolov5_featviz.arrays.resample import RESAMPLERS
+from yolov5_featviz.draw.encode import FORMATS
+from yolov5_featviz.errors import FeatvizError
+
+PREFIX = "--visualize-"
+
+
+class Flag(NamedTuple):
+    """One flag.
+
+    Attributes:
+        name: without dashes or prefix.
+        field: what it sets of the options object, or several fields, set to what ``read`` returns.
+        help: what it does, and the default.
+        metavar: stands for its value in the help; None for a flag without a value.
+        read: makes the field's value from the text. May raise FeatvizError.
+        value: what a flag without a value sets.
+        nargs: as argparse has it.
+        modes: where it does something: modes, ``report`` or ``overlay``. Empty for everywhere.
+        others: other names for it, with their dashes.
+    """
+
+    name: str
+    field: Union[str, Tuple[str, ...]]
+    help: str
+    metavar: Optional[str] = None
+    read: Callable[[Any], Any] = str
+    value: Any = True
+    nargs: Optional[str] = None
+    modes: Collection[str] = ()
+    others: Sequence[str] = ()
+    required: bool = False
+
+    @property
+    def dest(self) -> str:
+        """Its attribute in argparse's namespace, which has it only if it was given."""
+        return f"flag_{self.name.replace('-', '_')}"
+
+
+def whole(what: str, low: int = 1) -> Callable[[str], int]:
+    """A reader of whole numbers, not below ``low``."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise FeatvizError(f"{what} {text!r} is not a whole number") from None
+        if number < low:
+            raise FeatvizError(f"{what} {number}: take {low} or more")
+        return number
+
+    return read
+
+
+def number(what: str) -> Callable[[str], float]:
+    """A reader of numbers."""
+
+    def read(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise FeatvizError(f"{what} {text!r} is not a number") from None
+
+    return read
+
+
+def words(text: str) -> List[str]:
+    """A comma list, in lower case, each word once."""
+    return list(dict.fromkeys(part.strip().lower() for part in text.split(",")))
+
+
+def strength(text: str) -> Tuple[float, str]:
+    """``0.4`` or ``add:0.4`` as strength and blend."""
+    found = re.fullmatch(r"(add:)?(\d*\.?\d+)", text.strip())
+    if not found:
+        raise FeatvizError(f"alpha {text!r} is not understood: take 0 to 1, such as 0.4, or add:0.4")
+    return float(found[2]), "add" if found[1] else "mix"
+
+
+def on_off(text: str) -> bool:
+    """``on`` or ``off``."""
+    if text not in ("on", "off"):
+        raise FeatvizError(f"report {text}: take on or off")
+    return text == "on"
+
+
+def folder(text: str) -> str:
+    """A folder's name."""
+    if not text:
+        raise FeatvizError("an empty value where a folder is wanted: name one")
+    return text
+
+
+def listed(names: Iterable[str], default: str = "") -> str:
+    """Choices for a help text, with the default marked."""
+    return ", ".join(f"{name} (default)" if name == default else name for name in names)
+
+
+MAPS = ("grid", "heatmap", "channels")
+DEVICE = Flag("device", "device", "cpu, cuda, cuda:1, 0...; default: CUDA if there is a GPU", "DEVICE")
+TRUST = Flag("trust-weights", "trust", "unpickle the checkpoint without any check: it can then run any code")
+YOLOV5 = Flag("yolov5", "yolov5", "the YOLOv5 checkout to use; found by itself otherwise", "DIR", folder)
+CHANNELS_ON = ("grid", "heatmap", "channels", "pca")
+
+LOOK = (
+    Flag("mode", "modes", "comma list of grid (default), heatmap, channels, pca, cam", "MODES", words),
+    Flag(
+        "channels",
+        "channels",
+        "64 (the first 64), all, 0,5,9, 8-15, last:8, top:16, top:16:contrast (or mean, max, std); default 64, and "
+        "all for heatmap and pca",
+        "CHANNELS",
+        modes=CHANNELS_ON,
+    ),
+    Flag(
+        "norm",
+        "norm",
+        f"how values become colours: {listed(NORMS, 'channel')}; heat maps have the one that fits their reduction",
+        "NORM",
+        modes=MAPS,
+    ),
+    Flag(
+        "reduce",
+        "reduce",
+        f"channels to a heat map: {listed(REDUCTIONS, 'mean')}",
+        "HOW",
+        modes=("heatmap", "report"),
+    ),
+    Flag("resample", "resample", f"{listed(RESAMPLERS)}; default nearest, and bilinear over images", "HOW"),
+    Flag(
+        "cmap",
+        "cmap",
+        "any matplotlib colour map; default viridis, and jet over images",
+        "NAME",
+        modes=(*MAPS, "cam", "report"),
+    ),
+    Flag(
+        "alpha",
+        ("alpha", "blend"),
+        "strength of the heat over the image; add:0.4 adds it instead of mixing both; default 0.4",
+        "ALPHA",
+        strength,
+        modes=("heatmap", "cam", "overlay"),
+    ),
+    Flag("overlay", "overlay", "lay single channels over the image, as heat maps are", modes=("channels",)),
+    Flag("boxes", "boxes", "draw the detections over the image", modes=("heatmap", "cam", "overlay")),
+    Flag(
+        "method",
+        "method",
+        "for cam: layer-cam (default), grad-cam, grad-cam++, eigen-cam",
+        "NAME",
+        modes=("cam",),
+    ),
+    Flag(
+        "target",
+        "target",
+        "for cam: a class, by name or number; person:0 for the most certain detection of one; default all "
+        "detections, or a classifier's best class",
+        "TARGET",
+        modes=("cam",),
+    ),
+    Flag("merge", "merge", "for cam: one map for all layers", modes=("cam",)),
+    Flag("format", "formats", f"comma list of {listed([*FORMATS, 'npy'], 'png')}", "FORMATS", words),
+    Flag("dpi", "dpi", "pixels an inch; default 300", "DPI", whole("dpi", low=-9999)),
+    Flag("plain", "plain", "no captions, only pixels"),
+)
+REPORT = (
+    Flag("report", "report", "index.html, one page about the run: on (default) or off", "WHEN", on_off),
+    Flag("quiet", "say", "print only errors", value=-1),
+    Flag("verbose", "say", "name every file, and print rankings in full", value=1),
+)
+RUN = (
+    Flag("layers", "layers", "17,20,23 | -2 | 0-9 | SPP | 17.m.0.cv2 | all, backbone, neck, detect", "LAYERS"),
+    *LOOK,
+    Flag("dir", "folder", "where the pictures go; default the run folder", "DIR", folder),
+    Flag(
+        "every",
+        "every",
+        "each N epochs of a training (default 10) or frames of a video (default 1)",
+        "N",
+        whole("--visualize-every"),
+    ),
+    Flag(
+        "limit",
+        "limit",
+        "N images at most (default 8 in validation and training, else all)",
+        "N",
+        whole("--visualize-limit"),
+    ),
+    *REPORT,
+    Flag("summary", "summary", "keep YOLOv5's model-summary pass, skipped otherwise"),
+)
+OWN_NAMES = (YOLOV5, TRUST)  # flags of `run` that have no prefix
+
+
+def add(parser: Any, flags: Iterable[Flag], prefix: str = "--", also: str = "") -> None:
+    """Add flags to a parser, under ``prefix``, and under ``also``, of which the help says nothing."""
+    for flag in flags:
+        options: Dict[str, Any] = {"dest": flag.dest, "default": argparse.SUPPRESS}
+        if flag.metavar is None:
+            options["action"] = "store_true"
+        else:
+            options.update(metavar=flag.metavar, nargs=flag.nargs)
+        names = [prefix + flag.name, *flag.others]
+        parser.add_argument(*names, help=flag.help.replace("%", "%%"), required=flag.required, **options)
+        if also:
+            parser.add_argument(also + flag.name, help=argparse.SUPPRESS, **options)
+
+
+def given(o: argparse.Namespace, flags: Iterable[Flag], prefix: str = "--") -> Dict[str, Any]:
+    """What was given, as fields of an options object.
+
+    Raises:
+        FeatvizError: a value is not understood, or two flags set the same field.
+    """
+    fields: Dict[str, Any] = {}
+    by: Dict[str, Flag] = {}
+    for flag in flags:
+        if not hasattr(o, flag.dest):
+            continue
+        text = getattr(o, flag.dest)
+        value = flag.value if flag.metavar is None else text if isinstance(text, list) else flag.read(text)
+        names = (flag.field,) if isinstance(flag.field, str) else flag.field
+        for name, part in zip(names, (value,) if isinstance(flag.field, str) else value):
+            if name in by:
+                raise FeatvizError(f"{prefix}{by[name].name} and {prefix}{flag.name}: take one of them")
+            by[name], fields[name] = flag, part
+    return fields
+
+
+def check_modes(o: argparse.Namespace, flags: Iterable[Flag], look: Any, report: bool, prefix: str = "--") -> None:
+    """Raise FeatvizError for a flag that was given and does nothing in the modes of ``look``."""
+    active = {*look.modes, *(["report"] if report else []), *(["overlay"] if look.overlay else [])}
+    for flag in flags:
+        if flag.modes and hasattr(o, flag.dest) and not active.intersection(flag.modes):
+            *others, last = [f"{prefix}mode {mode}" for mode in flag.modes if mode not in ("report", "overlay")] + (
+                [f"{prefix}overlay"] if "overlay" in flag.modes else []
+            )
+            where = f"{', '.join(others)} or {last}" if others else last
+            raise FeatvizError(f"{prefix}{flag.name} does nothing here: it goes with {where}")

@@ -1,0 +1,68 @@
+"""``yolov5-featviz run``: run a YOLOv5 script and draw layers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, List, Optional, Sequence
+
+from yolov5_featviz.cli import flags
+from yolov5_featviz.cli.parser import Parser, add_run_flags, run_flags, split
+from yolov5_featviz.console import out
+from yolov5_featviz.errors import FeatvizError
+
+NAME = "run"
+HELP = "run a YOLOv5 script, unedited, and draw layers"
+EXAMPLES = """\
+examples:
+  yolov5-featviz run detect.py --weights best.pt --visualize-layers 17,20,23
+  yolov5-featviz run detect.py --weights best.pt --source images/ --visualize-layers SPPF --visualize-mode heatmap
+  yolov5-featviz run val.py --weights best.pt --data coco128.yaml --visualize-layers neck
+"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the command's arguments."""
+    parser.usage = "yolov5-featviz run SCRIPT [the script's own flags] [flags below]"
+    parser.add_argument("script", metavar="SCRIPT", help="its path, or its name in the YOLOv5 that is found")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    add_run_flags(parser)
+
+
+def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
+    """Never called: :func:`run_script` takes the words as they are."""
+    raise FeatvizError("give the script first: yolov5-featviz run detect.py ...")
+
+
+def options(ours: List[str]) -> Any:
+    """Our flags as :class:`yolov5_featviz.yolov5.script.artist.Options`, checked as far as possible without a model.
+
+    Raises:
+        FeatvizError: a flag's value is not understood, or a flag does nothing.
+    """
+    from yolov5_featviz.yolov5.script.artist import Options
+
+    o = run_flags().parse_args(ours)
+    found = Options(**{**flags.given(o, flags.RUN, flags.PREFIX), **flags.given(o, flags.OWN_NAMES)})
+    idle = [word.split("=", 1)[0] for word in ours if word.startswith(flags.PREFIX)]
+    if found.layers is None and idle:
+        raise FeatvizError(f"{idle[0]} does nothing without --visualize-layers: name some, such as 17,20,23")
+    flags.check_modes(o, flags.RUN, found, found.report, flags.PREFIX)
+    return found
+
+
+def run_script(
+    script: str,
+    arguments: List[str],
+    weights_folder: Optional[Path] = None,
+    here: bool = True,
+    command: Sequence[str] = (),
+) -> int:
+    """Run a script; see :func:`yolov5_featviz.yolov5.script.runner.run` for the arguments."""
+    ours, rest = split(arguments)
+    if "-h" in rest or "--help" in rest:
+        out(run_flags().format_help())
+    asked = options(ours)
+    from yolov5_featviz.yolov5.script import runner
+
+    return runner.run(script, rest, asked, weights_folder, here, command or ["run", script, *arguments])
