@@ -1,4 +1,4 @@
-"""Photographs of every kind to one kind."""
+"""Convert any image to uint8 RGB."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ORIENTATION = 0x0112  # of EXIF's tags
 
 
 def as_rgb(image: Any) -> np.ndarray:
-    """Any image as uint8 RGB ``[H, W, 3]``, upright.
+    """Convert any image to uint8 RGB ``[H, W, 3]``, upright.
 
     Args:
         image: the path of a file; a PIL image; or an array or tensor, grey ``[H, W]`` or with 1, 3
             (RGB) or 4 (RGBA) channels, first or last, in a batch of one or not. 16-bit values keep
-            their upper byte, floating-point ones are taken as [0, 1], and what is transparent shows
-            its colour: the network, too, sees none of that.
+            their upper byte, floating-point ones are taken as [0, 1], and alpha is dropped: the
+            network does not see it either.
 
     Returns:
         The pixels, turned as the file's EXIF orientation says. An array may be shared, not copied.
@@ -32,28 +32,43 @@ def as_rgb(image: Any) -> np.ndarray:
     Raises:
         FeatvizError: there is no such file, or it is no image.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if isinstance(image, (str, Path)):
-        try:
-            with _open(image) as file:
-                return as_rgb(file)
-        except FileNotFoundError:
-            link = ": the link leads nowhere" if os.path.islink(image) else ""
-            raise FeatvizError(f"no image {printable(image)}{link}") from None
-        except Exception as error:  # each format has errors of its own, and libraries put theirs around Pillow's
-            raise FeatvizError(f"cannot read the image {printable(image)}: {reason(error)}") from None
+        return _read(image)
     if isinstance(image, Image.Image):
-        if image.getexif().get(ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        if image.mode[:1] not in "IF":  # those two hold more than 8 bits, which convert() would clip
-            image = image.convert("RGBA") if image.mode == "P" else image
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-        image = np.asarray(image)
-        image = image if image.dtype.kind == "f" else image.clip(0, 65535).astype(np.uint16)
-    elif hasattr(image, "detach"):
+        return _from_pillow(image)
+    if hasattr(image, "detach"):
         image = image.detach().cpu().float().numpy() if image.is_floating_point() else image.detach().cpu().numpy()
-    pixels = np.asarray(image)
+    pixels = _as_bytes(_channels_last(np.asarray(image)))[..., :3]
+    return np.ascontiguousarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels, np.uint8)
+
+
+def _read(path: Union[str, Path]) -> np.ndarray:
+    try:
+        with _open(path) as file:
+            return _from_pillow(file)
+    except FileNotFoundError:
+        link = ": the link leads nowhere" if os.path.islink(path) else ""
+        raise FeatvizError(f"no image {printable(path)}{link}") from None
+    except Exception as error:  # each format has errors of its own, and libraries put theirs around Pillow's
+        raise FeatvizError(f"cannot read the image {printable(path)}: {reason(error)}") from None
+
+
+def _from_pillow(image: Any) -> np.ndarray:
+    from PIL import ImageOps
+
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode[:1] in "IF":  # these two hold more than 8 bits, which convert() would clip
+        values = np.asarray(image)
+        return as_rgb(values if values.dtype.kind == "f" else values.clip(0, 65535).astype(np.uint16))
+    image = image.convert("RGBA") if image.mode == "P" else image
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _channels_last(pixels: np.ndarray) -> np.ndarray:
+    """``[H, W, 1, 3 or 4]`` of any array that is one image."""
     shape = list(pixels.shape)
     while pixels.ndim > 3 and pixels.shape[0] == 1:
         pixels = pixels[0]
@@ -63,18 +78,22 @@ def as_rgb(image: Any) -> np.ndarray:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
         raise FeatvizError(f"no image, but an array of shape {shape}: give [H, W], [H, W, 3] or [3, H, W]")
+    return pixels
+
+
+def _as_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Values of any type as uint8; see :func:`as_rgb`."""
     if pixels.dtype.kind == "f":
-        pixels = (np.nan_to_num(pixels).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    elif pixels.dtype.kind == "b":
-        pixels = pixels * np.uint8(255)
-    elif pixels.dtype.itemsize > 1:
-        pixels = (pixels >> 8 if pixels.dtype == np.uint16 else pixels.clip(0, 255)).astype(np.uint8)
-    pixels = pixels[..., :3]
-    return np.ascontiguousarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels, np.uint8)
+        return (np.nan_to_num(pixels).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    if pixels.dtype.kind == "b":
+        return pixels * np.uint8(255)
+    if pixels.dtype.itemsize > 1:
+        return (pixels >> 8 if pixels.dtype == np.uint16 else pixels.clip(0, 255)).astype(np.uint8)
+    return pixels
 
 
 def _open(path: Union[str, Path]) -> Any:
-    """Open a file with Pillow, which reads fewer pixels than OpenCV does, and hence YOLOv5, unless it is told to."""
+    """Open a file with Pillow, without its limit on pixels, which is below that of OpenCV, and hence of YOLOv5."""
     from PIL import Image
 
     with _LIMIT:

@@ -15,6 +15,7 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.attribution.cam import differentiable, gradients_on, plain_errors
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.hooks import eval_mode
 from yolov5_featviz.models.layers import Layer, index_layers, select_layers, unhookable
 from yolov5_featviz.models.outputs import Input, Reshape, describe, patch_size, tensors_of, to_maps
 
@@ -83,16 +84,10 @@ def backproject(
                 f"{METHODS[method][0]} is defined for ReLU, of which there is none: take method='gradient'"
             )
         response = _Response(index.root, selected[0], channel, cell, reshape)
-        modes = {module: module.training for module in index.root.modules()}
-        try:
-            response.eval()
-            _, engine, options = METHODS[method]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # captum's, that it sets hooks and gradients
-                found = getattr(captum.attr, engine)(response).attribute(image.detach().clone(), **options)
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        _, engine, options = METHODS[method]
+        with eval_mode(response), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # captum's, that it sets hooks and gradients
+            found = getattr(captum.attr, engine)(response).attribute(image.detach().clone(), **options)
     what = "all channels" if channel is None else f"channel {channel}"
     where = "" if response.at is None else f" at {response.at[0]},{response.at[1]}"
     words = f"{name}{', ' * bool(name)}{what}{where} by {METHODS[method][0]}"

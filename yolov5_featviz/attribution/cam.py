@@ -1,4 +1,4 @@
-"""Class activation maps: where in the image a layer speaks for a class.
+"""Class activation maps: where in the image a layer raises the score of a class.
 
 The gradients are taken here, from feature maps of any layout; the formulas by which the methods weigh
 them are those of the grad-cam package (``pytorch_grad_cam``), an optional extra.
@@ -24,6 +24,7 @@ from yolov5_featviz.draw.page import describe as describe_map
 from yolov5_featviz.draw.record import facts
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.hooks import eval_mode
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, Target, index_layers, select_layers, unhookable
 from yolov5_featviz.models.outputs import Input, Reshape, describe, patch_size, tensors_of, to_maps
 
@@ -95,28 +96,34 @@ def cam(
         raise FeatvizError(f"a class activation map needs one image [1, C, H, W], not {describe(image)}")
     with gradients_on(), plain_errors():
         index = index_layers(differentiable(model))
-        found, score, words = _run(index, select_layers(index, layers), image, target, method != "eigen-cam", reshape)
-        tensors = [one.tensor for one in found if one.tensor.requires_grad]
-        if score is not None and not tensors:
-            raise FeatvizError("none of the layers is run with gradients: this model switches them off")
-        by_tensor = (
-            torch.autograd.grad(score, tensors, allow_unused=True) if score is not None else [None] * len(tensors)
-        )
-    gradients = {id(tensor): gradient for tensor, gradient in zip(tensors, by_tensor)}
+        found, output = _run(index, select_layers(index, layers), image, reshape)
+        if method == "eigen-cam":
+            words, gradients = "", {}
+        else:
+            score, words = _score(index, output, target)
+            gradients = _gradients(score, [one.tensor for one in found])
     size = (int(image.shape[2]), int(image.shape[3]))
     maps: List[FeatureMap] = []
     for one in found:
         gradient = gradients.get(id(one.tensor))
-        if gradient is None and score is not None:
+        if gradient is None and method != "eigen-cam":
             if one.layer.optional:
                 continue
             raise FeatvizError(f"{one.layer.title} does not feed {words}: take a layer that comes before it")
-        values = weigh(one.maps(one.tensor), None if gradient is None else one.maps(gradient))
+        values = weigh(one.to_array(one.tensor), None if gradient is None else one.to_array(gradient))
         maps.append(FeatureMap(torch.from_numpy(values)[None], one.layer, size, one.level, name, region=region))
     if not maps:
         raise FeatvizError(f"none of the layers {layers} feeds {words}")
     title = METHODS[method][0] + (f" of {words}" if words else "")
     return [_merged(maps, title)] if merge else [_heat(feature_map, title) for feature_map in maps]
+
+
+def _gradients(score: torch.Tensor, tensors: List[torch.Tensor]) -> Dict[int, Optional[torch.Tensor]]:
+    """The gradient of the score by each tensor, by the tensor's id; None where the score does not depend on it."""
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    if not wanted:
+        raise FeatvizError("none of the layers is run with gradients: this model switches them off")
+    return {id(t): gradient for t, gradient in zip(wanted, torch.autograd.grad(score, wanted, allow_unused=True))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +133,7 @@ class _Kept:
     layer: Layer
     level: Optional[str]
     tensor: torch.Tensor
-    maps: Callable[[torch.Tensor], np.ndarray]
+    to_array: Callable[[torch.Tensor], np.ndarray]
 
 
 def check_method(method: str, target: Any = None) -> None:
@@ -168,61 +175,64 @@ def _eigen_cam(activations: np.ndarray) -> np.ndarray:
 
 
 def _run(
-    index: LayerIndex, layers: List[Layer], image: torch.Tensor, target: Any, scored: bool, reshape: Optional[Reshape]
-) -> Tuple[List[_Kept], Optional[torch.Tensor], str]:
-    """What the layers put out, the score, and what it is the score of, in words."""
+    index: LayerIndex, layers: List[Layer], image: torch.Tensor, reshape: Optional[Reshape]
+) -> Tuple[List[_Kept], Any]:
+    """Run the model on the image; return what the layers put out, and the model's output."""
     given, patch = Input((int(image.shape[2]), int(image.shape[3])), 1), patch_size(index.root)
     found: Dict[str, List[_Kept]] = {}
 
-    def keep(layer: Layer) -> Callable[..., Any]:
-        def bring(tensor: torch.Tensor) -> np.ndarray:
-            maps = to_maps(tensor.detach(), layer.module, given, patch, reshape)
-            return maps.float().cpu().numpy()
+    def hook_of(layer: Layer) -> Callable[..., Any]:
+        def to_array(tensor: torch.Tensor) -> np.ndarray:
+            return to_maps(tensor.detach(), layer.module, given, patch, reshape).float().cpu().numpy()
 
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            found[layer.path] = []
-            why = ""
-            for level, tensor in tensors_of(output):
-                try:
-                    bring(tensor)
-                    found[layer.path].append(_Kept(layer, level, tensor, bring))
-                except FeatvizError as error:
-                    why = why or f": {error}" * bool(str(error))
-            if not found[layer.path] and not layer.optional:
-                raise FeatvizError(f"{layer.title} yields {describe(output)}, not a feature map [B, C, H, W]{why}")
-            if isinstance(output, torch.Tensor):
-                found[layer.path] = [replace(one, level=None) for one in found[layer.path]]
-                return output.clone()  # what follows may work in place
-            return None
+            found[layer.path] = _keep(layer, output, to_array)
+            return output.clone() if isinstance(output, torch.Tensor) else None  # what follows may work in place
 
         return hook
 
-    modes = {module: module.training for module in index.root.modules()}
     handles = []
-    try:
-        for layer in layers:
-            reason = unhookable(layer.module, layer.title)
-            if reason:
-                raise FeatvizError(reason)
-            handles.append(layer.module.register_forward_hook(keep(layer)))
-        output = index.root.eval()(image.detach().clone().requires_grad_(True))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes.items():
-            module.training = training
+    with eval_mode(index.root):
+        try:
+            for layer in layers:
+                reason = unhookable(layer.module, layer.title)
+                if reason:
+                    raise FeatvizError(reason)
+                handles.append(layer.module.register_forward_hook(hook_of(layer)))
+            output = index.root(image.detach().clone().requires_grad_(True))
+        finally:
+            for handle in handles:
+                handle.remove()
     for layer in layers:
         if layer.path not in found and not layer.optional:
             raise FeatvizError(f"{layer.title} was not run in the forward pass")
-    kept = [one for layer in layers for one in found.get(layer.path, [])]
-    if not scored:
-        return kept, None, ""
+    return [one for layer in layers for one in found.get(layer.path, [])], output
+
+
+def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarray]) -> List[_Kept]:
+    """Those tensors of a layer's output that are feature maps."""
+    kept: List[_Kept] = []
+    why = ""
+    for level, tensor in tensors_of(output):
+        try:
+            to_array(tensor)
+        except FeatvizError as error:
+            why = why or f": {error}" * bool(str(error))
+        else:
+            kept.append(_Kept(layer, None if isinstance(output, torch.Tensor) else level, tensor, to_array))
+    if not kept and not layer.optional:
+        raise FeatvizError(f"{layer.title} yields {describe(output)}, not a feature map [B, C, H, W]{why}")
+    return kept
+
+
+def _score(index: LayerIndex, output: Any, target: Any) -> Tuple[torch.Tensor, str]:
+    """The score of the target, with its gradient, and what it is the score of, in words."""
     score, words = (target(output), "") if callable(target) else (index.score or class_score)(output, target)
     if not isinstance(score, torch.Tensor) or score.numel() != 1:
         raise FeatvizError(f"target made {describe(score)} of the output: make a tensor of one element, the score")
     if not score.requires_grad:
         raise FeatvizError("the score has no gradient: this model, or the target, switches gradients off")
-    return kept, score.sum(), words or "the score"
+    return score.sum(), words or "the score"
 
 
 def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
@@ -258,7 +268,7 @@ def _merged(maps: List[FeatureMap], title: str) -> HeatMap:
 
 @contextmanager
 def gradients_on() -> Iterator[None]:
-    """Gradients are taken within, whatever is switched off without."""
+    """Compute gradients within the block, also in ``no_grad`` and inference mode."""
     with ExitStack() as stack:
         if hasattr(torch, "inference_mode"):  # torch 1.9
             stack.enter_context(torch.inference_mode(False))
@@ -268,7 +278,7 @@ def gradients_on() -> Iterator[None]:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What torch cannot do is told in one line."""
+    """Turn RuntimeErrors of torch into one-line FeatvizErrors."""
     try:
         yield
     except RuntimeError as error:

@@ -100,36 +100,36 @@ def mosaic(
     step_y, step_x = cell_h + label_h + gap, max(cell_w, label_w) + gap
     least = 0 if plain else round(GRID_INCHES * dpi)
     colours = palette_of(cmap) if values.ndim == 4 else None
-
-    if values.ndim == 4:
-        codes = values
-    elif resample == "nearest":
-        codes = quantise(values)
-    else:
-        codes = quantise(resampled(values, (cell_h, cell_w), resample).clip(0, 1))
-        height, scale = cell_h, 1
+    codes, repeats = _enlarged(values, scale, resample)
     # Each row of a map once, and one for the gap below it.
-    times = np.array([1] * label_h + [scale] * height + [gap])
+    times = np.array([1] * label_h + [repeats] * codes.shape[1] + [gap])
     canvas, top, texts = sheet(rows * len(times), max(columns * step_x, least), title, key, dpi, plain, colours)
     lettered(Picture(canvas, palette_of(cmap), dpi, texts=texts))
     strips = _strips(tuple(words), columns, step_x, dpi) if words and colours is None else ()
     for row in range(rows):
-        part = codes[row * columns : (row + 1) * columns].repeat(scale, axis=2)
+        part = codes[row * columns : (row + 1) * columns].repeat(repeats, axis=2)
         y = top + row * len(times)
-        body = canvas[y + label_h : y + label_h + height, gap : gap + len(part) * step_x]
-        body.reshape(height, len(part), step_x, *codes.shape[3:])[:, :, :cell_w] = np.moveaxis(part, 1, 0)
+        body = canvas[y + label_h : y + label_h + codes.shape[1], gap : gap + len(part) * step_x]
+        body.reshape(-1, len(part), step_x, *codes.shape[3:])[:, :, :cell_w] = np.moveaxis(part, 1, 0)
         for strip in strips[row : row + 1]:
             canvas[y : y + len(strip), gap : gap + columns * step_x] = strip
     pixels: Any = Repeated(canvas, np.concatenate([np.ones(top, int), *[times] * rows]))
 
-    cells = {}
-    for i, number in enumerate(numbers):
-        y, x = top + i // columns * step_y, gap + i % columns * step_x
-        cells[number] = (x, y + label_h, cell_w, cell_h)
-        if words:
-            texts.append(Text(x, y, words[i], 6, dpi))
+    corners = [(gap + i % columns * step_x, top + i // columns * step_y) for i in range(n)]
+    cells = {number: (x, y + label_h, cell_w, cell_h) for number, (x, y) in zip(numbers, corners)}
+    texts += [Text(x, y, word, 6, dpi) for word, (x, y) in zip(words, corners)]
     picture = Picture(pixels, palette_of(cmap), dpi, title, cells, texts)
     return lettered(picture) if words and colours is not None else picture
+
+
+def _enlarged(values: np.ndarray, scale: int, resample: str) -> Tuple[np.ndarray, int]:
+    """Maps as palette codes, or photographs as they are, and how often their rows and columns are to be repeated."""
+    if values.ndim == 4:
+        return values, scale
+    if resample == "nearest":
+        return quantise(values), scale
+    _, height, width = values.shape
+    return quantise(resampled(values, (height * scale, width * scale), resample).clip(0, 1)), 1
 
 
 def grids(feature_map: LayerOutput, channels: Union[ChannelSpec, Choice] = "64", **options: Any) -> Iterator[Picture]:

@@ -84,24 +84,18 @@ class Layout:
 def lay_out(
     panels: Sequence[Sequence[Optional[Panel]]], columns: Sequence[str], rows: Sequence[str], style: Style
 ) -> Layout:
+    """Place panels, titles and colour scales; see :func:`yolov5_featviz.figures.composition.compose`."""
+
     def pixels(points: float) -> int:
         return round(points * style.dpi / 72)
 
-    width, line = round(style.width * style.dpi), pixels(LINE * style.font_size)
-    gap = pixels(style.gap)
-    aspects = np.array([[panel.aspect if panel else np.nan for panel in row] for row in panels])
-    for lines in range(LINES + 1):  # how long a row's title may be depends on the row's height, and that on the titles
-        left = lines * line + pixels(2) * bool(lines)
-        widths, heights = _sizes(aspects, width - left - gap * (len(columns) - 1))
-        turned = [wrap(words, height * 72 / style.dpi, style) for words, height in zip(rows, heights)]
-        if all(words.count("\n") < lines for words in turned if words):
-            break
+    line, gap = pixels(LINE * style.font_size), pixels(style.gap)
+    left, widths, heights = _beside_titles(panels, rows, style, line, gap)
     if min(widths) < pixels(12):
         raise FeatvizError(
             f"{len(columns)} columns do not fit in {style.width:.3g} inches: take a larger width, or fewer of them"
         )
-    xs = left + np.concatenate([[0], np.cumsum([w + gap for w in widths])]).astype(int)
-
+    xs = [left + sum(widths[:c]) + c * gap for c in range(len(widths))]
     above = [wrap(words, w * 72 / style.dpi, style) for words, w in zip(columns, widths)]
     head = max((words.count("\n") + 1 for words in above if words), default=0)
     head_h = head * line + pixels(1) * bool(head)
@@ -111,26 +105,46 @@ def lay_out(
     bars: List[Tuple[Bar, Place, List[str]]] = []
     under = _bars_below(panels)
     for r, row in enumerate(panels):
-        places.append([])
         row_places.append(Place(0, y, left, heights[r]))
-        for c, panel in enumerate(row):
-            w, h = widths[c], heights[r]
-            if panel is not None:
-                w, h = min(w, round(h / panel.aspect)), min(h, round(w * panel.aspect))
-            places[r].append(Place(int(xs[c]) + (widths[c] - w) // 2, y + (heights[r] - h) // 2, w, h))
+        places.append([_centred(panel, x, y, w, heights[r]) for panel, x, w in zip(row, xs, widths)])
         y += heights[r]
         for bar_line in under.get(r, []):
             y += pixels(2)
-            spans = [(bar, int(xs[first]), int(xs[last]) + widths[last]) for bar, first, last in bar_line]
+            spans = [(bar, xs[first], xs[last] + widths[last]) for bar, first, last in bar_line]
             below = _bar_words([(bar, (end - x) * 72 / style.dpi) for bar, x, end in spans], style)
             bar_h = pixels(BAR) + max(map(len, below)) * pixels(1.2 * (style.font_size - 1))
             bars += [(bar, Place(x, y, end - x, bar_h), lines) for (bar, x, end), lines in zip(spans, below)]
             y += bar_h
         y += gap + pixels(1) * (r in under) if r + 1 < len(panels) else 0
     top = 0 if style.titles == "top" else y + pixels(1) * bool(head)
-    column_places = [Place(int(x), top, w, head_h) for x, w in zip(xs, widths)]
+    column_places = [Place(x, top, w, head_h) for x, w in zip(xs, widths)]
     height = y + (head_h + pixels(1) if style.titles == "bottom" and head else 0)
-    return Layout(width, height, places, column_places, row_places, bars)
+    return Layout(round(style.width * style.dpi), height, places, column_places, row_places, bars)
+
+
+def _beside_titles(
+    panels: Sequence[Sequence[Optional[Panel]]], rows: Sequence[str], style: Style, line: int, gap: int
+) -> Tuple[int, List[int], List[int]]:
+    """Width that the rows' titles take, and the widths of columns and heights of rows beside them, in pixels.
+
+    How long a row's title may be depends on the row's height, and that on the lines that the titles take.
+    """
+    aspects = np.array([[panel.aspect if panel else np.nan for panel in row] for row in panels])
+    for lines in range(LINES + 1):
+        left = lines * line + round(2 * style.dpi / 72) * bool(lines)
+        widths, heights = _sizes(aspects, round(style.width * style.dpi) - left - gap * (len(panels[0]) - 1))
+        turned = [wrap(words, height * 72 / style.dpi, style) for words, height in zip(rows, heights)]
+        if all(words.count("\n") < lines for words in turned if words):
+            break
+    return left, widths, heights
+
+
+def _centred(panel: Optional[Panel], x: int, y: int, width: int, height: int) -> Place:
+    """Where in its cell a panel stands."""
+    w, h = width, height
+    if panel is not None:
+        w, h = min(w, round(h / panel.aspect)), min(h, round(w * panel.aspect))
+    return Place(x + (width - w) // 2, y + (height - h) // 2, w, h)
 
 
 def _sizes(aspects: np.ndarray, width: int) -> Tuple[List[int], List[int]]:

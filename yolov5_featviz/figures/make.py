@@ -19,7 +19,7 @@ from yolov5_featviz.draw.record import number
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.prediction import Prediction
 from yolov5_featviz.figures.composition import Composition, compose
-from yolov5_featviz.figures.layout import Bar, Panel
+from yolov5_featviz.figures.layout import Bar, Paint, Panel
 from yolov5_featviz.figures.painters import colours, heat, limit_words, mosaic, photograph, stretched
 from yolov5_featviz.figures.spec import OF_LAYERS, Cell, Spec, needs_model
 from yolov5_featviz.models.layer_output import LayerOutput
@@ -175,14 +175,7 @@ def _limits(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) 
 
 def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -> Panel:
     height, width = seen.pixels.shape[:2]
-    window = cell.crop or (0.0, 0.0, float(width), float(height))
-    for name, box in (("crop", cell.crop), ("zoom", cell.zoom and cell.zoom.box)):
-        edges = ", ".join(f"{edge:g}" for edge in box or ())
-        if box and _beyond(box, (0.0, 0.0, float(width), float(height))):
-            raise FeatvizError(f"{name} [{edges}] lies outside {Path(str(cell.image)).name}, {width}×{height} pixels")
-        if name == "zoom" and box and _beyond(box, window):
-            crop = ", ".join(f"{edge:g}" for edge in window)
-            raise FeatvizError(f"zoom [{edges}] lies outside the crop [{crop}]: name a part of that")
+    window = _window(cell, height, width)
     boxes = None
     if seen.prediction is not None and (cell.boxes or cell.shown == "detections"):
         known = seen.prediction.boxes
@@ -199,28 +192,48 @@ def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -
         chosen = fm.values[choose(fm, cell.channels or "all").channels]
         return replace(panel, paint=colours(np.moveaxis(pca(chosen)[0], 2, 0), fm, (height, width), how))
     if cell.shown == "grid":
-        data = fm.values
-        shown = choose(fm, cell.channels or "16").channels
-        norm = cell.norm or "channel"
-        scaled, ends = normalize(data[shown], norm, data)
-        low, high = NORMS[norm].ends or (limit_words(ends[0][0]), limit_words(ends[0][1]))
-        tiles = mosaic([heat(one, fm, (height, width), cmap, how) for one in scaled])
-        words = NORMS[norm].scope.replace("on its own", "").strip()
-        return replace(panel, paint=tiles, zoom=None, bar=Bar(cmap, low, high, words))
-    assert seen.values is not None and seen.scaled is not None
-    scaled, words = seen.scaled, _measured(cell, fm)
-    if _is_absolute(seen.norm):
-        low, high = NORMS[seen.norm].ends or ("0", "1")
-        words = f"{words}, {NORMS[seen.norm].scope}"
-    elif _is_shared(cell) or isinstance(cell.scale, tuple):
-        pair = _limits(cell, seen, limits)
-        scaled = stretched(seen.values, pair)
-        low, high = limit_words(pair[0]), limit_words(pair[1])
-    else:
-        low, high = NORMS[seen.norm].ends or ("min", "max")
-        words += ", each on its own"
+        paint, bar = _tiles(cell, fm, (height, width), cmap, how)
+        return replace(panel, paint=paint, zoom=None, bar=bar)
+    scaled, bar = _on_scale(cell, seen, limits, cmap, _measured(cell, fm))
     paint = heat(scaled, fm, (height, width), cmap, how, photo if over else None, cell.alpha)
-    return replace(panel, paint=paint, bar=Bar(cmap, low, high, words))
+    return replace(panel, paint=paint, bar=bar)
+
+
+def _window(cell: Cell, height: int, width: int) -> Region:
+    """The part of the image that is shown. Raises FeatvizError if crop or zoom lie outside."""
+    whole = (0.0, 0.0, float(width), float(height))
+    window = cell.crop or whole
+    for name, box in (("crop", cell.crop), ("zoom", cell.zoom and cell.zoom.box)):
+        edges = ", ".join(f"{edge:g}" for edge in box or ())
+        if box and _beyond(box, whole):
+            raise FeatvizError(f"{name} [{edges}] lies outside {Path(str(cell.image)).name}, {width}×{height} pixels")
+        if name == "zoom" and box and _beyond(box, window):
+            crop = ", ".join(f"{edge:g}" for edge in window)
+            raise FeatvizError(f"zoom [{edges}] lies outside the crop [{crop}]: name a part of that")
+    return window
+
+
+def _tiles(cell: Cell, fm: LayerOutput, image: Tuple[int, int], cmap: str, how: str) -> Tuple[Paint, Bar]:
+    """Channels side by side, and their scale."""
+    data = fm.values
+    norm = cell.norm or "channel"
+    scaled, ends = normalize(data[choose(fm, cell.channels or "16").channels], norm, data)
+    low, high = NORMS[norm].ends or (limit_words(ends[0][0]), limit_words(ends[0][1]))
+    words = NORMS[norm].scope.replace("on its own", "").strip()
+    return mosaic([heat(one, fm, image, cmap, how) for one in scaled]), Bar(cmap, low, high, words)
+
+
+def _on_scale(
+    cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]], cmap: str, words: str
+) -> Tuple[np.ndarray, Bar]:
+    """One map on the scale that its panel has, alone or with others."""
+    assert seen.values is not None and seen.scaled is not None
+    if _is_absolute(seen.norm):
+        return seen.scaled, Bar(cmap, *(NORMS[seen.norm].ends or ("0", "1")), f"{words}, {NORMS[seen.norm].scope}")
+    if _is_shared(cell) or isinstance(cell.scale, tuple):
+        low, high = _limits(cell, seen, limits)
+        return stretched(seen.values, (low, high)), Bar(cmap, limit_words(low), limit_words(high), words)
+    return seen.scaled, Bar(cmap, *(NORMS[seen.norm].ends or ("min", "max")), f"{words}, each on its own")
 
 
 def _beyond(box: Region, window: Region) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -89,6 +90,18 @@ class _Dictionary(OrderedDict):  # type: ignore[type-arg]
         for owner in self.owners:
             owner.follow(module, copied)
         return _Dictionary(base, copied, self.owners)  # so that a copy of the copy is followed, too
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Set evaluation mode, and put each module back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class Hooks:

@@ -16,7 +16,6 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.image import as_rgb
 from yolov5_featviz.attribution.cam import cam
 from yolov5_featviz.draw.channels import choose
-from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.errors import reason as reason_of
 from yolov5_featviz.features.capture import Capture
@@ -61,7 +60,7 @@ def run_images(
     source: str,
     look: Look,
     folder: Optional[str] = None,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     about: Optional[Mapping[str, Any]] = None,
     report: bool = True,
     say: int = 0,
@@ -76,10 +75,10 @@ def run_images(
         look: what to draw, and how.
         folder: where the images' folders go; ``runs/featviz/exp`` otherwise, or ``exp2`` and so on.
             Nothing that is there is overwritten.
-        tell: is told what happens.
+        log: called with each message.
         about: how the pictures come about, for the files; see :func:`yolov5_featviz.runs.provenance.made`.
         report: write a page about it, too; see :class:`yolov5_featviz.runs.report.Report`.
-        say: 1 to tell every file, -1 to tell only what went wrong.
+        say: 1 to name every file, -1 for errors only.
         device: see :func:`yolov5_featviz.models.device.choose_device`.
 
     Returns:
@@ -95,50 +94,47 @@ def run_images(
     check_writable(Path(folder or Path("runs") / "featviz"))
     home = Path(folder) if folder else None
     line = f"layers {layers} · yolov5-featviz {__version__}"
-    gallery, unreadable, told = Gallery(look, tell, report, line, say), [], set()
+    gallery, unreadable, known = Gallery(look, log, report, line, say), [], set()
     with gallery:
         for path, name in zip(paths, image_names(paths)):
             try:
                 image = as_rgb(path)
-                x, region = _prepared(zoo, image, path)
-                x = x.to(place) if isinstance(x, torch.Tensor) else [one.to(place) for one in x]
+                x, region = _prepared(zoo, image, path, place)
             except FeatvizError as error:
                 unreadable.append(error)
-                tell(f"{error}; passed over")
+                log(f"{error}; passed over")
                 continue
             with Capture(index, selected) as features, torch.no_grad():
                 _run(zoo.model, x)
-            for reason in features.skipped.values():
-                if reason not in told:
-                    told.add(reason)
-                    tell(f"{reason}; passed over")
-            maps = features.of_image(0, name)
+            for reason in set(features.skipped.values()) - known:
+                known.add(reason)
+                log(f"{reason}; passed over")
+            maps = [replace(fm, region=region) for fm in features.of_image(0, name)]
             if not maps:
                 raise FeatvizError(next(iter(features.skipped.values()), f"no feature map of {layers}"))
             if look.channels is not None and not gallery.folders:
-                for feature_map in maps:
-                    choose(feature_map, look.channels)
-            heats: List[HeatMap] = []
-            if "cam" in look.modes:
-                heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, name)
-            home = home or new_folder(Path("runs") / "featviz" / "exp")
-            maps = [replace(fm, region=region) for fm in maps]
+                for fm in maps:
+                    choose(fm, look.channels)
             shown = maps if look.shows_maps else []
             files: List[Files] = [("", partial(draw, fm, look, image, gallery.ranked)) for fm in shown]
-            files += [("", partial(draw_cam, heat, look, image)) for heat in heats]
+            if "cam" in look.modes:
+                heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, name)
+                files += [("", partial(draw_cam, heat, look, image)) for heat in heats]
+            home = home or new_folder(Path("runs") / "featviz" / "exp")
             gallery.add(home, name, files, [("", maps)], image, made=partial(_made, about or {}, path))
     if unreadable and not gallery.folders:
         raise unreadable[0]
     return int(bool(unreadable or gallery.errors))
 
 
-def _prepared(zoo: ZooModel, image: np.ndarray, path: Path) -> Tuple[Any, Optional[Region]]:
+def _prepared(zoo: ZooModel, image: np.ndarray, path: Path, device: torch.device) -> Tuple[Any, Optional[Region]]:
     try:
-        return zoo.prepare(image)
+        x, region = zoo.prepare(image)
     except Exception as error:
         size = f"{image.shape[1]} x {image.shape[0]}"
         words = f"cannot bring the image {printable(path)}, of {size} pixels, to the model's size: {reason_of(error)}"
         raise FeatvizError(words) from error
+    return (x.to(device) if isinstance(x, torch.Tensor) else [one.to(device) for one in x]), region
 
 
 def _run(model: torch.nn.Module, x: Any) -> None:

@@ -222,15 +222,7 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
     score. ``data`` are the maps: ``[1 + len(channels), *grid]`` bytes in base64, first the heat map,
     with their minima and maxima in ``ends``; ``window`` is where the image lies in them, in cells.
     """
-    boxes = _picked(fm.boxes)
-    scores = np.zeros((0, fm.channels))
-    by, note = "contrast", ""
-    if boxes is not None and fm.boxes is not None:
-        scores = contrasts(fm, [fm.boxes, *(_one(boxes, i) for i in range(len(boxes)))])
-    if not len(scores) or np.isnan(scores[0]).all():
-        by, scores = "std", _spreads(fm)[None]
-        note = "nothing was detected" if fm.boxes is not None and not len(fm.boxes) else "no detections are known"
-        note = "the boxes leave too few cells to compare" if boxes is not None and len(boxes) else note
+    by, note, scores = _scores(fm)
     unknown = np.isnan(scores)
     orders = np.lexsort((np.where(unknown, 0, -scores), unknown)).tolist()  # of equals the lower number first
     _, height, width = fm.data.shape
@@ -239,15 +231,10 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
     chosen = _chosen(orders, min(channels, max(1, cells // (grid[0] * grid[1]))) if channels else 0)
     data = fm.values
     maps = np.concatenate([reduce_channels(data, reduce)[None], data[chosen]])
-    maps = resample(maps, grid, "nearest") if step > 1 else maps
-    codes, ends = encode(maps)
+    codes, ends = encode(resample(maps, grid, "nearest") if step > 1 else maps)
     down, across = fm.stride or (1.0, 1.0)
     left, top, right, bottom = fm.window
     per_x, per_y = grid[1] / width / across, grid[0] / height / down
-    limits = np.array([data.min(), data.max()])
-    if not np.isfinite(limits).all():
-        finite = data[np.isfinite(data)]
-        limits = np.array([finite.min(), finite.max()] if finite.size else [0, 0])
     best = [order[:LIST] for order in orders]
     return {
         "title": fm.layer.title + (f", level {fm.level}" if fm.level is not None else ""),
@@ -257,7 +244,7 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
         "grid": list(grid),
         "stride": None if fm.stride is None else _numbers(np.array([down, across])),
         "window": _numbers(np.array([left * per_x, top * per_y, right * per_x, bottom * per_y]), 6),
-        "limits": _numbers(limits, 6),
+        "limits": _numbers(_limits(data), 6),
         "heat": [reduce, REDUCTIONS[reduce].norm],
         "by": by,
         "note": note,
@@ -270,6 +257,28 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
         ],
         "data": base64.b64encode(codes.tobytes()).decode(),
     }
+
+
+def _scores(fm: LayerOutput) -> Tuple[str, str, np.ndarray]:
+    """What channels are ranked by, why not by contrast, and the scores ``[groups, C]``; see :func:`_layer`."""
+    boxes = _picked(fm.boxes)
+    if boxes is not None and fm.boxes is not None:
+        scores = contrasts(fm, [fm.boxes, *(_one(boxes, i) for i in range(len(boxes)))])
+        if not np.isnan(scores[0]).all():
+            return "contrast", "", scores
+    note = "no detections are known"
+    if fm.boxes is not None:
+        note = "the boxes leave too few cells to compare" if len(fm.boxes) else "nothing was detected"
+    return "std", note, _spreads(fm)[None]
+
+
+def _limits(data: np.ndarray) -> np.ndarray:
+    """The lowest and the highest finite value; 0 and 0 if there is none."""
+    limits = np.array([data.min(), data.max()])
+    if np.isfinite(limits).all():
+        return limits
+    finite = data[np.isfinite(data)]
+    return np.array([finite.min(), finite.max()] if finite.size else [0, 0])
 
 
 def _spreads(fm: LayerOutput) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 
@@ -51,12 +51,9 @@ def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor,
     known = _numbered(names)
     tensors = [tensor for _, tensor in tensors_of(output)]
     decoded = next((t for t in tensors if t.dim() == 3 and t.shape[0] == 1), None)
-    raw = [t for t in tensors if t.dim() == 5]
     if decoded is None and len(tensors) == 1 and tensors[0].dim() == 2:
-        number = int(tensors[0][0].argmax()) if target is None else parse_target(known, target)[0]
-        if number is None or number >= tensors[0].shape[1]:
-            raise FeatvizError(f"no class {target!r}: a classifier has classes 0 to {tensors[0].shape[1] - 1}")
-        return tensors[0][0, number], known.get(number, f"class {number}")
+        return _class_score(tensors[0][0], known, target)
+    raw = [t for t in tensors if t.dim() == 5]
     if decoded is None or not raw or sum(t[0, ..., 0].numel() for t in raw) != decoded.shape[1]:
         raise FeatvizError(
             f"the model yields {describe(output)}, not what YOLOv5 detects with: give as target a function "
@@ -67,23 +64,47 @@ def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor,
     rows, boxes, scores, kinds = _detections(decoded[0].detach().float(), classes)
     if not len(rows):
         raise FeatvizError(f"nothing was detected at a confidence of {CONFIDENCE}")
-    found = f"found: {_count(kinds, known)}"
     if target is not None and not isinstance(target, (str, int)):
-        overlap = _overlaps(torch.as_tensor(target, dtype=torch.float32), boxes)
-        if overlap.max() < 0.5:
-            raise FeatvizError(f"no detection at {', '.join(f'{edge:g}' for edge in target)}: {found}")
-        chosen = overlap.argmax()[None]
+        chosen = _detection_at(target, boxes, _count(kinds, known))
     else:
-        number, rank = parse_target(known, target)
-        chosen = torch.arange(len(rows)) if number is None else (kinds == number).nonzero()[:, 0]
-        name = "object" if number is None else known.get(number, f"class {number}")
-        if len(chosen) <= (rank or 0):
-            raise FeatvizError(f"no {name}{'' if rank is None else f' number {rank}'} was detected; {found}")
-        chosen = chosen if rank is None else chosen[rank : rank + 1]
+        chosen = _detections_of(target, kinds, known)
     score = (logits[rows[chosen], 4] + logits[rows[chosen], 5 + kinds[chosen]]).sum()
     if len(chosen) == 1:
-        return score, f"{known.get(int(kinds[chosen]), 'class ' + str(int(kinds[chosen])))} {scores[chosen].item():.2f}"
+        return score, f"{_class_name(int(kinds[chosen]), known)} {scores[chosen].item():.2f}"
     return score, _count(kinds[chosen], known)
+
+
+def _class_score(scores: torch.Tensor, known: Dict[int, str], target: Target) -> Tuple[torch.Tensor, str]:
+    """The score of a class of a classifier, ``scores [classes]``; of the best one if ``target`` is None."""
+    number = int(scores.argmax()) if target is None else parse_target(known, target)[0]
+    if number is None or number >= len(scores):
+        raise FeatvizError(f"no class {target!r}: a classifier has classes 0 to {len(scores) - 1}")
+    return scores[number], _class_name(number, known)
+
+
+def _detection_at(target: Any, boxes: torch.Tensor, found: str) -> torch.Tensor:
+    """Which detection overlaps a box best, ``[1]``."""
+    from torchvision.ops import box_iou
+
+    overlap = box_iou(torch.as_tensor(target, dtype=torch.float32)[None].to(boxes), boxes)[0]
+    if overlap.max() < 0.5:
+        raise FeatvizError(f"no detection at {', '.join(f'{edge:g}' for edge in target)}: found: {found}")
+    return overlap.argmax()[None]
+
+
+def _detections_of(target: Optional[Union[str, int]], kinds: torch.Tensor, known: Dict[int, str]) -> torch.Tensor:
+    """Which detections a class, a class and a rank, or a rank stands for; all for None."""
+    number, rank = parse_target(known, target)
+    chosen = torch.arange(len(kinds)) if number is None else (kinds == number).nonzero()[:, 0]
+    if len(chosen) <= (rank or 0):
+        name = "object" if number is None else _class_name(number, known)
+        which = "" if rank is None else f" number {rank}"
+        raise FeatvizError(f"no {name}{which} was detected; found: {_count(kinds, known)}")
+    return chosen if rank is None else chosen[rank : rank + 1]
+
+
+def _class_name(number: int, known: Dict[int, str]) -> str:
+    return known.get(number, f"class {number}")
 
 
 def _numbered(names: Any) -> Dict[int, str]:
@@ -103,16 +124,9 @@ def _detections(decoded: torch.Tensor, classes: int) -> Tuple[torch.Tensor, torc
     return rows[kept], boxes[kept], scores[rows[kept]], kinds[rows[kept]]
 
 
-def _overlaps(box: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of ``box`` with each of ``boxes``."""
-    low, high = torch.max(boxes[:, :2], box[:2]), torch.min(boxes[:, 2:], box[2:])
-    common = (high - low).clamp(min=0).prod(1)
-    return common / ((boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - common)
-
-
 def _count(kinds: torch.Tensor, names: Dict[int, str]) -> str:
     """``4 person, 1 bus``."""
     counts: Dict[int, int] = {}
     for kind in kinds.tolist():
         counts[kind] = counts.get(kind, 0) + 1
-    return ", ".join(f"{count} {names.get(kind, f'class {kind}')}" for kind, count in counts.items())
+    return ", ".join(f"{count} {_class_name(kind, names)}" for kind, count in counts.items())

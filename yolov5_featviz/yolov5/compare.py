@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from yolov5_featviz import stop
 from yolov5_featviz.compare.options import Options
@@ -28,31 +28,26 @@ from yolov5_featviz.yolov5.script.validate import locate_weights
 from yolov5_featviz.yolov5.weights.checkpoint import check_weights
 
 
-def compare(options: Options, command: Sequence[str], tell: Callable[[str], None]) -> int:
+def compare(options: Options, command: Sequence[str], log: Callable[[str], None]) -> int:
     """Show each image to each model; write a figure for each image, and tables.
 
     Args:
         options: what is asked for.
-        command: the whole command line, for the files to tell.
-        tell: is told what happens.
+        command: the whole command line, for the record in each file.
+        log: called with each message.
 
     Returns:
         0; 1 if an image could not be read or a file not be saved, after all others were.
 
     Raises:
-        FeatvizError: something is not there, or not understood. Nothing was written.
+        FeatvizError: something is missing, or not understood. Nothing was written.
         KeyboardInterrupt: it was interrupted; there are tables of the images that were done.
     """
     o = options
     files = [locate_weights(path, [Path("weights")]) for path in o.weights]
     for file in files:
         check_weights(file)
-    names = list(o.names) or model_names(files)
-    for name in names:
-        try:
-            check_letters(name, Style())
-        except FeatvizError:
-            raise FeatvizError(f"the figures' font lacks letters of {name!r}: give other names, with --names") from None
+    names = _names(o, files)
     images = find_images(o.source)
     labels = [read_label(image, o.labels) for image in images]
     if o.labels is not None and not any(label is not None and label.file for label in labels):
@@ -60,54 +55,81 @@ def compare(options: Options, command: Sequence[str], tell: Callable[[str], None
     selections = by_model(o.layers, names)
     check_writable(Path(o.project), o.name)
     with predictors(files, o.yolov5, o.trust, o.device) as models:
-        layers = [_layers(*one) for one in zip(names, models, selections)]
-        if len({len(found) for found in layers}) > 1:
-            counts = ", ".join(f"{name} {len(found)}" for name, found in zip(names, layers))
-            raise FeatvizError(
-                f"layers are compared one by one, but their numbers differ: {counts}; name as many of each"
-            )
+        layers = _aligned_layers(names, models, selections)
         releases = list(dict.fromkeys(model.release for model in models))
         about = {**made(command, files, yolov5=", ".join(releases)), "models": names, "reduce": o.reduce}
         run = _Run(o, names, about)
-        failed: List[str] = []
-        work = list(zip(images, image_names(images), labels))
-        try:
-            for image, name, label in progress(work, "comparing") if o.say == 0 else work:
-                try:
-                    pixels = read_image(image)
-                    check_size(pixels, -(-o.imgsz // 32) * 32, image)
-                except FeatvizError as error:
-                    failed.append(str(error))
-                    continue
-                seen = [
-                    model(pixels, ",".join(found), o.imgsz, o.conf, o.iou, name) for model, found in zip(models, layers)
-                ]
-                run.add(image, name, seen, layers, label, models[0].names)
-                if o.say > 0:
-                    tell(f"wrote {', '.join(map(str, run.written))}")
-            run.close()
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                stop.last_words()
-            run.close()
-            told = f"; {run.words(f'{len(run.done)} of {len(images)} images, then stopped')}" if run.done else ""
-            error.written = f"{run.count()}{told}"  # type: ignore[attr-defined]
-            for line in run.failures.lines():
-                tell(f"error: {line}")
-            raise
+        failed = _show_all(run, list(zip(images, image_names(images), labels)), models, layers, log)
     if run.home is None and failed and not run.failures.errors:
         raise FeatvizError(failed[0])
     for words in failed:
-        tell(f"{words}; passed over")
+        log(f"{words}; passed over")
     for line in run.failures.lines():
-        tell(f"error: {line}")
+        log(f"error: {line}")
     if run.done and o.say >= 0:
-        tell("\n" + table(run.rows))
+        log("\n" + table(run.rows))
         n = len(run.done)
-        tell(run.words(f"{n} image{'s' * (n != 1)}"))
+        log(run.words(f"{n} image{'s' * (n != 1)}"))
         if run.first is not None:
-            tell(f"open {run.first}")
+            log(f"open {run.first}")
     return int(bool(failed or run.failures.errors))
+
+
+def _names(o: Options, files: Sequence[str]) -> List[str]:
+    """The models' names. Raises FeatvizError if they cannot be lettered in a figure."""
+    names = list(o.names) or model_names(files)
+    for name in names:
+        try:
+            check_letters(name, Style())
+        except FeatvizError:
+            raise FeatvizError(f"the figures' font lacks letters of {name!r}: give other names, with --names") from None
+    return names
+
+
+def _aligned_layers(names: Sequence[str], models: Sequence[Any], selections: Sequence[str]) -> List[List[str]]:
+    """The layers of each model, as many of each. Raises FeatvizError if they are not."""
+    layers = [_layers(*one) for one in zip(names, models, selections)]
+    if len({len(found) for found in layers}) > 1:
+        counts = ", ".join(f"{name} {len(found)}" for name, found in zip(names, layers))
+        raise FeatvizError(f"layers are compared one by one, but their numbers differ: {counts}; name as many of each")
+    return layers
+
+
+def _show_all(
+    run: _Run,
+    work: Sequence[Tuple[Path, str, Optional[Label]]],
+    models: Sequence[Any],
+    layers: Sequence[Sequence[str]],
+    log: Callable[[str], None],
+) -> List[str]:
+    """Show the images to the models, and write the tables; return what was wrong with those that cannot be shown."""
+    o = run.options
+    failed: List[str] = []
+    try:
+        for image, name, label in progress(work, "comparing") if o.say == 0 else work:
+            try:
+                pixels = read_image(image)
+                check_size(pixels, -(-o.imgsz // 32) * 32, image)
+            except FeatvizError as error:
+                failed.append(str(error))
+                continue
+            seen = [
+                model(pixels, ",".join(found), o.imgsz, o.conf, o.iou, name) for model, found in zip(models, layers)
+            ]
+            run.add(image, name, seen, layers, label, models[0].names)
+            if o.say > 0:
+                log(f"wrote {', '.join(map(str, run.written))}")
+        run.close()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            stop.last_words()
+        run.close()
+        done = f"; {run.words(f'{len(run.done)} of {len(work)} images, then stopped')}" if run.done else ""
+        error.written = f"{run.count()}{done}"  # type: ignore[attr-defined]
+        for line in run.failures.lines():
+            log(f"error: {line}")
+        raise
+    return failed
 
 
 class _Run:
