@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Dict, List
 
 import yolov5_featviz as fv
-from yolov5_featviz.runs.provenance import read
+from yolov5_featviz.runs.provenance import read_record
 from yolov5_featviz.yolov5.source import find_source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,4 +87,6 @@ if __name__ == "__main__":
         sys.exit(f"not as they are in docs/figures: {', '.join(changed)}" if changed else 0)
     make(FIGURES)
     for figure in sorted(FIGURES.glob("*.*")):
-        print(f"{figure.relative_to(ROOT)}  {figure.stat().st_size / 1000:.0f} kB  {read(figure).get('shows', '')}")
+        print(
+            f"{figure.relative_to(ROOT)}  {figure.stat().st_size / 1000:.0f} kB  {read_record(figure).get('shows', '')}"
+        )

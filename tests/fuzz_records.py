@@ -24,7 +24,7 @@ from yolov5_featviz import cli
 from yolov5_featviz.cli import entry
 from yolov5_featviz.draw.record import KEY
 from yolov5_featviz.models.layers import Layer
-from yolov5_featviz.runs.provenance import made
+from yolov5_featviz.runs.provenance import run_record
 from yolov5_featviz.text import printable
 
 FORMATS = ("png", "jpg", "tif", "svg", "pdf")
@@ -72,7 +72,7 @@ def records():
             more.update(figure=SPEC, images=[{"name": "bus.jpg", "sha256": "0" * 64}])
         if command[0] == "compare":
             more.update(models=["a", "b"])
-        yield {**made(command), **RECORD, **more}
+        yield {**run_record(command), **RECORD, **more}
 
 
 def mutated(value, rng, depth=0):

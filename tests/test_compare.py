@@ -21,8 +21,8 @@ from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.cli import main
 from yolov5_featviz.compare import pages
 from yolov5_featviz.compare.pages import difference
-from yolov5_featviz.compare.tables import METRICS, Row, means, measure, to_latex
-from yolov5_featviz.runs.provenance import read, sha256
+from yolov5_featviz.compare.tables import METRICS, Row, means, measure_image, to_latex
+from yolov5_featviz.runs.provenance import read_record, sha256
 from yolov5_featviz.yolov5 import compare as module
 from yolov5_featviz.yolov5.compare import by_model, model_names
 from yolov5_featviz.yolov5.labels import read_label
@@ -219,7 +219,7 @@ def test_one_scale_for_a_layer(predict, images, tmp_path, monkeypatch):
     bus = images / "bus.jpg"  # 640 × 480 for the network, without padding
     words = ("--weights", WEIGHTS, EPOCH60, "--layers", "17,20", "--source", bus, "--cmap", "gray", "--alpha", "1")
     assert compare(*words, "--dpi", "80", "--width", "4", "--quiet", "--project", "out", "--name", "n") == 0
-    record = read("out/n/bus.png")
+    record = read_record("out/n/bus.png")
     (rows,) = panels
     assert [[panel is not None for panel in row] for row in rows] == [[True] * 3, [True] * 3, [False, True, True]]
     whole = rows[0][0].window
@@ -266,7 +266,7 @@ def test_different_layers_of_each(predict, images, tmp_path, monkeypatch, capsys
     assert [row["layer"] for row in rows] == ["17 / 20"] * 4
     assert all(row["boxes"] == "labels" for row in rows)
     assert [bool(row["energy_inside"]) for row in rows] == [True, True, False, False]  # no file: no objects
-    assert read("runs/compare/exp/bus.png")["labels"]["sha256"] == sha256("true/bus.txt")
+    assert read_record("runs/compare/exp/bus.png")["labels"]["sha256"] == sha256("true/bus.txt")
 
     a, b = predict["best"]("images/bus.jpg", [17])[17], predict["epoch60"]("images/bus.jpg", [20])[20]
     larger = torch.nn.functional.interpolate(torch.tensor(positive_mean(b))[None, None], (80, 60), mode="bilinear")
@@ -288,12 +288,12 @@ def test_difference_where_paddings_differ():
 
 def test_measured_by_what_each_detected(predict, images):
     seen = [predict[model](images / "bus.jpg", [23]) for model in MODELS]
-    rows = measure("bus", MODELS, [one.maps for one in seen])
+    rows = measure_image("bus", MODELS, [one.maps for one in seen])
     assert [row.boxes for row in rows] == ["detections"] * 2
     assert rows[0].box_area > rows[1].box_area + 0.1  # one sees the bus, the other does not
-    same = measure("bus", MODELS, [one.maps for one in seen], [seen[0].boxes] * 2)
+    same = measure_image("bus", MODELS, [one.maps for one in seen], [seen[0].boxes] * 2)
     assert same[0][:8] == rows[0]._replace(boxes="labels")[:8] and same[1].box_area == same[0].box_area
-    nothing = measure("bus", MODELS, [one.maps for one in seen], [Boxes(np.zeros((0, 4)))] * 2)
+    nothing = measure_image("bus", MODELS, [one.maps for one in seen], [Boxes(np.zeros((0, 4)))] * 2)
     assert all(math.isnan(row.energy_inside) and math.isnan(row.pointing_hit) for row in nothing)
 
 
@@ -317,7 +317,7 @@ def test_checkouts_of_their_own(images, tmp_path, monkeypatch):
     assert len({one._process.pid for one in kept}) == 2 and [one._process.poll() for one in kept] == [0, 0]
     assert kept[0].release != kept[1].release
 
-    record = read("runs/compare/exp/zidane.png")
+    record = read_record("runs/compare/exp/zidane.png")
     assert record["yolov5"] == f"{kept[0].release}, {kept[1].release}"
     new, old = ([row for row in rows_of("runs/compare/exp/metrics.csv") if row["model"] == n] for n in ("new", "old"))
     assert len(new) == len(old) == 2
@@ -346,7 +346,7 @@ def test_info_and_redo(compared):
     assert done.stdout.count("the same file") == 3 and "metrics.csv" not in done.stderr
     table = json.loads((home / "runs/compare/exp/metrics.csv.json").read_text())
     assert [image["name"] for image in table["images"]] == ["bus.jpg", "zidane.jpg"]
-    assert read(home / "runs/compare/exp/table.tex")["weights"] == table["weights"]
+    assert read_record(home / "runs/compare/exp/table.tex")["weights"] == table["weights"]
 
 
 BOTH = ("--weights", WEIGHTS, EPOCH60)
@@ -431,8 +431,8 @@ def test_pages(tmp_path, monkeypatch):
     assert compare(*words, "--width", "ieee-column") == compare(*words, "--width", "ieee-page") == 0
     home = Path("runs/compare")
     assert [f for f in files_below(home / "exp") if f.endswith("png")] == ["image.png", "image_page2.png"]
-    assert read(home / "exp/image.png")["layers"] == ["0", "1"]
-    assert read(home / "exp/image_page2.png")["layers"] == ["2"]
+    assert read_record(home / "exp/image.png")["layers"] == ["0", "1"]
+    assert read_record(home / "exp/image_page2.png")["layers"] == ["2"]
     assert [f for f in files_below(home / "exp2") if f.endswith("png")] == ["image.png"]
     assert (home / "exp/metrics.csv").read_bytes() == (home / "exp2/metrics.csv").read_bytes()
 

@@ -10,7 +10,7 @@ from conftest import ROOT, WEIGHTS, run
 from yolov5_featviz.cli.entry import COMMANDS
 from yolov5_featviz.figures.spec import _CELL, _FIGURE, SHOWS
 from yolov5_featviz.figures.style import WIDTHS, Style
-from yolov5_featviz.runs.provenance import read, sha256
+from yolov5_featviz.runs.provenance import read_record, sha256
 
 
 def test_the_api_reference_is_up_to_date():
@@ -87,7 +87,7 @@ def test_pictures_are_small_say_how_they_were_made_and_are_shown():
     weights = sha256(WEIGHTS)
     for picture in pictures:
         assert f"figures/{picture.name})" in words, picture.name
-        about = read(picture)
+        about = read_record(picture)
         assert "root" not in str(about) and "tmp" not in str(about)
         if picture.name != "kernels.png":  # which was made in Python
             assert about["weights"][0]["sha256"] == weights and about["command"], picture.name

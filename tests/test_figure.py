@@ -21,7 +21,7 @@ from yolov5_featviz.cli import main
 from yolov5_featviz.figures.make import make
 from yolov5_featviz.figures.spec import parse
 from yolov5_featviz.models.layers import Layer
-from yolov5_featviz.runs.provenance import read, sha256
+from yolov5_featviz.runs.provenance import read_record, sha256
 
 WIDE, HIGH = 40, 20  # of the images that the stand-ins see, in pixels; 4 to a cell
 COLOURS = np.stack([*np.mgrid[:HIGH, :WIDE] * np.array([12, 6])[:, None, None], np.full((HIGH, WIDE), 100)], axis=2)
@@ -320,7 +320,7 @@ def test_files_are_written_and_others_are_left_alone(files, capsys, monkeypatch)
     told = capsys.readouterr()
     assert told.out == "" and told.err == "".join(f"yolov5-featviz: wrote fig/out/a.{x}\n" for x in ("png", "pdf"))
     assert main(["figure", figure]) == 0 and (files / "fig/out/a.png").read_bytes() == first  # ours: replaced
-    about = read(files / "fig/out/a.png")
+    about = read_record(files / "fig/out/a.png")
     assert about["command"] == ["figure", "fig/f.yaml"] and about["figure"]["rows"] == [{"image": "light.png"}]
     assert about["images"] == [{"name": "light.png", "sha256": sha256(files / "light.png")}]
     (files / "fig/out/a.pdf").write_bytes(b"%PDF somebody else's")
@@ -399,12 +399,12 @@ def test_the_examples_run(examples):
     for name in ("layers", "comparison"):
         pdf = (home / f"runs/figures/{name}.pdf").read_bytes()
         assert b"/FontFile2" in pdf and b"/Type3" not in pdf
-        about = read(home / f"runs/figures/{name}.pdf")
+        about = read_record(home / f"runs/figures/{name}.pdf")
         assert about["weights"][0] == {"name": "best.pt", "sha256": sha256(WEIGHTS)}
         assert str(home).encode() not in pdf and "command" in about
     with Image.open(home / "runs/figures/comparison.png") as picture:
         assert picture.size[0] == round(6.875 * 300) and [round(x) for x in picture.info["dpi"]] == [300, 300]
-    found = read(home / "runs/figures/comparison.svg")["scales"]
+    found = read_record(home / "runs/figures/comparison.svg")["scales"]
     assert len(set(map(tuple, found.values()))) == 1  # one scale for both models and both images
 
 

@@ -25,7 +25,7 @@ from yolov5_featviz.figures.composition import compose
 from yolov5_featviz.figures.layout import Panel
 from yolov5_featviz.figures.painters import photograph
 from yolov5_featviz.figures.style import Style
-from yolov5_featviz.runs.provenance import read, sha256
+from yolov5_featviz.runs.provenance import read_record, sha256
 from yolov5_featviz.yolov5.recorded import FLAGS, TRUST
 from yolov5_featviz.yolov5.redo import redo
 
@@ -365,14 +365,14 @@ def test_a_long_scale_of_channels_that_are_not_there(tmp_path, capsys):
     (tmp_path / "a.json").write_text(json.dumps(about))
     assert cli.main(["info", str(tmp_path / "a.json")]) == 0
     assert capsys.readouterr().out.count("scale     channel ") == 3
-    assert read(tmp_path / "a.json") == about
+    assert read_record(tmp_path / "a.json") == about
 
 
 def test_odd_names_of_ordinary_files_are_no_damage(tmp_path):
     for name in ("~bus", "a:b", "-x", "...", "a..b", "名字", "a b", "x" * 250):
         about = {KEY: "1", "file": f"{name}.png", "folder": f"epoch003/{name}", "image": {"name": f"{name}.jpg"}}
         (tmp_path / "a.json").write_text(json.dumps(about))
-        assert read(tmp_path / "a.json") == about
+        assert read_record(tmp_path / "a.json") == about
 
 
 def test_json_for_a_terminal_is_still_the_record(tmp_path, capsys):

@@ -9,7 +9,7 @@ from torch import nn
 import yolov5_featviz as fv
 from yolov5_featviz.arrays.image import smaller
 from yolov5_featviz.yolov5.script.batch import (
-    Item,
+    Batch,
     Pass,
     Visit,
     distinct,
@@ -63,7 +63,7 @@ def test_augmented_passes_fall_on_the_image(size, ratio, dims):
     scaled = scale_img(images.flip(dims) if dims else images, ratio, gs=32) - 0.447 * (ratio != 1)
     features = look(scaled.clamp(0))
     boxes = torch.tensor([[10.0, 20.0, 110.0, 220.0, 0.9, 1.0]])
-    item = Item(["spot.jpg"], [size], found=[boxes])
+    item = Batch(["spot.jpg"], [size], found=[boxes])
     (fm,) = Pass(features, ratio, dims).maps(item, 0, Visit(nn.Identity(), images))
     cell = STRIDE / ratio * max(size) / 640
     assert np.abs(np.subtract(spot(fm, size), at)).max() < cell / 2
@@ -79,12 +79,12 @@ def test_a_cut_image(size):
 
     at = (size[0] // 2 + 30, size[1] // 2 - 40)
     images = tensor(CenterCrop(224)(photograph(*size, *at)))
-    (fm,) = Pass(look(images)).maps(Item(["spot.jpg"], [size], cropped=True), 0, Visit(nn.Identity(), images))
+    (fm,) = Pass(look(images)).maps(Batch(["spot.jpg"], [size], cropped=True), 0, Visit(nn.Identity(), images))
     assert np.abs(np.subtract(spot(fm, size), at)).max() < STRIDE * min(size) / 224 / 2
 
 
 def test_a_script_that_stretches_its_images_or_pads_them():
-    item = Item(["spot.jpg"], [(300, 600)], prepared=False)
+    item = Batch(["spot.jpg"], [(300, 600)], prepared=False)
     stretched = torch.rand(1, 3, 320, 320)
     assert item.region(0, stretched) is None  # all of it
     padded = stretched.clone()
@@ -99,15 +99,15 @@ def test_a_data_sets_own_words(checkout):
     assert find_paths(batch) == (["a/x.jpg", "b/x.jpg"], False)
     assert find_shapes(batch) == list(shapes)
     assert find_shapes([batch[0], batch[1], batch[2], (None, None)]) == []
-    item = Item(find_paths(batch)[0])
+    item = Batch(find_paths(batch)[0])
     assert [item.name(i) for i in (0, 1)] == ["x_0", "x_1"]
 
 
 def test_a_validations_guesses_are_not_shown():
     found = torch.tensor([[0.0, 0, 9, 9, 0.9, 1], [0, 0, 5, 5, 0.24, 0]])
-    assert [len(Item(["x.jpg"], found=[found], limit=n).boxes(0, ["a", "b"])) for n in (None, 8)] == [2, 1]
-    assert Item(["x.jpg"], found=[found], limit=8).boxes(0, {0: "a", 1: "b"}).caption(0) == "b 0.90"
-    assert len(Item(["x.jpg"], found=[None]).boxes(0, [])) == 0 and Item(["x.jpg"]).boxes(0, []) is None
+    assert [len(Batch(["x.jpg"], found=[found], limit=n).boxes(0, ["a", "b"])) for n in (None, 8)] == [2, 1]
+    assert Batch(["x.jpg"], found=[found], limit=8).boxes(0, {0: "a", 1: "b"}).caption(0) == "b 0.90"
+    assert len(Batch(["x.jpg"], found=[None]).boxes(0, [])) == 0 and Batch(["x.jpg"]).boxes(0, []) is None
 
 
 def test_what_a_loader_of_images_yields():
@@ -128,9 +128,9 @@ def test_the_copy_for_the_report_is_the_image_before_the_script_draws_into_it():
     grey = np.full((20, 30, 1), 7, np.uint8)
     assert (small_rgb(grey, 640) == 7).all() and small_rgb(grey, 640).shape == (20, 30, 3)
     assert (small_rgb(np.full((20, 30, 4), (1, 2, 3, 0), np.uint8), 10)[0, 0] == (3, 2, 1)).all()
-    item = Item(["a.jpg"], [(900, 1280)], photos=[small])
+    item = Batch(["a.jpg"], [(900, 1280)], photos=[small])
     assert item.photo(0) is small and item.size(0) == (900, 1280)
-    assert Item(["a.jpg"], [(900, 1280)]).photo(0) is None and Item(["a.jpg"], [(900, 1280)]).size(0) is None
+    assert Batch(["a.jpg"], [(900, 1280)]).photo(0) is None and Batch(["a.jpg"], [(900, 1280)]).size(0) is None
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ import yolov5_featviz as fv
 from yolov5_featviz.cli.parser import run_flags as flags
 from yolov5_featviz.cli.parser import split
 from yolov5_featviz.cli.run import options
-from yolov5_featviz.runs.look import FORMATS, Look, draw
+from yolov5_featviz.runs.look import FILE_FORMATS, Look, render
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (48, 64, 3)).astype(np.uint8)
 
 
 def files(fm, image=None, tell=None, **look):
-    return dict(draw(fm, Look(**look), image, tell))
+    return dict(render(fm, Look(**look), image, tell))
 
 
 def pixels(content):
@@ -53,7 +53,7 @@ def test_every_format_is_what_its_name_says(fm):
         "tif": b"II*\0",
         "npy": b"\x93NUMPY",
     }
-    found = files(fm, formats=FORMATS)
+    found = files(fm, formats=FILE_FORMATS)
     assert len(found) == len(starts)
     for name, content in found.items():
         assert content.startswith(starts[name[-3:]])

@@ -15,8 +15,8 @@ import yolov5_featviz as fv
 from yolov5_featviz.cli import main
 from yolov5_featviz.draw.channels import choose_channels
 from yolov5_featviz.draw.encode import FORMATS
-from yolov5_featviz.draw.record import KEY, dumps, facts, spans
-from yolov5_featviz.runs.provenance import identity, made, portable, read, sha256
+from yolov5_featviz.draw.record import KEY, dumps, map_record, spans
+from yolov5_featviz.runs.provenance import identity, portable, read_record, run_record, sha256
 
 RNG = np.random.default_rng(0)
 HOME = Path("runs/detect/exp")
@@ -41,7 +41,7 @@ def test_every_file_of_a_run_tells(demo, images):
     files = [name for name in files_below(demo / HOME / "bus") if not name.endswith(".json")]
     assert len(files) == 2 * 5 + 2  # two pictures in five formats, the values, the ranking
     for name in files:
-        about = read(demo / HOME / "bus" / name)
+        about = read_record(demo / HOME / "bus" / name)
         assert (about["file"], about["folder"]) == (name, "bus")
         assert about[KEY] == fv.__version__ and about["yolov5"] == "7.0.0"
         assert about["command"][:6] == ["run", "detect.py", "--weights", "best.pt", "--source", "bus.jpg"]
@@ -54,12 +54,12 @@ def test_every_file_of_a_run_tells(demo, images):
 def test_what_is_told_is_what_is_shown(demo):
     values = np.load(demo / HOME / "bus/stage20_C3_features.npy")
     assert values.shape == (128, 40, 30)
-    about = read(demo / HOME / "bus/stage20_C3_features.pdf")
+    about = read_record(demo / HOME / "bus/stage20_C3_features.pdf")
     best = np.argsort(-values.reshape(128, -1).mean(axis=1))[:5]
     assert choose_channels(about["channels"], 128) == best.tolist() and about["by"] == "mean"
     expected = [[values[channel].min(), values[channel].max()] for channel in best]
     np.testing.assert_allclose(about["scale"], expected, rtol=1e-5)
-    about = read(demo / HOME / "bus/stage20_C3_heatmap.jpg")
+    about = read_record(demo / HOME / "bus/stage20_C3_heatmap.jpg")
     np.testing.assert_allclose(about["scale"], [0, values[best].mean(axis=0).max()], rtol=1e-5)
     assert (about["reduce"], about["norm"], about["cmap"], about["alpha"]) == ("mean", "zero", "jet", 0.4)
 
@@ -68,7 +68,7 @@ def test_no_names_of_folders_or_users(demo, images):
     words = [str(demo.parent), str(images.parent), getpass.getuser() + "/", str(ROOT)]
     for name in files_below(demo / HOME / "bus"):
         content = (demo / HOME / "bus" / name).read_bytes()
-        told = json.dumps(read(demo / HOME / "bus" / name))
+        told = json.dumps(read_record(demo / HOME / "bus" / name))
         for word in words:
             assert word.encode() not in content and word not in told, (name, word)
 
@@ -114,8 +114,8 @@ def test_redo_with_other_weights(demo, tmp_path):
     assert (first, second) == ("best.pt: not the file that it was", "bus.jpg: the same file")
     assert "not identical: " in last and "other weights" in last and "stage20_C3_features_redo2.png" in last
     assert figure.read_bytes() == content and (tmp_path / "stage20_C3_features_redo.png").read_text() == "taken"
-    about = read(tmp_path / "stage20_C3_features_redo2.png")
-    assert about["weights"][0]["sha256"] == sha256(other) and about["command"] == read(figure)["command"]
+    about = read_record(tmp_path / "stage20_C3_features_redo2.png")
+    assert about["weights"][0]["sha256"] == sha256(other) and about["command"] == read_record(figure)["command"]
 
 
 def test_redo_without_the_weights(demo, tmp_path, capsys, monkeypatch):
@@ -135,7 +135,7 @@ def test_any_other_model(tmp_path, images):
     words = ("image", "--model", "net.py:build", "--layers", "0", "--source", images / "bus.jpg")
     run(*TOOL, *words, cwd=tmp_path, script=None)
     figure = "runs/featviz/exp/bus/stage0_Conv2d_features.png"
-    about = read(tmp_path / figure)
+    about = read_record(tmp_path / figure)
     assert about["command"] == ["image", "--model", "net.py:build", "--layers", "0", "--source", "bus.jpg"]
     assert about["image"]["sha256"] == sha256(images / "bus.jpg")
     done = run(*TOOL, "redo", figure, "--source", images / "bus.jpg", cwd=tmp_path, script=None, check=2)
@@ -150,29 +150,29 @@ def test_pictures_made_in_python_tell_too(format, tmp_path):
     for picture in (fm.grid("0,2-4"), fm.heatmap("l2").picture("magma"), fm.pca()):
         path = tmp_path / f"p.{format}"
         picture.save(path)
-        assert read(path) == json.loads(dumps(picture.about))
-    assert read(path)["shows"] == "pca" and read(path)["input"] == [40, 32]
+        assert read_record(path) == json.loads(dumps(picture.about))
+    assert read_record(path)["shows"] == "pca" and read_record(path)["input"] == [40, 32]
 
 
 def test_a_long_record_in_a_jpeg(tmp_path):
     fm = feature_map(RNG.normal(size=(6000, 1, 1)))
     picture = fm.heatmap().over(np.zeros((8, 8, 3), np.uint8))
-    picture.about.update(facts(fm, "grid", range(6000), RNG.normal(size=(6000, 2))))
+    picture.about.update(map_record(fm, "grid", range(6000), RNG.normal(size=(6000, 2))))
     assert len(dumps(picture.about)) > 70000
     picture.save(tmp_path / "p.jpg")
-    assert read(tmp_path / "p.jpg") == json.loads(dumps(picture.about))
+    assert read_record(tmp_path / "p.jpg") == json.loads(dumps(picture.about))
     Image.open(tmp_path / "p.jpg").load()
 
 
 def test_values_are_read_as_before(tmp_path):
     fm = feature_map(RNG.normal(size=(3, 4, 5)).astype(np.float32))
-    from yolov5_featviz.runs.look import Look, draw
+    from yolov5_featviz.runs.look import Look, render
 
-    ((name, content),) = draw(fm, Look(modes=(), formats=("npy",)))
+    ((name, content),) = render(fm, Look(modes=(), formats=("npy",)))
     np.testing.assert_array_equal(np.load(io.BytesIO(content)), fm.data.numpy())
     (tmp_path / name).write_bytes(content)
     np.testing.assert_array_equal(np.load(tmp_path / name, mmap_mode="r"), fm.data.numpy())
-    assert read(tmp_path / name)["map"] == [3, 4, 5]
+    assert read_record(tmp_path / name)["map"] == [3, 4, 5]
 
 
 def test_files_that_do_not_tell(tmp_path, capsys):
@@ -200,7 +200,7 @@ def test_a_training_is_not_made_again(tmp_path, capsys):
     from dataclasses import replace
 
     picture = feature_map(np.ones((1, 2, 2))).grid()
-    about = {**made(["run", "train.py", "--epochs", "3"]), "image": {"name": "a.jpg", "epoch": 2}}
+    about = {**run_record(["run", "train.py", "--epochs", "3"]), "image": {"name": "a.jpg", "epoch": 2}}
     replace(picture, about=about).save(tmp_path / "p.png")
     assert main(["redo", str(tmp_path / "p.png")]) == 2
     assert "epoch 2 of a training" in capsys.readouterr().err
@@ -214,7 +214,7 @@ def test_a_figure_cannot_ask_to_be_trusted(tmp_path, monkeypatch, capsys, trust)
     from yolov5_featviz.cli import entry
 
     command = ["image", "--model", "torchvision:alexnet", "--trust-weights", "--layers", "0", "--source", "a.png"]
-    picture = replace(feature_map(np.ones((1, 2, 2))).grid(), about={**made(command), "file": "p.png"})
+    picture = replace(feature_map(np.ones((1, 2, 2))).grid(), about={**run_record(command), "file": "p.png"})
     picture.save(tmp_path / "p.png")
     ran = []
     monkeypatch.setattr(entry, "_again", lambda words, recorded: ran.append((words, recorded)) or 0)

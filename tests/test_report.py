@@ -18,7 +18,7 @@ import yolov5_featviz as fv
 from yolov5_featviz.runs import report as module
 from yolov5_featviz.runs import report_data
 from yolov5_featviz.runs.report import Report
-from yolov5_featviz.runs.report_data import Level, contrasts, encode
+from yolov5_featviz.runs.report_data import Level, contrasts, quantise_maps
 
 RNG = np.random.default_rng(0)
 PHOTO = np.stack(np.broadcast_arrays(np.arange(96)[:, None] * 2, np.arange(128), 90), axis=2).astype(np.uint8)
@@ -193,7 +193,7 @@ def test_what_is_no_number_and_what_is_constant():
     maps[1] = [[np.inf, 1], [2, -np.inf]]
     maps[2] = 7
     maps[3] = np.nan
-    codes, ends = encode(maps)
+    codes, ends = quantise_maps(maps)
     assert codes.tolist() == [[[255, 0], [127, 254]], [[254, 0], [254, 0]], [[0, 0], [0, 0]], [[255, 255], [255, 255]]]
     assert ends.tolist() == [[1, 3], [1, 2], [7, 7], [0, 0]]
 

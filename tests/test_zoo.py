@@ -10,7 +10,7 @@ from torch import nn
 
 import yolov5_featviz as fv
 from yolov5_featviz.models.outputs import crop_region
-from yolov5_featviz.models.zoo import load_model, stretched
+from yolov5_featviz.models.zoo import load_model, stretch_to_square
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def found(x):
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:fcn_resnet50", "own"])
 def test_an_image_lies_where_the_region_says(name, size, monkeypatch):
     if name == "own":
-        prepare = stretched(96)
+        prepare = stretch_to_square(96)
     else:
         if not hasattr(torchvision.models, "get_model_weights"):
             pytest.skip("this torchvision says not how its models want their images")

@@ -25,7 +25,7 @@ from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.files import new_folder, write
 from yolov5_featviz.models.layers import LayerSpec
 from yolov5_featviz.models.openmmlab import region_of
-from yolov5_featviz.runs.look import Look, draw
+from yolov5_featviz.runs.look import Look, render
 from yolov5_featviz.runs.names import TAKEN
 from yolov5_featviz.runs.saver import Saver
 from yolov5_featviz.text import file_name
@@ -139,7 +139,7 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
         folder = new_folder(self._home / below / file_name(maps[0].image or "image"), TAKEN)
         for feature_map in maps:
             placed = replace(feature_map, region=region, boxes=boxes)
-            self._saver.submit(partial(_save, draw(placed, self.look, image), folder))
+            self._saver.submit(partial(_save, render(placed, self.look, image), folder))
 
     def _tested(self, runner: Any, sample: Any, pixels: torch.Tensor) -> Tuple[Any, Optional[Region], Boxes]:
         """The image as it was, where in the input it lies, and what was detected in it."""

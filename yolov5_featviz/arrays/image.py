@@ -84,11 +84,11 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
 def _as_bytes(pixels: np.ndarray) -> np.ndarray:
     """Values of any type as uint8; see :func:`as_rgb`."""
     if pixels.dtype.kind == "f":
-        return (np.nan_to_num(pixels).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    if pixels.dtype.kind == "b":
-        return pixels * np.uint8(255)
-    if pixels.dtype.itemsize > 1:
-        return (pixels >> 8 if pixels.dtype == np.uint16 else pixels.clip(0, 255)).astype(np.uint8)
+        pixels = (np.nan_to_num(pixels).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    elif pixels.dtype.kind == "b":
+        pixels = pixels * np.uint8(255)
+    elif pixels.dtype.itemsize > 1:
+        pixels = (pixels >> 8 if pixels.dtype == np.uint16 else pixels.clip(0, 255)).astype(np.uint8)
     return pixels
 
 

@@ -17,10 +17,10 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.models.hooks import eval_mode
 from yolov5_featviz.models.layers import Layer, index_layers, select_layers, unhookable
-from yolov5_featviz.models.outputs import Input, Reshape, describe, patch_size, tensors_of, to_maps
+from yolov5_featviz.models.outputs import Input, Reshape, describe_output, patch_size, tensors_of, to_maps
 
 # name -> name in captions, class of captum.attr and its options
-METHODS: Dict[str, Tuple[str, str, Dict[str, Any]]] = {
+BACKPROJECTIONS: Dict[str, Tuple[str, str, Dict[str, Any]]] = {
     "guided-backprop": ("guided backpropagation", "GuidedBackprop", {}),
     "deconvolution": ("deconvolution", "Deconvolution", {}),
     "gradient": ("gradient", "Saliency", {"abs": False}),
@@ -66,14 +66,14 @@ def backproject(
             ``nn.ReLU``, by which the first two methods are defined (``F.relu`` is not seen), or the
             layer yields no feature map.
     """
-    if method not in METHODS:
-        raise FeatvizError(f"no method {method!r}: take one of {', '.join(METHODS)}")
+    if method not in BACKPROJECTIONS:
+        raise FeatvizError(f"no method {method!r}: take one of {', '.join(BACKPROJECTIONS)}")
     try:
         import captum.attr
     except ImportError:
         raise FeatvizError("this needs captum: pip install 'yolov5-featviz[backproject]'") from None
     if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
-        raise FeatvizError(f"this needs one image [1, C, H, W], not {describe(image)}")
+        raise FeatvizError(f"this needs one image [1, C, H, W], not {describe_output(image)}")
     with gradients_on(), plain_errors():
         index = index_layers(differentiable(model))
         selected = select_layers(index, layer)
@@ -81,16 +81,16 @@ def backproject(
             raise FeatvizError(f"{layer!r} names {len(selected)} layers: take one of them")
         if method != "gradient" and not any(isinstance(module, nn.ReLU) for module in index.root.modules()):
             raise FeatvizError(
-                f"{METHODS[method][0]} is defined for ReLU, of which there is none: take method='gradient'"
+                f"{BACKPROJECTIONS[method][0]} is defined for ReLU, of which there is none: take method='gradient'"
             )
         response = _Response(index.root, selected[0], channel, cell, reshape)
-        _, engine, options = METHODS[method]
+        _, engine, options = BACKPROJECTIONS[method]
         with eval_mode(response), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # captum's, that it sets hooks and gradients
             found = getattr(captum.attr, engine)(response).attribute(image.detach().clone(), **options)
     what = "all channels" if channel is None else f"channel {channel}"
     where = "" if response.at is None else f" at {response.at[0]},{response.at[1]}"
-    words = f"{name}{', ' * bool(name)}{what}{where} by {METHODS[method][0]}"
+    words = f"{name}{', ' * bool(name)}{what}{where} by {BACKPROJECTIONS[method][0]}"
     size = (int(image.shape[2]), int(image.shape[3]))
     return FeatureMap(found[0].detach().cpu(), selected[0], size, image=words, region=region)
 
@@ -120,13 +120,17 @@ class _Response(nn.Module):
         def keep(module: nn.Module, args: Any, output: Any) -> Any:
             tensors = [tensor for _, tensor in tensors_of(output)]
             if len(tensors) != 1:
-                raise FeatvizError(f"{self.layer.title} yields {describe(output)}: take a layer that yields one tensor")
+                raise FeatvizError(
+                    f"{self.layer.title} yields {describe_output(output)}: take a layer that yields one tensor"
+                )
             try:
                 given = Input((int(x.shape[2]), int(x.shape[3])), 1)
                 kept[:] = [to_maps(tensors[0], module, given, self.patch, self.reshape)[0]]
             except FeatvizError as error:
                 why = f": {error}" * bool(str(error))
-                raise FeatvizError(f"{self.layer.title} yields {describe(output)}, not a feature map{why}") from None
+                raise FeatvizError(
+                    f"{self.layer.title} yields {describe_output(output)}, not a feature map{why}"
+                ) from None
             return output.clone() if isinstance(output, torch.Tensor) else None  # what follows may work in place
 
         handle = self.layer.module.register_forward_hook(keep)

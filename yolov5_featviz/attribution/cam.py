@@ -20,16 +20,16 @@ from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.page import Legend
-from yolov5_featviz.draw.page import describe as describe_map
-from yolov5_featviz.draw.record import facts
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.draw.page import map_title as describe_map
+from yolov5_featviz.draw.record import map_record
+from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.models.hooks import eval_mode
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, Target, index_layers, select_layers, unhookable
-from yolov5_featviz.models.outputs import Input, Reshape, describe, patch_size, tensors_of, to_maps
+from yolov5_featviz.models.outputs import Input, Reshape, describe_output, patch_size, tensors_of, to_maps
 
 # name -> name in captions, class of pytorch_grad_cam
-METHODS: Dict[str, Tuple[str, str]] = {
+CAM_METHODS: Dict[str, Tuple[str, str]] = {
     "layer-cam": ("Layer-CAM", "LayerCAM"),
     "grad-cam": ("Grad-CAM", "GradCAM"),
     "grad-cam++": ("Grad-CAM++", "GradCAMPlusPlus"),
@@ -93,7 +93,7 @@ def cam(
     check_method(method, target)
     weigh = _method(method)
     if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
-        raise FeatvizError(f"a class activation map needs one image [1, C, H, W], not {describe(image)}")
+        raise FeatvizError(f"a class activation map needs one image [1, C, H, W], not {describe_output(image)}")
     with gradients_on(), plain_errors():
         index = index_layers(differentiable(model))
         found, output = _run(index, select_layers(index, layers), image, reshape)
@@ -114,7 +114,7 @@ def cam(
         maps.append(FeatureMap(torch.from_numpy(values)[None], one.layer, size, one.level, name, region=region))
     if not maps:
         raise FeatvizError(f"none of the layers {layers} feeds {words}")
-    title = METHODS[method][0] + (f" of {words}" if words else "")
+    title = CAM_METHODS[method][0] + (f" of {words}" if words else "")
     return [_merged(maps, title)] if merge else [_heat(feature_map, title) for feature_map in maps]
 
 
@@ -145,8 +145,8 @@ def check_method(method: str, target: Any = None) -> None:
 
 def _method(method: str) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]:
     """From activations and gradients, ``[1, C, H, W]``, to a map ``[H, W]``."""
-    if method not in METHODS:
-        raise FeatvizError(f"no method {method!r}: take one of {', '.join(METHODS)}")
+    if method not in CAM_METHODS:
+        raise FeatvizError(f"no method {method!r}: take one of {', '.join(CAM_METHODS)}")
     if method == "eigen-cam":
         return lambda activations, gradients: _eigen_cam(activations[0])
     try:
@@ -155,7 +155,7 @@ def _method(method: str) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndar
         raise FeatvizError(
             f"{method} needs the grad-cam package: pip install 'yolov5-featviz[cam]'; eigen-cam does without"
         ) from None
-    engine = getattr(pytorch_grad_cam, METHODS[method][1])(nn.Linear(1, 1), [])  # of a model it is told later
+    engine = getattr(pytorch_grad_cam, CAM_METHODS[method][1])(nn.Linear(1, 1), [])  # of a model it is told later
 
     def weigh(activations: np.ndarray, gradients: Optional[np.ndarray]) -> np.ndarray:
         return np.asarray(engine.get_cam_image(None, None, None, activations, gradients, False)[0], np.float32)
@@ -195,9 +195,9 @@ def _run(
     with eval_mode(index.root):
         try:
             for layer in layers:
-                reason = unhookable(layer.module, layer.title)
-                if reason:
-                    raise FeatvizError(reason)
+                why = unhookable(layer.module, layer.title)
+                if why:
+                    raise FeatvizError(why)
                 handles.append(layer.module.register_forward_hook(hook_of(layer)))
             output = index.root(image.detach().clone().requires_grad_(True))
         finally:
@@ -221,7 +221,7 @@ def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarr
         else:
             kept.append(_Kept(layer, None if isinstance(output, torch.Tensor) else level, tensor, to_array))
     if not kept and not layer.optional:
-        raise FeatvizError(f"{layer.title} yields {describe(output)}, not a feature map [B, C, H, W]{why}")
+        raise FeatvizError(f"{layer.title} yields {describe_output(output)}, not a feature map [B, C, H, W]{why}")
     return kept
 
 
@@ -229,7 +229,9 @@ def _score(index: LayerIndex, output: Any, target: Any) -> Tuple[torch.Tensor, s
     """The score of the target, with its gradient, and what it is the score of, in words."""
     score, words = (target(output), "") if callable(target) else (index.score or class_score)(output, target)
     if not isinstance(score, torch.Tensor) or score.numel() != 1:
-        raise FeatvizError(f"target made {describe(score)} of the output: make a tensor of one element, the score")
+        raise FeatvizError(
+            f"target made {describe_output(score)} of the output: make a tensor of one element, the score"
+        )
     if not score.requires_grad:
         raise FeatvizError("the score has no gradient: this model, or the target, switches gradients off")
     return score.sum(), words or "the score"
@@ -240,7 +242,7 @@ def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
     scores = next((tensor for _, tensor in tensors_of(output) if tensor.dim() == 2), None)
     if scores is None:
         raise FeatvizError(
-            f"the model yields {describe(output)}, no class scores [1, classes]: "
+            f"the model yields {describe_output(output)}, no class scores [1, classes]: "
             "give as target a function from that to a score"
         )
     if target is not None and not str(target).isdigit():
@@ -253,7 +255,7 @@ def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
 
 def _heat(feature_map: FeatureMap, title: str) -> HeatMap:
     values, limits = normalize(feature_map.data.numpy(), "zero")
-    about = facts(feature_map, title, [], limits, norm="zero")
+    about = map_record(feature_map, title, [], limits, norm="zero")
     return HeatMap(values[0], Legend("0", f"{limits[0, 1]:.3g}"), describe_map(feature_map, title), feature_map, about)
 
 
@@ -282,8 +284,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FeatvizError(f"the model cannot be run with gradients: {reason}") from error
+        raise FeatvizError(f"the model cannot be run with gradients: {reason(error)}") from error
 
 
 def differentiable(model: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ from yolov5_featviz.cli.flags import Flag
 from yolov5_featviz.cli.image import SOURCE
 from yolov5_featviz.cli.parser import Parser
 from yolov5_featviz.console import say
+from yolov5_featviz.draw.encode import FORMATS
 
 NAME = "compare"
 HELP = "show the same images to several models: figures on one scale, and tables"
@@ -50,7 +51,7 @@ FLAGS = (
     LOOK["alpha"]._replace(
         field="alpha", read=flags.number("--alpha"), help="strength of the heat over the image; default 0.4"
     ),
-    LOOK["format"]._replace(help=f"comma list of {flags.listed(flags.FORMATS, 'png')}"),
+    LOOK["format"]._replace(help=f"comma list of {flags.listed(FORMATS, 'png')}"),
     LOOK["dpi"],
     Flag("width", "width", "inches, or ieee-column, cvpr-page, nature-double...; default ieee-page", "WIDTH", _width),
     Flag("project", "project", "default runs/compare", "DIR"),
@@ -70,7 +71,7 @@ def add_arguments(parser: Parser) -> None:
 def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
     """Compare the models."""
     fields = flags.given(o, FLAGS)
-    from yolov5_featviz.compare.options import Options
+    from yolov5_featviz.compare.options import CompareOptions
     from yolov5_featviz.yolov5.compare import compare
 
-    return compare(Options(**fields), command, say)
+    return compare(CompareOptions(**fields), command, say)

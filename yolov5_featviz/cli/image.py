@@ -69,12 +69,12 @@ def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
     folder = look_fields.pop("folder", None)
     from yolov5_featviz.runs.images import run_images
     from yolov5_featviz.runs.look import Look
-    from yolov5_featviz.runs.provenance import made
+    from yolov5_featviz.runs.provenance import run_record
 
     look = Look(**look_fields)
     flags.check_modes(o, DRAWN, look, reported["report"])
     zoo = zoo_model(asked["model"], asked["weights"], asked["imgsz"], asked["trust"], reported["say"] < 0)
-    about = made(command, [asked["weights"]] if asked["weights"] == zoo.weights else [])
+    about = run_record(command, [asked["weights"]] if asked["weights"] == zoo.weights else [])
     return run_images(
         zoo, asked["layers"], asked["source"], look, folder, say, about, **reported, device=asked["device"]
     )

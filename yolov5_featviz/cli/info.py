@@ -25,8 +25,8 @@ def add_arguments(parser: Parser) -> None:
 
 def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
     """Print the record."""
-    from yolov5_featviz.runs.provenance import as_json, read, tell
+    from yolov5_featviz.runs.provenance import as_json, read_record, record_text
 
-    about = read(o.figure)
-    out(as_json(about) if o.json else tell(about))
+    about = read_record(o.figure)
+    out(as_json(about) if o.json else record_text(about))
     return 0

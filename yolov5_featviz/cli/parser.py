@@ -32,13 +32,10 @@ class Parser(argparse.ArgumentParser):
             name, _, value = word.partition("=")
             if name.startswith("--") and value == "--":  # of which argparse makes a list
                 self.error(f"{name} needs a value, and -- is none")
-        return super().parse_known_args(args, namespace)
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        parsed, rest = self.parse_known_args(args, namespace)
-        if rest:
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest:  # here, and not in parse_args, which a sub-parser's caller does not call
             self.error(f"unrecognized arguments: {' '.join(rest)}")
-        return parsed
+        return parsed, rest
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if message:

@@ -35,15 +35,15 @@ def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def options(ours: List[str]) -> Any:
-    """Our flags as :class:`yolov5_featviz.yolov5.script.artist.Options`, checked as far as possible without a model.
+    """Our flags as :class:`yolov5_featviz.yolov5.script.artist.RunOptions`, checked as far as possible without a model.
 
     Raises:
         FeatvizError: a flag's value is not understood, or a flag does nothing.
     """
-    from yolov5_featviz.yolov5.script.artist import Options
+    from yolov5_featviz.yolov5.script.artist import RunOptions
 
     o = run_flags().parse_args(ours)
-    found = Options(**{**flags.given(o, flags.RUN, flags.PREFIX), **flags.given(o, flags.OWN_NAMES)})
+    found = RunOptions(**{**flags.given(o, flags.RUN, flags.PREFIX), **flags.given(o, flags.OWN_NAMES)})
     idle = [word.split("=", 1)[0] for word in ours if word.startswith(flags.PREFIX)]
     if found.layers is None and idle:
         raise FeatvizError(f"{idle[0]} does nothing without --visualize-layers: name some, such as 17,20,23")

@@ -7,6 +7,7 @@ from typing import Optional, Tuple
 import numpy as np
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.arrays.cells import in_region
 from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
@@ -60,7 +61,7 @@ def pointing_hit(
     Returns:
         None where there are no boxes, or no positive value.
     """
-    heat = _positive(heat) * in_image((heat.shape[0], heat.shape[1]), stride, window)
+    heat = _positive(heat) * in_region((heat.shape[0], heat.shape[1]), stride, window)
     if len(boxes) == 0 or not heat.any():
         return None
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
@@ -189,7 +190,7 @@ def same_samples(a: LayerOutput, b: LayerOutput) -> Tuple[np.ndarray, np.ndarray
     """
     sides = [np.nan_to_num(fm.values, posinf=0, neginf=0) for fm in (a, b)]
     if same_grid(a, b):
-        counted = in_image((sides[0].shape[1], sides[0].shape[2]), a.stride or (1.0, 1.0), a.window).ravel()
+        counted = in_region(a.size, a.stride or (1.0, 1.0), a.window).ravel()
         x, y = (data.reshape(len(data), -1).T[counted] for data in sides)
     else:
         height, width = (min(pair) for pair in zip(image_cells(a), image_cells(b)))
@@ -204,23 +205,13 @@ def same_grid(a: LayerOutput, b: LayerOutput) -> bool:
 
 def image_cells(fm: LayerOutput) -> Tuple[int, int]:
     """How many cells high and wide the image is, rounded."""
-    left, top, right, bottom = fm.window
-    down, across = fm.stride or (1.0, 1.0)
-    return max(1, round((bottom - top) / down)), max(1, round((right - left) / across))
+    left, top, right, bottom = fm.to_cells()
+    return max(1, round(bottom - top)), max(1, round(right - left))
 
 
 def on_image(values: np.ndarray, fm: LayerOutput, size: Tuple[int, int]) -> np.ndarray:
     """The image's part of values ``[..., H, W]`` on the grid of a map, brought to ``size``, bilinearly."""
-    left, top, right, bottom = fm.window
-    down, across = fm.stride or (1.0, 1.0)
-    return resample(values, size, part=(left / across, top / down, right / across, bottom / down))
-
-
-def in_image(cells: Tuple[int, int], stride: Tuple[float, float], window: Region) -> np.ndarray:
-    """Which of a map's cells have their centre in the image, bool ``[H, W]``."""
-    y, x = ((np.arange(n) + 0.5) * step for n, step in zip(cells, stride))
-    left, top, right, bottom = window
-    return np.outer((y >= top) & (y < bottom), (x >= left) & (x < right))
+    return resample(values, size, part=fm.to_cells())
 
 
 def _positive(heat: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from yolov5_featviz.figures.style import WIDTHS, Style
 
 
 @dataclass(frozen=True)
-class Options:
+class CompareOptions:
     """What is asked for; see ``yolov5-featviz compare --help``.
 
     Raises:

@@ -12,13 +12,13 @@ from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.reduce import REDUCTIONS, reduce_channels
 from yolov5_featviz.compare.metrics import image_cells, on_image, same_grid
-from yolov5_featviz.compare.options import Options
+from yolov5_featviz.compare.options import CompareOptions
 from yolov5_featviz.compare.tables import layer_name
 from yolov5_featviz.draw.record import number
 from yolov5_featviz.features.prediction import Prediction
 from yolov5_featviz.figures.composition import Composition, compose
 from yolov5_featviz.figures.layout import Bar, Panel
-from yolov5_featviz.figures.painters import heat, limit_words, photograph, stretched
+from yolov5_featviz.figures.painters import heat, limit_words, photograph, scale_between
 from yolov5_featviz.figures.style import Style
 from yolov5_featviz.models.layer_output import LayerOutput
 
@@ -33,7 +33,7 @@ def draw_pages(
     seen: Sequence[Prediction],
     maps: Sequence[Sequence[LayerOutput]],
     truth: Optional[Boxes],
-    o: Options,
+    o: CompareOptions,
 ) -> List[Tuple[str, Composition]]:
     """Rows are models, then differences to the first; columns are detections, then layers."""
     size = seen[0].size
@@ -60,13 +60,13 @@ def draw_pages(
             heats, pair = _heats(of_layer, o.reduce)
             bar = Bar(o.cmap, limit_words(pair[0]), limit_words(pair[1]))
             for row, fm, values in zip(rows, of_layer, heats):
-                paint = heat(stretched(values, pair), fm, size, o.cmap, "bilinear", photo, o.alpha)
+                paint = heat(scale_between(values, pair), fm, size, o.cmap, "bilinear", photo, o.alpha)
                 row.append(Panel(paint, whole, bar=bar))
             apart = [difference(of_layer[0], fm, heats[0], values) for fm, values in zip(of_layer[1:], heats[1:])]
             most = max(float(np.abs(values[np.isfinite(values)]).max(initial=0)) for values, _ in apart)
             bar = Bar(DIFFERENCE, limit_words(-most), limit_words(most), "difference")
             for row, (values, there) in zip(rows[len(names) :], apart):
-                scaled = stretched(values, (-most, most)) if most else np.full_like(values, 0.5)
+                scaled = scale_between(values, (-most, most)) if most else np.full_like(values, 0.5)
                 row.append(Panel(heat(scaled, there, size, DIFFERENCE), whole, bar=bar))
             scales[layer_name(of_layer)] = [number(end) for end in (*pair, -most, most)]
         first = "Detections" if truth is None else "Detections; labels below"

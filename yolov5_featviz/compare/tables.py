@@ -9,13 +9,13 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 import numpy as np
 
 from yolov5_featviz.arrays.boxes import Boxes
+from yolov5_featviz.arrays.cells import in_region
 from yolov5_featviz.arrays.reduce import reduce_channels
 from yolov5_featviz.compare.metrics import (
     channel_sparsity,
     debiased_cka,
     energy_inside,
     entropy,
-    in_image,
     linear_cka,
     pointing_hit,
     same_samples,
@@ -63,7 +63,7 @@ class Row(NamedTuple):
     cka_debiased: float
 
 
-def measure(
+def measure_image(
     image: str,
     names: Sequence[str],
     maps: Sequence[Sequence[LayerOutput]],
@@ -87,7 +87,7 @@ def measure(
             heated = reduce_channels(data, reduce)
             boxes = (truths[i] if truths is not None else fm.boxes) or Boxes(np.zeros((0, 4)))
             stride = fm.stride or (1.0, 1.0)
-            counted = in_image((data.shape[1], data.shape[2]), stride, fm.window)
+            counted = in_region((data.shape[1], data.shape[2]), stride, fm.window)
             hit = pointing_hit(heated, boxes, stride, fm.window)
             samples = same_samples(of_layer[0], fm) if i else None
             rows.append(

@@ -8,7 +8,7 @@ import numpy as np
 
 from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.draw.lettering import Text, text_size
-from yolov5_featviz.draw.palette import BOX_COLOURS
+from yolov5_featviz.draw.palette import box_colours, is_dark
 
 
 def draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float) -> List[Text]:
@@ -17,9 +17,7 @@ def draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float) -> List[Text]:
 
     height, width = pixels.shape[:2]
     line = max(1, round(dpi / 96))
-    names = sorted(set(boxes.labels))
-    colours = [BOX_COLOURS[names.index(name) % len(BOX_COLOURS)] for name in boxes.labels]
-    colours = colours or BOX_COLOURS[:1] * len(boxes)
+    colours = box_colours(boxes)
     corners = np.rint(boxes.xyxy).astype(int).tolist()
     for (x0, y0, x1, y1), colour in zip(corners, colours):
         cv2.rectangle(pixels, (x0, y0), (x1, y1), (0, 0, 0), 3 * line)
@@ -32,8 +30,8 @@ def draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float) -> List[Text]:
             continue
         w, h = sizes[i]
         pixels[y : y + h, x : x + w] = colours[i]
-        dark = np.dot(colours[i], (0.299, 0.587, 0.114)) < 110
-        texts.append(Text(x + line, y + line, captions[i], 6, dpi, (255, 255, 255) if dark else (0, 0, 0), colours[i]))
+        ink = (255, 255, 255) if is_dark(colours[i]) else (0, 0, 0)
+        texts.append(Text(x + line, y + line, captions[i], 6, dpi, ink, colours[i]))
     return texts
 
 

@@ -14,6 +14,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, 
 
 import numpy as np
 
+from yolov5_featviz.arrays.cells import in_boxes, in_region
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.text import align
@@ -147,20 +148,12 @@ def _contrast(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
 
 def sides(feature_map: LayerOutput) -> Tuple[np.ndarray, np.ndarray]:
     """Which cells lie inside a box and which outside all, bool ``[H, W]`` each; the padding is on neither side."""
-    _, height, width = feature_map.data.shape
-    boxes = feature_map.boxes
-    inside = np.zeros((height, width), bool)
+    size, boxes = feature_map.size, feature_map.boxes
     if boxes is None or feature_map.stride is None:
+        inside = np.zeros(size, bool)
         return inside, ~inside
-    down, across = feature_map.stride
-    y, x = (np.arange(height) + 0.5) * down, (np.arange(width) + 0.5) * across
-    left, top, right, bottom = feature_map.window
-    image = np.outer((y >= top) & (y < bottom), (x >= left) & (x < right))
-    for x0, y0, x1, y1 in boxes.xyxy.astype(float):
-        inside |= np.outer((y >= y0) & (y < y1), (x >= x0) & (x < x1))
-        row, column = int((y0 + y1) / 2 // down), int((x0 + x1) / 2 // across)
-        if 0 <= row < height and 0 <= column < width:
-            inside[row, column] = True
+    inside = in_boxes(size, feature_map.stride, boxes.xyxy)
+    image = in_region(size, feature_map.stride, feature_map.window)
     return inside & image, ~inside & image
 
 

@@ -16,10 +16,10 @@ from yolov5_featviz.arrays.resample import check_resample, resample
 from yolov5_featviz.draw.annotate import draw_boxes
 from yolov5_featviz.draw.channels import ChannelSpec, Choice, check_map, choose
 from yolov5_featviz.draw.lettering import Text
-from yolov5_featviz.draw.page import LEAST_INCHES, Legend, channel_words, describe, enlarged, panel
+from yolov5_featviz.draw.page import LEAST_INCHES, Legend, channel_words, enlarged, map_title, panel
 from yolov5_featviz.draw.palette import check_look, palette_of, quantise
 from yolov5_featviz.draw.picture import Picture
-from yolov5_featviz.draw.record import facts
+from yolov5_featviz.draw.record import map_record
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 
@@ -36,7 +36,7 @@ class HeatMap:
         legend: what 0 and 1 mean.
         title: what it shows, in words.
         feature_map: where it comes from.
-        about: how it was made; see :func:`yolov5_featviz.draw.record.facts`.
+        about: how it was made; see :func:`yolov5_featviz.draw.record.map_record`.
     """
 
     values: np.ndarray
@@ -180,8 +180,8 @@ def _heat(
         low, high = NORMS[norm].ends or (low, high)
     scope = {"robust": "1st to 99th percentile"}.get(norm, NORMS[norm].scope)
     scope = "" if norm in ("channel", "zero") else scope
-    about = facts(feature_map, limits=limits, norm=norm, **how)
-    return HeatMap(scaled[0], Legend(low, high, scope), describe(feature_map, words), feature_map, about)
+    about = map_record(feature_map, limits=limits, norm=norm, **how)
+    return HeatMap(scaled[0], Legend(low, high, scope), map_title(feature_map, words), feature_map, about)
 
 
 def check_alpha(alpha: float, blend: str) -> None:
@@ -201,9 +201,7 @@ def aligned(
     network's input, so the padding ends at ``region / s`` cells, fractions included. ``image`` is
     the size of the image itself: if it is that of the input, nothing is cut off.
     """
-    left, top, right, bottom = _window(feature_map, image)
-    down, across = feature_map.stride or (1.0, 1.0)
-    return resample(values, size, how, part=(left / across, top / down, right / across, bottom / down))
+    return resample(values, size, how, part=feature_map.to_cells(_window(feature_map, image)))
 
 
 def blended(heat: np.ndarray, palette: np.ndarray, image: np.ndarray, alpha: float, blend: str = "mix") -> np.ndarray:

@@ -27,7 +27,7 @@ class Legend(NamedTuple):
     scope: str = ""
 
 
-def describe(feature_map: LayerOutput, shown: str) -> str:
+def map_title(feature_map: LayerOutput, shown: str) -> str:
     """One line: image, layer, type, what is shown of it, size and stride."""
     layer = feature_map.layer
     _, height, width = feature_map.data.shape

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, List, Tuple
+from typing import Any, Dict, Iterable, List, Tuple
 
 import numpy as np
 
+from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.errors import FeatvizError
 
 COLOURS = 248  # palette entries of the colour map; 0 is the lowest value, 247 the highest
@@ -68,3 +69,19 @@ BOX_COLOURS: List[RGB] = [
     (0, 114, 178),
     (255, 255, 255),
 ]
+
+
+def class_colours(names: Iterable[str]) -> Dict[str, RGB]:
+    """A colour for each class of a picture, by its place in the alphabet."""
+    return {name: BOX_COLOURS[i % len(BOX_COLOURS)] for i, name in enumerate(sorted(set(names)))}
+
+
+def box_colours(boxes: Boxes) -> List[RGB]:
+    """A colour for each box, that of its class; the first one where classes are not known."""
+    colours = class_colours(boxes.labels)
+    return [colours[name] for name in boxes.labels] or BOX_COLOURS[:1] * len(boxes)
+
+
+def is_dark(colour: RGB) -> bool:
+    """Whether letters on a colour are to be white: by its luma (ITU-R BT.601), of 255."""
+    return bool(np.dot(colour, (0.299, 0.587, 0.114)) < 110)

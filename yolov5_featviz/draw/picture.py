@@ -49,7 +49,7 @@ class Picture:
         title: what the picture shows, in words.
         cells: where each channel was drawn: channel -> ``(x, y, width, height)`` in pixels.
         texts: the lettering that is in the pixels, for formats that keep text as text.
-        about: how it was made, for its file; see :func:`yolov5_featviz.draw.record.facts`.
+        about: how it was made, for its file; see :func:`yolov5_featviz.draw.record.map_record`.
     """
 
     pixels: np.ndarray

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.version import __version__
+
+if TYPE_CHECKING:  # so that the command line's help does not import torch
+    from yolov5_featviz.models.layer_output import LayerOutput
 
 KEY = "yolov5-featviz"  # under which files hold it; its value in the record is the version
 
 
-def facts(
+def map_record(
     feature_map: LayerOutput, shows: str, channels: Sequence[int], limits: Optional[np.ndarray] = None, **how: Any
 ) -> Dict[str, Any]:
     """What is to be told of a picture of a feature map.

@@ -31,7 +31,7 @@ from yolov5_featviz.models.layers import (
 from yolov5_featviz.models.outputs import (
     Input,
     Reshape,
-    describe,
+    describe_output,
     patch_size,
     read_input,
     tensors_of,
@@ -201,7 +201,7 @@ class Capture:
                     whys.append(str(error))
                 except Exception as error:  # of a kind of tensor that nobody has thought of, or the user's reshape
                     whys.append(reason_of(error))
-            what = describe(output)
+            what = describe_output(output)
         except Exception as error:  # of an output that cannot be looked into
             what = f"a {type(output).__name__}, which cannot be looked into ({reason_of(error)})"
         if levels:

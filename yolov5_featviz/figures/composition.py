@@ -15,12 +15,12 @@ import numpy as np
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.draw.annotate import place_labels
 from yolov5_featviz.draw.encode import check_format, format_of, parameters
-from yolov5_featviz.draw.palette import BOX_COLOURS, COLOURS, palette_of
+from yolov5_featviz.draw.palette import BOX_COLOURS, COLOURS, class_colours, is_dark, palette_of
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import KEY, dumps
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figures.layout import BAR, CORNERS, Bar, Layout, Panel, Place, Zoom, lay_out
-from yolov5_featviz.figures.style import LEAST, LINE, Style, font, measure, plain, wrap
+from yolov5_featviz.figures.style import LEAST, LINE, Style, font, plain, text_extent, wrap
 from yolov5_featviz.files import write
 from yolov5_featviz.text import printable
 
@@ -189,8 +189,9 @@ class _Draw:
 
     def __init__(self, figure: Any, layout: Layout, style: Style, panels: Sequence[Sequence[Optional[Panel]]]) -> None:
         self.figure, self.layout, self.style = figure, layout, style
-        names = sorted({name for row in panels for p in row if p is not None and p.boxes for name in p.boxes.labels})
-        self.colours = {name: BOX_COLOURS[i % len(BOX_COLOURS)] for i, name in enumerate(names)}
+        self.colours = class_colours(
+            name for row in panels for p in row if p is not None and p.boxes for name in p.boxes.labels
+        )
 
     def axes(self, place: Place) -> Any:
         """Axes whose units are pixels from the top left corner of ``place``."""
@@ -268,7 +269,7 @@ class _Draw:
     def letter(self, letter: str, place: Place) -> Place:
         """A panel's letter on white in its upper left corner; returns where, within the panel."""
         unit = self.style.dpi / 72
-        wide, high = (round((side + 2) * unit) for side in measure(letter, self.style, weight="bold"))
+        wide, high = (round((side + 2) * unit) for side in text_extent(letter, self.style, weight="bold"))
         axes = self.axes(place._replace(width=wide, height=high))
         axes.set_zorder(5)
         axes.axhspan(0, high, color="white", lw=0)
@@ -311,7 +312,8 @@ class _Draw:
         labels = self.labels(panel.boxes, {i: corners[i] for i in inside}, place, covered) if named else {}
         for i in inside:
             name = panel.boxes.labels[i] if panel.boxes.labels else ""
-            colour = np.array(self.colours.get(name, BOX_COLOURS[0])) / 255
+            rgb = self.colours.get(name, BOX_COLOURS[0])
+            colour = np.array(rgb) / 255
             self.rectangle(axes, corners[i], "black", 1.4, zorder=2)
             self.rectangle(axes, corners[i], colour, 0.8, zorder=3)
             if i not in labels:
@@ -319,13 +321,12 @@ class _Draw:
             (x, y, w, h), small = labels[i]
             caption = plain(panel.boxes.caption(i))
             axes.add_patch(Rectangle((x, y), w, h, fc=colour, ec="none", zorder=4))
-            dark = np.dot(colour, (0.299, 0.587, 0.114)) < 0.43
             axes.text(
                 x + w / 2,
                 y + h / 2 + 0.32 * small * unit,
                 caption,
                 fontproperties=font(self.style, size=small, words=caption),
-                color="white" if dark else "black",
+                color="white" if is_dark(rgb) else "black",
                 ha="center",
                 va="baseline",
                 zorder=5,
@@ -341,7 +342,7 @@ class _Draw:
         words = {i: plain(boxes.caption(i)) for i in corners if boxes.caption(i)}
         for small in sorted({max(LEAST, self.style.font_size - less) for less in (2.5, 3.0, 3.5)}, reverse=True):
             sizes = [
-                tuple(round((side + 1.6) * unit) for side in measure(word, self.style, small))
+                tuple(round((side + 1.6) * unit) for side in text_extent(word, self.style, small))
                 for word in words.values()
             ]
             spots = place_labels([corners[i] for i in words], sizes, (place.height, place.width), covered)
@@ -417,7 +418,7 @@ def _with_lengths(svg: str, style: Style) -> str:
         size = re.search(r"([\d.]+)px", found[1])
         if size is None:
             return found[0]
-        long = measure(plain(unescape(found[2])), style, float(size[1]), weight)[0]
+        long = text_extent(plain(unescape(found[2])), style, float(size[1]), weight)[0]
         return f'<text textLength="{long:.6g}" lengthAdjust="spacingAndGlyphs"{found[1]}>{found[2]}</text>'
 
     return re.sub(r"<text([^>]*)>([^<]+)</text>", longer, svg)

@@ -9,7 +9,7 @@ import numpy as np
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.figures.style import LINE, LINES, Style, measure, wrap
+from yolov5_featviz.figures.style import LINE, LINES, Style, text_extent, wrap
 
 BAR = 4.0  # height of a colour scale in points
 CORNERS = ("upper left", "upper right", "lower left", "lower right")
@@ -192,8 +192,8 @@ def _bar_words(bars: Sequence[Tuple[Bar, float]], style: Style) -> List[List[str
     small = style.font_size - 1
 
     def fits(bar: Bar, room: float) -> bool:
-        ends = max(measure(words, style, small)[0] for words in (bar.low, bar.high))
-        return measure(bar.words, style, small)[0] + 2 * ends + small <= room
+        ends = max(text_extent(words, style, small)[0] for words in (bar.low, bar.high))
+        return text_extent(bar.words, style, small)[0] + 2 * ends + small <= room
 
     if all(not bar.words or fits(bar, room) for bar, room in bars):
         return [[bar.words] for bar, _ in bars]

@@ -12,7 +12,7 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.image import as_rgb
 from yolov5_featviz.arrays.normalize import NORMS, normalize
 from yolov5_featviz.arrays.reduce import REDUCTIONS, pca, reduce_channels
-from yolov5_featviz.attribution.cam import METHODS
+from yolov5_featviz.attribution.cam import CAM_METHODS
 from yolov5_featviz.draw.channels import choose
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.record import number
@@ -20,7 +20,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.prediction import Prediction
 from yolov5_featviz.figures.composition import Composition, compose
 from yolov5_featviz.figures.layout import Bar, Paint, Panel
-from yolov5_featviz.figures.painters import colours, heat, limit_words, mosaic, photograph, stretched
+from yolov5_featviz.figures.painters import colours, heat, limit_words, photograph, scale_between, tiles
 from yolov5_featviz.figures.spec import OF_LAYERS, Cell, Spec, needs_model
 from yolov5_featviz.models.layer_output import LayerOutput
 
@@ -220,7 +220,7 @@ def _tiles(cell: Cell, fm: LayerOutput, image: Tuple[int, int], cmap: str, how: 
     scaled, ends = normalize(data[choose(fm, cell.channels or "16").channels], norm, data)
     low, high = NORMS[norm].ends or (limit_words(ends[0][0]), limit_words(ends[0][1]))
     words = NORMS[norm].scope.replace("on its own", "").strip()
-    return mosaic([heat(one, fm, image, cmap, how) for one in scaled]), Bar(cmap, low, high, words)
+    return tiles([heat(one, fm, image, cmap, how) for one in scaled]), Bar(cmap, low, high, words)
 
 
 def _on_scale(
@@ -232,7 +232,7 @@ def _on_scale(
         return seen.scaled, Bar(cmap, *(NORMS[seen.norm].ends or ("0", "1")), f"{words}, {NORMS[seen.norm].scope}")
     if _is_shared(cell) or isinstance(cell.scale, tuple):
         low, high = _limits(cell, seen, limits)
-        return stretched(seen.values, (low, high)), Bar(cmap, limit_words(low), limit_words(high), words)
+        return scale_between(seen.values, (low, high)), Bar(cmap, limit_words(low), limit_words(high), words)
     return seen.scaled, Bar(cmap, *(NORMS[seen.norm].ends or ("min", "max")), f"{words}, each on its own")
 
 
@@ -243,7 +243,7 @@ def _beyond(box: Region, window: Region) -> bool:
 def _measured(cell: Cell, feature_map: LayerOutput) -> str:
     """What the values of a panel are."""
     if cell.shown == "cam":
-        return METHODS[cell.method][0]
+        return CAM_METHODS[cell.method][0]
     if cell.shown == "channel":
         return f"channel {cell.channel}"
     if cell.channels is not None:

@@ -15,7 +15,7 @@ from yolov5_featviz.figures.layout import Paint
 from yolov5_featviz.models.layer_output import LayerOutput
 
 
-def stretched(values: np.ndarray, pair: Tuple[float, float]) -> np.ndarray:
+def scale_between(values: np.ndarray, pair: Tuple[float, float]) -> np.ndarray:
     """Values to [0, 1], so that ``pair`` become its ends; 0 where these are equal. NaN stays NaN."""
     low, high = pair
     span = high - low
@@ -72,7 +72,7 @@ def colours(planes: np.ndarray, feature_map: LayerOutput, image: Tuple[int, int]
     return paint
 
 
-def mosaic(parts: Sequence[Paint]) -> Paint:
+def tiles(parts: Sequence[Paint]) -> Paint:
     """Paints several side by side, in as many columns as rows."""
     side = math.ceil(math.sqrt(len(parts)))
 
@@ -94,14 +94,8 @@ def mosaic(parts: Sequence[Paint]) -> Paint:
 def cells(feature_map: LayerOutput, image: Tuple[int, int], window: Region) -> Region:
     """A part of an image of size ``image``, in its pixels, as a part of the map, in cells."""
     left, top, right, bottom = feature_map.window
-    down, across = feature_map.stride or (1.0, 1.0)
     x, y = (right - left) / image[1], (bottom - top) / image[0]
-    return (
-        (left + window[0] * x) / across,
-        (top + window[1] * y) / down,
-        (left + window[2] * x) / across,
-        (top + window[3] * y) / down,
-    )
+    return feature_map.to_cells((left + window[0] * x, top + window[1] * y, left + window[2] * x, top + window[3] * y))
 
 
 def limit_words(value: float) -> str:

@@ -11,7 +11,7 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.normalize import check_norm
 from yolov5_featviz.arrays.reduce import check_reduce
 from yolov5_featviz.arrays.resample import check_resample
-from yolov5_featviz.attribution.cam import METHODS, check_method
+from yolov5_featviz.attribution.cam import CAM_METHODS, check_method
 from yolov5_featviz.draw.channels import choose_channels, parse_top
 from yolov5_featviz.draw.encode import format_of
 from yolov5_featviz.draw.palette import palette_of
@@ -60,7 +60,7 @@ class Cell(NamedTuple):
         if self.shown in ("input", "detections"):
             return self.shown.capitalize()
         if self.shown == "cam":
-            return METHODS[self.method][0]
+            return CAM_METHODS[self.method][0]
         layer = [] if self.layer is None else [f"layer {self.layer}"]
         what = {"heatmap": "" if layer else "heat map", "pca": "PCA", "grid": "" if layer else "channels"}
         words = ", ".join(filter(None, [*layer, what.get(self.shown, f"channel {self.channel}")]))
@@ -390,5 +390,5 @@ _CELL: Dict[str, Callable[[Any], Any]] = {
     "crop": _edges("crop"),
     "zoom": _zoom,
     "target": _text("target"),
-    "method": _one_of("method", list(METHODS)),
+    "method": _one_of("method", list(CAM_METHODS)),
 }

@@ -118,7 +118,7 @@ def check_letters(words: str, style: Style) -> None:
         raise FeatvizError(
             f"the font {style.font} has no {missing!r}, which {words!r} needs: install a font that has, or name it"
         )
-    measure(printable(words), style)
+    text_extent(printable(words), style)
 
 
 def lacking(words: str, style: Style) -> str:
@@ -131,7 +131,7 @@ def lacking(words: str, style: Style) -> str:
     return next((letter for letter in words if ord(letter) not in known and not letter.isspace()), "")
 
 
-def measure(words: str, style: Style, size: Optional[float] = None, weight: str = "normal") -> Tuple[float, float]:
+def text_extent(words: str, style: Style, size: Optional[float] = None, weight: str = "normal") -> Tuple[float, float]:
     """Width and height of a line in points. Raises FeatvizError for a formula that is none."""
     from matplotlib.cbook import is_math_text
     from matplotlib.textpath import text_to_path
@@ -151,7 +151,7 @@ def wrap(words: str, room: float, style: Style, size: Optional[float] = None) ->
     """
 
     def fits(text: str) -> bool:
-        return measure(text, style, size)[0] <= room
+        return text_extent(text, style, size)[0] <= room
 
     lines: List[str] = []
     for word in words.split():
@@ -175,5 +175,5 @@ def wrap(words: str, room: float, style: Style, size: Optional[float] = None) ->
         lines = [*lines[: LINES - 1], f"{last}…"]
     for line in lines:
         if "$" in line:  # it may be a formula only now
-            measure(line, style, size)
+            text_extent(line, style, size)
     return "\n".join(lines)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.arrays.cells import to_cells
 from yolov5_featviz.models.layers import Layer
 from yolov5_featviz.text import file_name
 
@@ -53,6 +54,11 @@ class LayerOutput:
         return int(self.data.shape[0])
 
     @property
+    def size(self) -> Tuple[int, int]:
+        """Height and width of the map, in cells."""
+        return int(self.data.shape[1]), int(self.data.shape[2])
+
+    @property
     def stride(self) -> Optional[Tuple[float, float]]:
         """Input pixels to one cell of the map, ``(down, across)``; None if the input is not known."""
         if self.input_size is None:
@@ -64,6 +70,10 @@ class LayerOutput:
         """Where the image lies: ``region``, or all of the input; in cells of the map if the input is not known."""
         height, width = self.input_size or self.data.shape[1:]
         return self.region or (0.0, 0.0, float(width), float(height))
+
+    def to_cells(self, region: Optional[Region] = None) -> Region:
+        """Convert a region of the input, by default the ``window``, from pixels to cells, fractions included."""
+        return to_cells(region or self.window, self.stride or (1.0, 1.0))
 
     @property
     def title(self) -> str:

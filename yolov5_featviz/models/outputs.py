@@ -106,7 +106,7 @@ def _parts(output: Any) -> Iterable[Tuple[Any, Any]]:
     return ()
 
 
-def describe(output: Any) -> str:
+def describe_output(output: Any) -> str:
     """What a layer put out, in words."""
     if isinstance(output, torch.Tensor):
         return f"a tensor of shape {_shape(output)}"
@@ -193,7 +193,7 @@ def to_maps(
     if callable(reshape):
         y = reshape(x)
         if not isinstance(y, torch.Tensor) or y.dim() != 4:
-            raise FeatvizError(f"reshape made {describe(y)} of it")
+            raise FeatvizError(f"reshape made {describe_output(y)} of it")
         return y
     if given.dims == 3 and x.dim() < 4:
         x = x[None]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from yolov5_featviz.arrays.boxes import Region
-from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.models.outputs import crop_region
 from yolov5_featviz.text import near
 
@@ -84,7 +84,7 @@ def load_model(
         model = _call(_function(library, function), arguments, name)
         if not isinstance(model, nn.Module):
             raise FeatvizError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
-        zoo = ZooModel(model, "those it was made with", stretched(imgsz or 384))
+        zoo = ZooModel(model, "those it was made with", stretch_to_square(imgsz or 384))
     else:
         zoo = build(function, arguments, weights, imgsz)
     zoo.model.eval()
@@ -126,7 +126,7 @@ def load_weights(model: nn.Module, loaded: Any, path: str, name: str) -> None:
     model.load_state_dict(state)
 
 
-def stretched(imgsz: int, mean: Any = MEAN, std: Any = STD) -> Prepare:
+def stretch_to_square(imgsz: int, mean: Any = MEAN, std: Any = STD) -> Prepare:
     """Bring an image to a square of ``imgsz`` pixels, bicubic, whatever its aspect, and normalise it."""
 
     def prepare(image: np.ndarray) -> Tuple[Any, Optional[Region]]:
@@ -188,7 +188,7 @@ def _torchvision(name: str, arguments: Dict[str, Any], weights: Optional[str], i
     transform: Any = offered.transforms() if offered else None
     resize, crop = getattr(transform, "resize_size", None), getattr(transform, "crop_size", None)
     if imgsz is not None or resize is None or len(resize) != 1:
-        return ZooModel(model, origin, stretched(imgsz or 384))
+        return ZooModel(model, origin, stretch_to_square(imgsz or 384))
     return ZooModel(model, origin, transformed(transform, resize[0] if crop else None))
 
 
@@ -215,7 +215,7 @@ def _timm(name: str, arguments: Dict[str, Any], weights: Optional[str], imgsz: O
     model = _call(lambda **options: timm.create_model(name, **options), options, f"timm:{name}")
     origin = "timm's" if options["pretrained"] else "random ones"
     if imgsz is not None:
-        return ZooModel(model, origin, stretched(imgsz))
+        return ZooModel(model, origin, stretch_to_square(imgsz))
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
     resize = next((step.size for step in transform.transforms if type(step).__name__ == "Resize"), None)
     return ZooModel(model, origin, transformed(transform, resize if isinstance(resize, int) else None))
@@ -264,8 +264,7 @@ def _call(function: Callable[..., Any], arguments: Dict[str, Any], name: str) ->
     try:
         return function(**arguments)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FeatvizError(f"{name} could not be built: {reason}") from error
+        raise FeatvizError(f"{name} could not be built: {reason(error)}") from error
 
 
 def _is_state_dict(value: Any) -> bool:

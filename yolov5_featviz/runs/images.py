@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from yolov5_featviz.files import check_writable, new_folder
 from yolov5_featviz.models.device import choose_device
 from yolov5_featviz.models.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.models.zoo import ZooModel
-from yolov5_featviz.runs.look import Look, draw, draw_cam
+from yolov5_featviz.runs.look import Look, render, render_cam
 from yolov5_featviz.runs.names import image_names
 from yolov5_featviz.runs.provenance import identity
-from yolov5_featviz.runs.run_folder import Files, Gallery
+from yolov5_featviz.runs.run_folder import Files, RunFolder
 from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 
@@ -76,7 +76,7 @@ def run_images(
         folder: where the images' folders go; ``runs/featviz/exp`` otherwise, or ``exp2`` and so on.
             Nothing that is there is overwritten.
         log: called with each message.
-        about: how the pictures come about, for the files; see :func:`yolov5_featviz.runs.provenance.made`.
+        about: how the pictures come about, for the files; see :func:`yolov5_featviz.runs.provenance.run_record`.
         report: write a page about it, too; see :class:`yolov5_featviz.runs.report.Report`.
         say: 1 to name every file, -1 for errors only.
         device: see :func:`yolov5_featviz.models.device.choose_device`.
@@ -94,7 +94,8 @@ def run_images(
     check_writable(Path(folder or Path("runs") / "featviz"))
     home = Path(folder) if folder else None
     line = f"layers {layers} · yolov5-featviz {__version__}"
-    gallery, unreadable, known = Gallery(look, log, report, line, say), [], set()
+    gallery, unreadable = RunFolder(look, log, report, line, say), []
+    known: Set[str] = set()
     with gallery:
         for path, name in zip(paths, image_names(paths)):
             try:
@@ -116,10 +117,10 @@ def run_images(
                 for fm in maps:
                     choose(fm, look.channels)
             shown = maps if look.shows_maps else []
-            files: List[Files] = [("", partial(draw, fm, look, image, gallery.ranked)) for fm in shown]
+            files: List[Files] = [("", partial(render, fm, look, image, gallery.ranked)) for fm in shown]
             if "cam" in look.modes:
                 heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, name)
-                files += [("", partial(draw_cam, heat, look, image)) for heat in heats]
+                files += [("", partial(render_cam, heat, look, image)) for heat in heats]
             home = home or new_folder(Path("runs") / "featviz" / "exp")
             gallery.add(home, name, files, [("", maps)], image, made=partial(_made, about or {}, path))
     if unreadable and not gallery.folders:

@@ -19,14 +19,14 @@ from yolov5_featviz.draw.grid import grids
 from yolov5_featviz.draw.heatmap import HeatMap, channel, check_alpha, heatmap
 from yolov5_featviz.draw.palette import check_look
 from yolov5_featviz.draw.picture import Picture
-from yolov5_featviz.draw.record import dumps, facts
+from yolov5_featviz.draw.record import dumps, map_record
 from yolov5_featviz.draw.rgb import pca_picture
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.models.layers import Target
 
 MODES = ("grid", "heatmap", "channels", "pca", "cam")
-FORMATS = (*PICTURE_FORMATS, "npy")
+FILE_FORMATS = (*PICTURE_FORMATS, "npy")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Look:
 
     Attributes:
         modes: any of ``grid``, ``heatmap``, ``channels`` (one file each), ``pca``, and ``cam``, class
-            activation maps, which are not made from feature maps alone; see :func:`draw_cam`.
+            activation maps, which are not made from feature maps alone; see :func:`render_cam`.
         channels: which; see :func:`yolov5_featviz.draw.channels.choose`. None: 64 where channels are
             shown one by one, all where they are put together.
         norm: see :func:`yolov5_featviz.arrays.normalize.normalize`. None: ``channel``, and for heat maps
@@ -79,7 +79,7 @@ class Look:
         return "npy" in self.formats or any(mode != "cam" for mode in self.modes)
 
     def __post_init__(self) -> None:
-        for what, chosen, known in (("mode", self.modes, MODES), ("format", self.formats, FORMATS)):
+        for what, chosen, known in (("mode", self.modes, MODES), ("format", self.formats, FILE_FORMATS)):
             for part in chosen:
                 if part not in known:
                     raise FeatvizError(f"no {what} {part!r}: take one or more of {', '.join(known)}")
@@ -99,7 +99,7 @@ class Look:
 Made = Optional[Callable[[], Mapping[str, Any]]]
 
 
-def draw(
+def render(
     feature_map: LayerOutput,
     look: Look,
     image: Any = None,
@@ -131,13 +131,13 @@ def draw(
     if shown.ranking is not None:
         yield f"{stem}_ranking.csv", shown.ranking.to_csv().encode()
         if made is not None:
-            about = facts(feature_map, "ranking", shown.channels, by=shown.ranking.by)
+            about = map_record(feature_map, "ranking", shown.channels, by=shown.ranking.by)
             yield f"{stem}_ranking.csv.json", f"{dumps({**told, 'file': f'{stem}_ranking.csv', **about})}\n".encode()
         if tell is not None:
             tell(feature_map, shown)
     if "npy" in look.formats:
         file = f"{stem}_features.npy"
-        about = facts(feature_map, "values", range(feature_map.channels))
+        about = map_record(feature_map, "values", range(feature_map.channels))
         yield file, _npy(feature_map.data, {**told, "file": file, **about})
     if any(format in PICTURE_FORMATS for format in look.formats):
         for mode in look.modes:
@@ -148,8 +148,8 @@ def draw(
                         yield file, picture.told({**told, "file": file, **picture.about}).encode(format)
 
 
-def draw_cam(heat: HeatMap, look: Look, image: Any = None, made: Made = None) -> Iterator[Tuple[str, bytes]]:
-    """A class activation map over its image, or alone if ``image`` is None. ``made`` as for :func:`draw`.
+def render_cam(heat: HeatMap, look: Look, image: Any = None, made: Made = None) -> Iterator[Tuple[str, bytes]]:
+    """A class activation map over its image, or alone if ``image`` is None. ``made`` as for :func:`render`.
 
     Yields:
         ``(name, content)`` of each file: ``stage17_C3_cam.png``, and ``..._cam.npy``, its values before

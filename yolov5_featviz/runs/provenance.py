@@ -45,7 +45,7 @@ DEPTH = 40  # of what is nested in a record; a figure's has 6
 DIGITS = 40  # of a number
 
 
-def made(command: Sequence[str], weights: Iterable[Union[str, Path]] = (), **more: Any) -> Dict[str, Any]:
+def run_record(command: Sequence[str], weights: Iterable[Union[str, Path]] = (), **more: Any) -> Dict[str, Any]:
     """What all files of a run have in common.
 
     Args:
@@ -122,7 +122,7 @@ def _users() -> FrozenSet[str]:
     return frozenset(filter(None, names))
 
 
-def read(path: Union[str, Path]) -> Dict[str, Any]:
+def read_record(path: Union[str, Path]) -> Dict[str, Any]:
     """What a file that was written here says of how it was made.
 
     The file may be anybody's: nothing in it is decoded but the record, in bounded memory, and a record
@@ -379,7 +379,7 @@ def _behind_key(text: str) -> str:
     return text[found + len(KEY) :].strip("\0 \n") if found >= 0 else ""
 
 
-def tell(about: Mapping[str, Any]) -> str:
+def record_text(about: Mapping[str, Any]) -> str:
     """The record as text, a line for each thing that is told; what a terminal would obey is left out."""
     known = dict(about)
     versions = [f"{KEY} {known.pop(KEY)}"]

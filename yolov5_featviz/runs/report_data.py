@@ -10,12 +10,13 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 
 from yolov5_featviz.arrays.boxes import Boxes
+from yolov5_featviz.arrays.cells import in_boxes
 from yolov5_featviz.arrays.image import as_rgb, smaller
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.reduce import REDUCTIONS, reduce_channels
 from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.draw.channels import rank, sides
-from yolov5_featviz.draw.palette import BOX_COLOURS
+from yolov5_featviz.draw.palette import box_colours
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.runs.look import Look
@@ -90,20 +91,9 @@ def _inside(feature_map: LayerOutput, groups: Sequence[Boxes]) -> Tuple[np.ndarr
     """
     none = replace(feature_map, boxes=Boxes(np.zeros((0, 4))))
     image = sides(none)[1]
-    found = np.zeros((len(groups), *image.shape), bool)
     if feature_map.stride is None:
-        return image, found
-    (height, width), (down, across) = image.shape, feature_map.stride
-    y, x = (np.arange(height) + 0.5) * down, (np.arange(width) + 0.5) * across
-    for inside, boxes in zip(found, groups):
-        x0, y0, x1, y1 = boxes.xyxy.astype(float).T[:, :, None]
-        tall, wide = (y >= y0) & (y < y1), (x >= x0) & (x < x1)
-        for rows, columns in zip(tall, wide):
-            inside |= rows[:, None] & columns
-        row, column = ((y0 + y1)[:, 0] / 2 // down).astype(int), ((x0 + x1)[:, 0] / 2 // across).astype(int)
-        there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        inside[row[there], column[there]] = True
-    return image, found & image
+        return image, np.zeros((len(groups), *image.shape), bool)
+    return image, image & [in_boxes(feature_map.size, feature_map.stride, boxes.xyxy) for boxes in groups]
 
 
 def _regions(masks: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -225,16 +215,14 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
     by, note, scores = _scores(fm)
     unknown = np.isnan(scores)
     orders = np.lexsort((np.where(unknown, 0, -scores), unknown)).tolist()  # of equals the lower number first
-    _, height, width = fm.data.shape
+    height, width = fm.size
     step = int(np.ceil(np.sqrt(height * width / largest)))
     grid = max(1, height // step), max(1, width // step)
     chosen = _chosen(orders, min(channels, max(1, cells // (grid[0] * grid[1]))) if channels else 0)
     data = fm.values
     maps = np.concatenate([reduce_channels(data, reduce)[None], data[chosen]])
-    codes, ends = encode(resample(maps, grid, "nearest") if step > 1 else maps)
-    down, across = fm.stride or (1.0, 1.0)
-    left, top, right, bottom = fm.window
-    per_x, per_y = grid[1] / width / across, grid[0] / height / down
+    codes, ends = quantise_maps(resample(maps, grid, "nearest") if step > 1 else maps)
+    per_x, per_y = grid[1] / width, grid[0] / height
     best = [order[:LIST] for order in orders]
     return {
         "title": fm.layer.title + (f", level {fm.level}" if fm.level is not None else ""),
@@ -242,8 +230,8 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
         "type": fm.layer.type,
         "shape": list(fm.data.shape),
         "grid": list(grid),
-        "stride": None if fm.stride is None else _numbers(np.array([down, across])),
-        "window": _numbers(np.array([left * per_x, top * per_y, right * per_x, bottom * per_y]), 6),
+        "stride": None if fm.stride is None else _numbers(np.array(fm.stride)),
+        "window": _numbers(np.array(fm.to_cells()) * (per_x, per_y, per_x, per_y), 6),
         "limits": _numbers(_limits(data), 6),
         "heat": [reduce, REDUCTIONS[reduce].norm],
         "by": by,
@@ -291,7 +279,7 @@ def _spreads(fm: LayerOutput) -> np.ndarray:
     return found if np.isfinite(found).all() else rank(fm, "std").scores["std"]
 
 
-def encode(maps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def quantise_maps(maps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Maps ``[n, H, W]`` to uint8 codes and float32 ``[n, 2]``, the values of code 0 and code 254.
 
     A code is off by at most a 508th of a map's span. Infinities take the ends, NaN the code 255.
@@ -378,9 +366,7 @@ def _one(boxes: Boxes, i: int) -> Boxes:
 def _colours(boxes: Optional[Boxes]) -> List[str]:
     if boxes is None:
         return []
-    names = sorted(set(boxes.labels))
-    indices = [names.index(label) for label in boxes.labels] or [0] * len(boxes)
-    return [f"#{bytes(BOX_COLOURS[i % len(BOX_COLOURS)]).hex()}" for i in indices]
+    return [f"#{bytes(colour).hex()}" for colour in box_colours(boxes)]
 
 
 def _numbers(values: np.ndarray, digits: int = 4) -> Any:

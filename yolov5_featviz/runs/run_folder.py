@@ -27,7 +27,7 @@ Files = Tuple[str, Callable[..., Iterable[Tuple[str, bytes]]]]
 BEST = 5  # channels of a ranking that are named in the log
 
 
-class Gallery:
+class RunFolder:
     """Writes in the background what is drawn of each image of a run.
 
     Args:
@@ -116,7 +116,7 @@ class Gallery:
                 size + getattr(image, "nbytes", 0),
             )
 
-    def __enter__(self) -> Gallery:
+    def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layers import Target
-from yolov5_featviz.models.outputs import describe, tensors_of
+from yolov5_featviz.models.outputs import describe_output, tensors_of
 from yolov5_featviz.text import near
 
 CONFIDENCE, OVERLAP = 0.25, 0.45  # what detect.py takes for a detection, and for the same one
@@ -56,7 +56,7 @@ def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor,
     raw = [t for t in tensors if t.dim() == 5]
     if decoded is None or not raw or sum(t[0, ..., 0].numel() for t in raw) != decoded.shape[1]:
         raise FeatvizError(
-            f"the model yields {describe(output)}, not what YOLOv5 detects with: give as target a function "
+            f"the model yields {describe_output(output)}, not what YOLOv5 detects with: give as target a function "
             "from that to a score"
         )
     logits = torch.cat([t.reshape(-1, t.shape[-1]) for t in raw])
@@ -86,7 +86,7 @@ def _detection_at(target: Any, boxes: torch.Tensor, found: str) -> torch.Tensor:
     """Which detection overlaps a box best, ``[1]``."""
     from torchvision.ops import box_iou
 
-    overlap = box_iou(torch.as_tensor(target, dtype=torch.float32)[None].to(boxes), boxes)[0]
+    overlap: torch.Tensor = box_iou(torch.as_tensor(target, dtype=torch.float32)[None].to(boxes), boxes)[0]
     if overlap.max() < 0.5:
         raise FeatvizError(f"no detection at {', '.join(f'{edge:g}' for edge in target)}: found: {found}")
     return overlap.argmax()[None]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from yolov5_featviz import stop
-from yolov5_featviz.compare.options import Options
+from yolov5_featviz.compare.options import CompareOptions
 from yolov5_featviz.compare.pages import draw_pages
-from yolov5_featviz.compare.tables import Row, measure, table, table_files
+from yolov5_featviz.compare.tables import Row, measure_image, table, table_files
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.features.prediction import Prediction
@@ -19,7 +19,7 @@ from yolov5_featviz.leftovers import clean_run
 from yolov5_featviz.runs.images import find_images
 from yolov5_featviz.runs.names import image_names
 from yolov5_featviz.runs.progress import progress
-from yolov5_featviz.runs.provenance import identity, made
+from yolov5_featviz.runs.provenance import identity, run_record
 from yolov5_featviz.runs.saver import Failures
 from yolov5_featviz.yolov5.labels import Label, read_label
 from yolov5_featviz.yolov5.predictor import check_size, predictors, read_image
@@ -28,7 +28,7 @@ from yolov5_featviz.yolov5.script.validate import locate_weights
 from yolov5_featviz.yolov5.weights.checkpoint import check_weights
 
 
-def compare(options: Options, command: Sequence[str], log: Callable[[str], None]) -> int:
+def compare(options: CompareOptions, command: Sequence[str], log: Callable[[str], None]) -> int:
     """Show each image to each model; write a figure for each image, and tables.
 
     Args:
@@ -57,7 +57,7 @@ def compare(options: Options, command: Sequence[str], log: Callable[[str], None]
     with predictors(files, o.yolov5, o.trust, o.device) as models:
         layers = _aligned_layers(names, models, selections)
         releases = list(dict.fromkeys(model.release for model in models))
-        about = {**made(command, files, yolov5=", ".join(releases)), "models": names, "reduce": o.reduce}
+        about = {**run_record(command, files, yolov5=", ".join(releases)), "models": names, "reduce": o.reduce}
         run = _Run(o, names, about)
         failed = _show_all(run, list(zip(images, image_names(images), labels)), models, layers, log)
     if run.home is None and failed and not run.failures.errors:
@@ -75,7 +75,7 @@ def compare(options: Options, command: Sequence[str], log: Callable[[str], None]
     return int(bool(failed or run.failures.errors))
 
 
-def _names(o: Options, files: Sequence[str]) -> List[str]:
+def _names(o: CompareOptions, files: Sequence[str]) -> List[str]:
     """The models' names. Raises FeatvizError if they cannot be lettered in a figure."""
     names = list(o.names) or model_names(files)
     for name in names:
@@ -135,7 +135,7 @@ def _show_all(
 class _Run:
     """The folder of a comparison, with what has been measured so far. It is made with the first image."""
 
-    def __init__(self, options: Options, names: Sequence[str], about: Mapping[str, Any]) -> None:
+    def __init__(self, options: CompareOptions, names: Sequence[str], about: Mapping[str, Any]) -> None:
         self.options, self.names, self.about = options, names, about
         self.home: Optional[Path] = None
         self.first: Optional[Path] = None
@@ -159,7 +159,7 @@ class _Run:
         o = self.options
         maps = [[_map(one, layer) for layer in found] for one, found in zip(seen, layers)]
         truths = None if label is None else [label.boxes(one.region, classes) for one in seen]
-        rows = measure(name, self.names, maps, truths, o.reduce)
+        rows = measure_image(name, self.names, maps, truths, o.reduce)
         figures = draw_pages(name, self.names, seen, maps, None if truths is None else truths[0], o)
         self.written = []
         try:

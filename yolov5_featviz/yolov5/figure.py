@@ -15,7 +15,7 @@ from yolov5_featviz.figures.make import make
 from yolov5_featviz.figures.spec import Spec, expand, parse
 from yolov5_featviz.files import check_writable, head, write
 from yolov5_featviz.leftovers import clean_folder
-from yolov5_featviz.runs.provenance import identity, made, portable, read
+from yolov5_featviz.runs.provenance import identity, portable, read_record, run_record
 from yolov5_featviz.runs.saver import Failures
 from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.predictor import predictors
@@ -47,8 +47,8 @@ def figure(
         FeatvizError: something in it is not understood or not found, all told in one line; or a layer
             is not there.
     """
-    given, base = load(spec)
-    return draw(check(given, base, _name(spec), isinstance(spec, Mapping)), [], trust, device)
+    given, base = load_yaml(spec)
+    return draw_figure(check_figure(given, base, _name(spec), isinstance(spec, Mapping)), [], trust, device)
 
 
 def write_figure(
@@ -76,16 +76,16 @@ def write_figure(
         FeatvizError: as :func:`figure`; or no output is named, or another file is there. Nothing was written.
         OSError: a file could not be saved; its message names it, and the others that were.
     """
-    given, base = load(path)
+    given, base = load_yaml(path)
     if outputs is not None and isinstance(given, Mapping):
         given = {name: value for name, value in given.items() if name != "output"}
         given["output"] = [str(Path(output).absolute()) for output in outputs]
     if dpi is not None and isinstance(given, Mapping):
         given = {**given, "dpi": dpi}
-    spec = check(given, base, _name(path), outputs is not None)
+    spec = check_figure(given, base, _name(path), outputs is not None)
     if not spec.outputs:
         raise FeatvizError(f"{_name(path)}: no output: give one there, such as figure.pdf, or with --output")
-    drawn = draw(spec, command, trust, device)
+    drawn = draw_figure(spec, command, trust, device)
     written: List[str] = []
     failures = Failures()
     try:
@@ -107,7 +107,7 @@ def write_figure(
     return written
 
 
-def load(spec: Union[str, Path, Mapping[str, Any]]) -> Any:
+def load_yaml(spec: Union[str, Path, Mapping[str, Any]]) -> Any:
     """What stands in a YAML file, and the folder that its paths are relative to.
 
     Raises:
@@ -185,7 +185,7 @@ def _entries(loader: Any, node: Any, name: str, seen: Dict[int, int], depth: int
     return count
 
 
-def check(given: Any, base: Path, name: str = "", anywhere: bool = True) -> Spec:
+def check_figure(given: Any, base: Path, name: str = "", anywhere: bool = True) -> Spec:
     """Find all that is wrong before any work is done.
 
     Args:
@@ -241,14 +241,14 @@ def check_output(path: Path) -> None:
         raise FeatvizError(f"output {printable(path, 80)}: {reason(error)}") from None
     if there:
         try:
-            ours = "figure" in read(path)
+            ours = "figure" in read_record(path)
         except FeatvizError:
             ours = False
         if not ours:
             raise FeatvizError(f"{path} is there, and no figure of this kind: name another output, or remove it")
 
 
-def draw(
+def draw_figure(
     spec: Spec, command: Sequence[str], trust: bool = False, device: Optional[Union[str, int]] = None
 ) -> Composition:
     """Draw a checked figure, and say in it how it was made."""
@@ -264,7 +264,7 @@ def draw(
     given = paths_in(spec.given)
     files = {kind: [spec.files[kind, path] for path in given.get(kind, [])] for kind in ("weights", "image")}
     about = {
-        **made(command, files["weights"], yolov5=", ".join(releases) or None),
+        **run_record(command, files["weights"], yolov5=", ".join(releases) or None),
         "images": [identity(image) for image in files["image"]],
         "figure": _portable(spec.given),
         **drawn.about,

@@ -33,7 +33,7 @@ from yolov5_featviz.models.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.layers import find_model
 from yolov5_featviz.yolov5.letterbox import is_too_narrow, letterbox_region
-from yolov5_featviz.yolov5.script.batch import Item, find_boxes
+from yolov5_featviz.yolov5.script.batch import Batch, find_boxes
 from yolov5_featviz.yolov5.script.compat import Surroundings
 from yolov5_featviz.yolov5.script.monkeypatch import Patches
 from yolov5_featviz.yolov5.source import Source, find_source
@@ -200,7 +200,7 @@ class Predictor:
         known = inspect.signature(self._suppress).parameters
         options = {"max_det": 1000, "nm": max(0, int(decoded.shape[2]) - 5 - len(names)) if names else 0}
         found = self._suppress(decoded, conf, iou, **{key: n for key, n in options.items() if key in known})
-        return Item([], found=find_boxes(found)).boxes(0, names)
+        return Batch([], found=find_boxes(found)).boxes(0, names)
 
 
 def read_image(image: Union[str, Path, np.ndarray]) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from yolov5_featviz.draw.record import KEY
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.files import head, write
-from yolov5_featviz.runs.provenance import command_line, npy_header, read, sha256
+from yolov5_featviz.runs.provenance import command_line, npy_header, read_record, sha256
 from yolov5_featviz.text import file_name, printable
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.figure import paths_in, with_paths
@@ -76,7 +76,7 @@ def redo(
     """
     beside = figure[: -len(".json")] if figure.endswith(".json") else ""
     figure = beside if beside and os.path.isfile(beside) else figure  # the file that these words are about
-    about = read(figure)
+    about = read_record(figure)
     shown = printable(figure)
     command = list(about.get("command", []))
     line = printable(f"{KEY} {command_line(command)}")
@@ -315,7 +315,7 @@ def _compare(figure: Path, file: Path, tell: Callable[[str], None]) -> int:
     if old == new:
         tell(f"{shown}: identical, byte for byte")
         return 0
-    changes = printable(_changes(read(figure), read(file)))
+    changes = printable(_changes(read_record(figure), read_record(file)))
     verdict = _difference(old, new)
     if not verdict:
         tell(f"{shown}: identical in what it shows; {changes}")

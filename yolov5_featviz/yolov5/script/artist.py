@@ -16,17 +16,17 @@ from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.files import new_folder
-from yolov5_featviz.runs.look import Look, draw, draw_cam
-from yolov5_featviz.runs.provenance import identity, made
-from yolov5_featviz.runs.run_folder import Files, Gallery
+from yolov5_featviz.runs.look import Look, render, render_cam
+from yolov5_featviz.runs.provenance import identity, run_record
+from yolov5_featviz.runs.run_folder import Files, RunFolder
 from yolov5_featviz.version import __version__
-from yolov5_featviz.yolov5.script.batch import Item
+from yolov5_featviz.yolov5.script.batch import Batch
 from yolov5_featviz.yolov5.script.validate import values
 from yolov5_featviz.yolov5.source import Source
 
 
 @dataclass(frozen=True)
-class Options(Look):
+class RunOptions(Look):
     """What the flags ask for; see the command line's help."""
 
     layers: Optional[str] = None
@@ -44,14 +44,14 @@ class Artist:
     """Draws and saves what the watcher delivers."""
 
     def __init__(
-        self, script: str, arguments: List[str], source: Source, options: Options, command: Sequence[str] = ()
+        self, script: str, arguments: List[str], source: Source, options: RunOptions, command: Sequence[str] = ()
     ) -> None:
         self.script, self.source, self.options, self.command = script, source, options, command
         self._release = source.release
         weights = [Path(name).name for name in values(arguments, "--weights") if name]
         about = [Path(script).name, f"YOLOv5 {self._release}", *weights, f"layers {options.layers}"]
         about.append(f"yolov5-featviz {__version__}")  # no folders, since the page may go to others
-        self.gallery = Gallery(options, log, options.report, " · ".join(about), options.say)
+        self.gallery = RunFolder(options, log, options.report, " · ".join(about), options.say)
         self._home: Optional[Path] = Path(options.folder) if options.folder else None
 
     def begin(self) -> None:
@@ -59,20 +59,20 @@ class Artist:
         if self._home is None:
             self._home = run_folder(self.script, self.source) or new_folder(Path("runs") / "featviz" / "exp")
 
-    def draw(self, item: Item, i: int, parts: List[Tuple[str, List[FeatureMap]]]) -> None:
+    def draw(self, item: Batch, i: int, parts: List[Tuple[str, List[FeatureMap]]]) -> None:
         """Queue the pictures of image ``i``, in a folder of its own, each part in a folder below."""
         o, image = self.options, item.image(i)
         maps = [(part, fm) for part, maps in parts for fm in maps] if o.shows_maps else []
-        files: List[Files] = [(part, partial(draw, fm, o, image, self.gallery.ranked)) for part, fm in maps]
+        files: List[Files] = [(part, partial(render, fm, o, image, self.gallery.ranked)) for part, fm in maps]
         if "cam" in o.modes:
             heats = self._explain(item, i, [part for part, _ in parts])
-            files += [(part, partial(draw_cam, heat, o, image)) for part, heat in heats]
+            files += [(part, partial(render_cam, heat, o, image)) for part, heat in heats]
         if self._home is not None and files:
             group = "" if item.epoch is None else f"epoch{item.epoch:03d}"
             told = partial(self._made, item.weights, item.path(i) or item.name(i), item.frame, item.epoch)
             self.gallery.add(self._home, item.name(i), files, parts, item.photo(i), group, told, item.size(i))
 
-    def _explain(self, item: Item, i: int, parts: List[str]) -> Iterator[Tuple[str, HeatMap]]:
+    def _explain(self, item: Batch, i: int, parts: List[str]) -> Iterator[Tuple[str, HeatMap]]:
         """Class activation maps of image ``i``, each with the folder where it belongs; of several passes, the first."""
         o = self.options
         for visit in item.visits:
@@ -91,7 +91,7 @@ class Artist:
     def _made(self, weights: Sequence[str], image: str, frame: Optional[int], epoch: Optional[int]) -> Dict[str, Any]:
         """What the files of an image tell; in the background, since it needs hashes."""
         place = {name: n for name, n in (("frame", frame), ("epoch", epoch)) if n is not None}
-        return {**made(self.command, weights, yolov5=self._release), "image": identity(image, **place)}
+        return {**run_record(self.command, weights, yolov5=self._release), "image": identity(image, **place)}
 
 
 def run_folder(script: str, source: Source) -> Optional[Path]:

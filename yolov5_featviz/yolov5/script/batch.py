@@ -23,7 +23,7 @@ SHOWN = 0.25  # the score from which YOLOv5 itself detects and, when validating,
 
 
 @dataclass
-class Item:
+class Batch:
     """What a loader handed to the script: the images of one batch.
 
     Attributes:
@@ -139,7 +139,7 @@ class Pass:
         """For the folder of its pictures."""
         return "pass" if self.scale is None else f"scale{self.scale:.2f}" + "_flipped" * bool(self.dims)
 
-    def maps(self, item: Item, i: int, visit: Visit) -> List[FeatureMap]:
+    def maps(self, item: Batch, i: int, visit: Visit) -> List[FeatureMap]:
         """The maps of image ``i``, a flipped one flipped back, with where the image and what was found in it lie."""
         name, region = item.name(i), item.region(i, visit.images)
         boxes = item.boxes(i, getattr(visit.model, "names", ()))
@@ -211,12 +211,12 @@ def find_shapes(batch: Any) -> List[Any]:
     return list(next(parts, ()))
 
 
-def find_images(given: Any) -> Optional[torch.Tensor]:
+def find_input(given: Any) -> Optional[torch.Tensor]:
     """The first batch of images ``[B, C, H, W]`` in what a model is called with."""
     if isinstance(given, torch.Tensor):
         return given if given.dim() == 4 else None
     parts = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else ()
-    return next((images for images in map(find_images, parts) if images is not None), None)
+    return next((images for images in map(find_input, parts) if images is not None), None)
 
 
 def find_paths(batch: Any) -> Tuple[List[str], bool]:

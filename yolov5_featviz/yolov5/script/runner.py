@@ -14,12 +14,12 @@ from typing import List, Optional, Sequence
 from yolov5_featviz.console import say as log
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.load import safe_load
-from yolov5_featviz.yolov5.script.artist import Artist, Options
+from yolov5_featviz.yolov5.script.artist import Artist, RunOptions
 from yolov5_featviz.yolov5.script.compat import Surroundings
 from yolov5_featviz.yolov5.script.execute import execute
 from yolov5_featviz.yolov5.script.find import check_flags, find_script, keep_out_of_package
 from yolov5_featviz.yolov5.script.monkeypatch import Patches
-from yolov5_featviz.yolov5.script.validate import check, locate_weights, replace_values
+from yolov5_featviz.yolov5.script.validate import locate_weights, replace_values, validate
 from yolov5_featviz.yolov5.script.watcher import Watcher
 from yolov5_featviz.yolov5.source import Source
 from yolov5_featviz.yolov5.weights.definition import check_run, is_resume
@@ -30,7 +30,7 @@ SWITCH = 0.0005  # seconds that the network may wait for what is drawn in the ba
 def run(
     script: str,
     arguments: List[str],
-    options: Options,
+    options: RunOptions,
     weights_folder: Optional[Path] = None,
     here: bool = True,
     command: Sequence[str] = (),
@@ -65,7 +65,7 @@ def run(
         return _run(path, arguments, source, options, command)
 
 
-def _run(path: Path, arguments: List[str], source: Source, options: Options, command: Sequence[str]) -> int:
+def _run(path: Path, arguments: List[str], source: Source, options: RunOptions, command: Sequence[str]) -> int:
     patches = Patches()
     resumes = any(is_resume(word.split("=")[0]) for word in arguments)
     if resumes and not options.trust:
@@ -79,7 +79,7 @@ def _run(path: Path, arguments: List[str], source: Source, options: Options, com
 
     o = options
     channels = 64 if o.channels is None else o.channels
-    check(arguments, source, options.layers, channels, o.folder, o.trust, o.target)
+    validate(arguments, source, options.layers, channels, o.folder, o.trust, o.target)
     artist = Artist(str(path), arguments, source, options, command)
     photos = bool({"heatmap", "cam"} & {*o.modes}) or o.overlay or o.report
     watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit, photos)

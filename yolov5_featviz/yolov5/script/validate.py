@@ -62,7 +62,7 @@ def locate_weights(name: str, folders: Sequence[Path]) -> str:
     return name
 
 
-def check(
+def validate(
     arguments: List[str],
     source: Source,
     layers: str,

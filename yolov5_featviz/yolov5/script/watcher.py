@@ -23,12 +23,12 @@ from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.layers import ONE_PASS, find_model
 from yolov5_featviz.yolov5.letterbox import is_too_narrow
 from yolov5_featviz.yolov5.script.batch import (
-    Item,
+    Batch,
     Pass,
     Visit,
     distinct,
     find_boxes,
-    find_images,
+    find_input,
     find_originals,
     find_paths,
     find_shapes,
@@ -67,7 +67,7 @@ class Watcher:
         self,
         source: Source,
         layers: str,
-        deliver: Callable[[Item, int, List[Tuple[str, List[FeatureMap]]]], None],
+        deliver: Callable[[Batch, int, List[Tuple[str, List[FeatureMap]]]], None],
         warn: Callable[[str], None],
         began: Callable[[], None] = lambda: None,
         summary: bool = False,
@@ -79,7 +79,7 @@ class Watcher:
         self.deliver, self.warn, self.began, self.photos = deliver, warn, began, photos
         self.unreadable: List[str] = []
         self._names, self._files = Names(), ()  # type: Names, Sequence[str]
-        self._item: Optional[Item] = None
+        self._item: Optional[Batch] = None
         self._active: List[Visit] = []
         self._selected: Any = weakref.WeakKeyDictionary()
         self._weights: Any = weakref.WeakKeyDictionary()
@@ -156,7 +156,7 @@ class Watcher:
     def _follow(self, original: Callable[..., Any], once: bool) -> Callable[..., Any]:
         @functools.wraps(original)
         def method(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            images = find_images([*args, kwargs])
+            images = find_input([*args, kwargs])
             visit = next((v for v in self._active if v.model is model), None)
             if images is None:
                 return original(model, *args, **kwargs)
@@ -313,7 +313,7 @@ class Watcher:
                 self._loader_seen = True
                 still = alone and getattr(loader, "mode", "image") in ("image", "images")
                 files = getattr(loader, "files", None)
-                item = Item(paths, cropped=getattr(loader, "transforms", None) is not None)
+                item = Batch(paths, cropped=getattr(loader, "transforms", None) is not None)
                 if isinstance(files, (list, tuple)):  # not a stream
                     self._learn(files)
                     item.names = self._names
@@ -346,7 +346,7 @@ class Watcher:
                 self._loader_seen = True
                 epoch, last = self._epoch()
                 if epoch is None or epoch % (self.every or 10) == 0 or last:
-                    item = Item(find_paths(batch)[0], epoch=epoch, unnamed=self._unnamed, limit=8, names=self._names)
+                    item = Batch(find_paths(batch)[0], epoch=epoch, unnamed=self._unnamed, limit=8, names=self._names)
                     dataset = getattr(loader, "_dataset", None)
                     self._learn(getattr(dataset, "im_files", getattr(dataset, "img_files", ())))
                     shapes = find_shapes(batch)
@@ -362,7 +362,7 @@ class Watcher:
             self._files = files
             self._names.learn(files)
 
-    def _arrive(self, item: Optional[Item]) -> None:
+    def _arrive(self, item: Optional[Batch]) -> None:
         """The script goes on to ``item``: what it made of the one before can be drawn."""
         self.flush()
         if item is not None and item.frame is not None:
@@ -372,7 +372,7 @@ class Watcher:
         if item is not None and self._left(item):
             self._item = item
 
-    def _left(self, item: Item) -> bool:
+    def _left(self, item: Batch) -> bool:
         """Whether another image may be drawn."""
         limit = item.limit if self.limit is None else self.limit
         return limit is None or self._drawn.get(item.epoch, 0) < limit
@@ -417,7 +417,7 @@ class Watcher:
                 return epoch, epoch + 1 == epochs
         return None, False
 
-    def _guess(self, images: torch.Tensor) -> Optional[Item]:
+    def _guess(self, images: torch.Tensor) -> Optional[Batch]:
         """The image of a script that reads it by itself: the file that the innermost function knows."""
         if images.numel() == 0 or bool((images == images.flatten()[0]).all()):
             return None
@@ -428,12 +428,12 @@ class Watcher:
         files = (v for v in values if v.rsplit(".", 1)[-1].lower() in IMAGES and os.path.isfile(v))
         path = next(files, None)
         if path is None:
-            return Item([], unnamed=self._unnamed)
+            return Batch([], unnamed=self._unnamed)
         import cv2
 
         image = cv2.imread(path)
         sizes = [] if image is None else [(int(image.shape[0]), int(image.shape[1]))]
-        return Item([path], sizes, prepared=False, names=self._names)
+        return Batch([path], sizes, prepared=False, names=self._names)
 
     @staticmethod
     def _unreadable(loader: Any, count: Optional[int]) -> Tuple[str, str]:

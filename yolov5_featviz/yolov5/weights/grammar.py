@@ -32,7 +32,7 @@ from yolov5_featviz.yolov5.weights.modules import (
     is_whole_model,
     library_class,
 )
-from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Global, Persistent, SetNode, describe, identity
+from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Global, Persistent, SetNode, describe_node, identity
 from yolov5_featviz.yolov5.weights.values import (
     KINDS,
     SCALARS,
@@ -157,7 +157,7 @@ class Grammar:
             return
         size, levels = self._checked.get(identity(node), (0, 0))
         if size < 0:
-            raise UnsafeCheckpoint(f"it holds {describe(node)} within itself, which no checkpoint needs")
+            raise UnsafeCheckpoint(f"it holds {describe_node(node)} within itself, which no checkpoint needs")
         if size == 0:
             weight = 1 + _length(node)
             self._own += weight
@@ -202,7 +202,7 @@ class Grammar:
             self._define(node)
         for key, value in node.pairs:
             if key in _DEFINITIONS and isinstance(key, str) and value is not None and not isinstance(value, DictNode):
-                raise UnsafeCheckpoint(f"its model definition is {describe(value)}, no dictionary")
+                raise UnsafeCheckpoint(f"its model definition is {describe_node(value)}, no dictionary")
             if key in _DEFINITIONS and isinstance(key, str) and isinstance(value, DictNode):
                 self._define(value)
 
@@ -235,7 +235,7 @@ class Grammar:
         seen = set()
         for key, value in node.state.pairs:
             if not isinstance(key, str) or key in seen or (key.startswith("__") and key.endswith("__")):
-                word = printable(repr(key), 80) if isinstance(key, str) else describe(key)
+                word = printable(repr(key), 80) if isinstance(key, str) else describe_node(key)
                 raise UnsafeCheckpoint(f"it gives {name[1]:.80} the attribute {word}")
             seen.add(key)
             if key in _MODULE_PARTS:
@@ -259,7 +259,7 @@ class Grammar:
             raise refuse(f"uses as {part}", node)
         for key, value in node.pairs:
             if not isinstance(key, str) or not key or "." in key or len(key) > 200 or printable(key) != key:
-                word = printable(repr(key), 80) if isinstance(key, str) else describe(key)
+                word = printable(repr(key), 80) if isinstance(key, str) else describe_node(key)
                 raise UnsafeCheckpoint(f"it names a module or tensor {word}")
             if value is not None and part == "_modules":
                 if not (isinstance(value, Call) and value.new and name_of(value.function) not in KINDS):
@@ -282,11 +282,11 @@ class Grammar:
                 raise refuse("holds", value)
             return
         if key == "type" and not (isinstance(value, str) and re.fullmatch(r"[\w.]*", value)):
-            raise UnsafeCheckpoint(f"it puts {describe(value)} in the place of {'.'.join(owner)}.type")
+            raise UnsafeCheckpoint(f"it puts {describe_node(value)} in the place of {'.'.join(owner)}.type")
         if key == "names":
             _check_names(value)
         if key in _DEFINITIONS and value is not None and not isinstance(value, DictNode):
-            raise UnsafeCheckpoint(f"its model definition is {describe(value)}, no dictionary")
+            raise UnsafeCheckpoint(f"its model definition is {describe_node(value)}, no dictionary")
         if key in _AMPLIFIERS and owner[0].startswith("torch.nn."):
             for number in value if isinstance(value, (list, tuple)) else [value]:
                 most = 16 if key == "stride" and "Transpose" in owner[1] else _AMPLIFIERS[key]
@@ -324,7 +324,7 @@ class Grammar:
             for key, value in module.state:
                 if key in methods and not (key == "type" and isinstance(value, str)):
                     raise UnsafeCheckpoint(
-                        f"it puts {describe(value)} in the place of {'.'.join(module.name)}.{printable(key, 80)}, "
+                        f"it puts {describe_node(value)} in the place of {'.'.join(module.name)}.{printable(key, 80)}, "
                         "which no checkpoint needs"
                     )
                 owner = forward_of(value) if key == "detect" else None
@@ -437,7 +437,7 @@ def plain(node: Any) -> Any:
         if not all(type(key) in (str, int) for key in keys):
             raise UnsafeCheckpoint("its model definition has keys that are no names")
         return {key: plain(value) for key, value in node.pairs}
-    raise UnsafeCheckpoint(f"its model definition holds {describe(node)}")
+    raise UnsafeCheckpoint(f"its model definition holds {describe_node(node)}")
 
 
 def children(node: Any) -> Iterator[Any]:

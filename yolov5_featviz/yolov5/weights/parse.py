@@ -92,12 +92,12 @@ class Persistent:
         self.value = value
 
 
-def describe(node: Any) -> str:
+def describe_node(node: Any) -> str:
     """Name a node for a refusal, in one line."""
     if isinstance(node, Global):
         return printable(str(node), 200)
     if isinstance(node, Call):
-        return f"{'an object' if node.new else 'a result'} of {describe(node.function)}"
+        return f"{'an object' if node.new else 'a result'} of {describe_node(node.function)}"
     if isinstance(node, Persistent):
         return "a storage"
     kinds = {DictNode: "dict", SetNode: "set", type(None): "None"}
@@ -170,7 +170,7 @@ class _Machine:
             return UnsafeCheckpoint(f"it makes {self.name_lines()} by an opcode that no checkpoint needs")
         if opcode == 0x6F:  # OBJ
             made = next((node for node in self.stack if isinstance(node, Global)), None)
-            return UnsafeCheckpoint(f"it makes {describe(made)} by an opcode that no checkpoint needs")
+            return UnsafeCheckpoint(f"it makes {describe_node(made)} by an opcode that no checkpoint needs")
         if opcode in _KNOWN_ELSEWHERE:
             return UnsafeCheckpoint(f"it uses the pickle opcode {chr(opcode)!r}, which no checkpoint needs")
         return Damaged(f"the pickle is damaged at byte {self.at - 1}")
@@ -267,18 +267,18 @@ class _Machine:
         elif isinstance(target, Call):
             target.items.extend(values)
         else:
-            raise UnsafeCheckpoint(f"it puts items into {describe(target)}, which no checkpoint needs")
+            raise UnsafeCheckpoint(f"it puts items into {describe_node(target)}, which no checkpoint needs")
 
     def add(self, values: List[Any]) -> None:
         target = self.top()
         if not isinstance(target, SetNode) or target.frozen:
-            raise UnsafeCheckpoint(f"it puts items into {describe(target)}, which no checkpoint needs")
+            raise UnsafeCheckpoint(f"it puts items into {describe_node(target)}, which no checkpoint needs")
         target.items.extend(values)
 
     def set_pairs(self, values: List[Any]) -> None:
         target = self.top()
         if not isinstance(target, (DictNode, Call)):
-            raise UnsafeCheckpoint(f"it puts items into {describe(target)}, which no checkpoint needs")
+            raise UnsafeCheckpoint(f"it puts items into {describe_node(target)}, which no checkpoint needs")
         if len(values) % 2:
             raise IndexError
         target.pairs.extend(zip(values[::2], values[1::2]))
@@ -298,7 +298,7 @@ class _Machine:
     def build(self) -> None:
         state, target = self.pop(), self.top()
         if not isinstance(target, Call) or target.state is not None:
-            raise UnsafeCheckpoint(f"it sets the state of {describe(target)}, which no checkpoint needs")
+            raise UnsafeCheckpoint(f"it sets the state of {describe_node(target)}, which no checkpoint needs")
         target.state = state
 
     def persistent(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import torch
 
 from yolov5_featviz.errors import UnsafeCheckpoint
-from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Persistent, describe, identity
+from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Persistent, describe_node, identity
 from yolov5_featviz.yolov5.weights.values import check_plain, dtype_named, int_tuple, is_int, name_of, refuse
 
 EXPANDED = 1 << 24  # elements that views of the file's storages may have beyond what these hold, all together
@@ -192,7 +192,7 @@ def no_hooks(node: Any) -> None:
     if not empty:
         inside = node.pairs[0][1] if isinstance(node, (Call, DictNode)) and node.pairs else node
         raise UnsafeCheckpoint(
-            f"it hangs {describe(inside)} on a tensor or module as a hook, which no checkpoint needs"
+            f"it hangs {describe_node(inside)} on a tensor or module as a hook, which no checkpoint needs"
         )
 
 

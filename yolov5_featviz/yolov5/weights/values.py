@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from yolov5_featviz.errors import UnsafeCheckpoint
-from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Global, SetNode, describe
+from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Global, SetNode, describe_node
 
 SCALARS = (type(None), bool, int, float, str, bytes)
 LARGEST_RANGE = 1_000_000
@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 
 
 def refuse(what: str, node: Any) -> UnsafeCheckpoint:
-    return UnsafeCheckpoint(f"it {what} {describe(node)}, which no checkpoint needs")
+    return UnsafeCheckpoint(f"it {what} {describe_node(node)}, which no checkpoint needs")
 
 
 def name_of(node: Any) -> Optional[Tuple[str, str]]:
@@ -190,7 +190,7 @@ def _check_namespace(node: Call, check: Callable[[Any], None]) -> None:
         check_plain(node.state)
     for key, _ in node.state.pairs if node.state is not None else ():
         if not isinstance(key, str) or key.startswith("__") or hasattr(argparse.Namespace, key):
-            raise UnsafeCheckpoint(f"it gives {describe(node.function)} the attribute {key!r:.80}")
+            raise UnsafeCheckpoint(f"it gives {describe_node(node.function)} the attribute {key!r:.80}")
 
 
 def check_plain(node: Any) -> None:
