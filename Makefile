@@ -8,7 +8,7 @@ RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-checkouts test-stacks test-releases test-report test-mmdet test-faults bench figures lint train-demo clean
+.PHONY: help demo test test-fast test-checkouts test-stacks test-releases test-report test-mmdet test-faults bench figures lint train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,8 +19,11 @@ demo: $(VENV)/.run ## set up, detect on two photographs with the bundled checkpo
 test: lint $(VENV)/.wheels ## set up, lint, check types, run the whole test suite
 	$(BIN)/python -m pytest
 
+test-fast: lint $(VENV)/.dev ## lint, check types, run the tests that start no script: two minutes
+	$(BIN)/python -m pytest -m "not slow"
+
 test-checkouts: $(VENV)/.wheels ## the tests of releases and patches on each YOLOv5 checkout in a folder: make test-checkouts CHECKOUTS=dir
-	CHECKOUTS=$(CHECKOUTS) $(BIN)/python -m pytest tests/test_releases.py tests/test_patches.py -k "checkout or one_diff"
+	CHECKOUTS=$(CHECKOUTS) $(BIN)/python -m pytest tests/run/test_releases.py tests/run/test_fork_patch.py -k "checkout or one_diff"
 
 test-stacks: ## the package on old and new Pythons and torches, each in an environment of its own below .stacks
 	$(PYTHON) scripts/compatibility.py stacks
@@ -31,10 +34,10 @@ test-releases: $(VENV)/.wheels ## release by release what works, as a table: mak
 test-report: $(VENV)/.browser ## the report in a real browser: Chromium, which must be installed; screenshots go to runs/report
 	@test -n "$(CHROMIUM)" || { echo "no Chromium: apt-get install chromium, or make test-report CHROMIUM=/path/to/it"; exit 1; }
 	mkdir -p runs/report
-	CHROMIUM="$(CHROMIUM)" SCREENSHOTS=runs/report $(BIN)/python -m pytest tests/test_browser.py
+	CHROMIUM="$(CHROMIUM)" SCREENSHOTS=runs/report $(BIN)/python -m pytest tests/runs/test_browser.py
 
 test-mmdet: $(MMDET)/.ready ## mmdetection's detectors and timm's models, in an environment of their own (a quarter of an hour to build)
-	$(MMDET)/bin/python -m pytest tests/test_mmdet.py tests/test_timm.py
+	$(MMDET)/bin/python -m pytest tests/models/test_mmdet.py tests/models/test_timm.py
 
 test-faults: $(VENV)/.wheels ## kills, signals, full disks, odd files and fuzz, with counts (minutes)
 	$(BIN)/python scripts/faults.py
@@ -73,7 +76,7 @@ $(VENV)/.browser: $(VENV)/.dev requirements-browser.txt
 	$(PIP) install --quiet -r requirements-browser.txt
 	touch $@
 
-# The other releases' wheels, each in a folder of its own, for tests/test_releases.py.
+# The other releases' wheels, each in a folder of its own, for tests/run/test_releases.py.
 $(VENV)/.wheels: $(VENV)/.dev Makefile
 	for release in $(RELEASES); do \
 		test -d $(VENV)/wheels/$$release/yolov5 || \

@@ -25,8 +25,8 @@ BUILT = ROOT / ".stacks"
 PACKAGE = ("pyproject.toml", "README.md", "LICENSE", "yolov5_featviz", "patches")
 TESTS = ("pyproject.toml", "README.md", "LICENSE", "detect.py", "weights", "tests")
 FILES = (
-    *("layers", "capture", "numbers", "channels", "resample", "render", "heatmap", "formats", "tensors", "kernels"),
-    *("item", "save", "checkpoint", "hostile", "metrics", "compose", "provenance"),
+    *("layers", "capture", "normalize", "channels", "resample", "grid", "heatmap", "encode", "tensor", "kernels"),
+    *("batch", "saver", "checkpoint", "hostile", "metrics", "composition", "provenance"),
 )
 JOBS = ("the_main_job", "nothing_else_is_written", "detections_are_the_same_to_the_byte", "undo_leaves_no_trace")
 VERSIONS = """
@@ -53,6 +53,11 @@ def read_stacks() -> List[Stack]:
         if head:
             found.append(Stack(path.stem, head.group(1), head.group(2).split(), pins))
     return found
+
+
+def _test_file(name: str) -> str:
+    (path,) = (ROOT / "tests").rglob(f"test_{name}.py")
+    return path.relative_to(ROOT).as_posix()
 
 
 def _text(path: Path) -> str:
@@ -120,9 +125,9 @@ def run_stack(stack: Stack, interpreter: str) -> List[str]:
         install(python, "--no-build-isolation", "--force-reinstall", package)
     with tempfile.TemporaryDirectory() as folder:
         copy(TESTS, folder)
-        files = [f"tests/test_{name}.py" for name in FILES]
-        jobs = [f"tests/test_detect.py::test_{name}" for name in JOBS]
-        wheels = [f"tests/test_releases.py::test_wheel[{release}]" for release in stack.releases]
+        files = [_test_file(name) for name in FILES]
+        jobs = [f"{_test_file('detect')}::test_{name}" for name in JOBS]
+        wheels = [f"{_test_file('releases')}::test_wheel[{release}]" for release in stack.releases]
         report = pytest(python, folder, *files, *jobs, *wheels)
     *versions, yolov5 = json.loads(subprocess.check_output([str(python), "-c", VERSIONS]).decode())
     outcomes = [outcome(case) for case in report.iter("testcase")]
@@ -148,14 +153,14 @@ def stacks(names: List[str]) -> bool:
 
 def releases() -> bool:
     """Whether every YOLOv5 does all that the tests ask of it."""
-    files = [f"tests/test_{name}.py" for name in ("releases", "patches")]
+    files = [_test_file(name) for name in ("releases", "fork_patch")]
     words = [file for file in files if (ROOT / file).is_file()]
     report = pytest(Path(sys.executable), str(ROOT), *words, "-k", "test_wheel or checkout or one_diff")
     good = all(outcome(case) != "failed" for case in report.iter("testcase"))
     checked, patched = {}, {}
     for case in report.iter("testcase"):
         name = "".join(re.findall(r"\[(.*)\]", case.get("name", "")))
-        if "test_patches" not in case.get("classname", ""):
+        if "test_fork_patch" not in case.get("classname", ""):
             checked[name] = {p.get("name"): p.get("value") for p in case.iter("property")}
             continue
         for part in name.split("/"):  # of 7.0.0/yolov5, or folder/v7.0

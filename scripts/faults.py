@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+SUPPORT = ROOT / "tests" / "support"
 WEIGHTS = str(ROOT / "weights" / "best.pt")
 COLUMNS = ("tries", "code_run", "crashes", "hangs", "tracebacks", "wrong")
 HANG = 20.0  # seconds
@@ -423,11 +424,11 @@ def command_lines(home: Path, count: int, seed: int) -> Tally:
 
 
 def delegated(module: str, count: int, seed: int) -> Optional[Tally]:
-    """What ``fuzz(count, seed)`` of a module in ``tests`` counts; None if there is no such module."""
-    if not (ROOT / "tests" / f"{module}.py").is_file():
+    """What ``fuzz(count, seed)`` of a module in ``tests/support`` counts; None if there is no such module."""
+    if not (SUPPORT / f"{module}.py").is_file():
         return None
     code = f"import json, {module}; print(json.dumps({module}.fuzz({count}, {seed})))"
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(SUPPORT)])
     tally = Tally()
     try:
         done = subprocess.run(
@@ -488,7 +489,7 @@ def main() -> int:
         if o.only is None or o.only in name:
             found = delegated(module, 50 if o.quick else count, o.seed)
             if found is None:
-                print(f"{name}: there is no tests/{module}.py", file=sys.stderr)
+                print(f"{name}: there is no {SUPPORT / module}.py", file=sys.stderr)
             else:
                 tallies[name] = found
     for name, tally in tallies.items():

@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 
-from conftest import ROOT, WEIGHTS, run
+import pytest
+from helpers import ROOT, WEIGHTS, run
 
 from yolov5_featviz.cli.entry import COMMANDS
 from yolov5_featviz.figures.spec import _CELL, _FIGURE, SHOWS
@@ -45,6 +46,7 @@ def test_both_readmes_say_the_same():
     assert set(re.findall(r"`[^`]+`", english)) == set(re.findall(r"`[^`]+`", chinese))
 
 
+@pytest.mark.slow
 def test_the_snippets_run_as_they_stand(checkout, images, tmp_path):
     """Those of README.md and docs/report.md, for which nothing is needed but a checkpoint and a photograph."""
     for path in (WEIGHTS, images / "bus.jpg"):

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 
-from conftest import ROOT
+import pytest
+from helpers import ROOT
 
 MEASURE = """
 import json, sys, time
@@ -18,6 +19,7 @@ OPTIONAL = {"captum", "mmdet", "mmengine", "pytorch_grad_cam", "thop", "timm", "
 LATER = {"PIL", "cv2", "matplotlib"}  # required, but not before something is drawn
 
 
+@pytest.mark.slow
 def test_import_is_quick_and_brings_nothing_along():
     """Beyond torch's own import: under 0.3 s of the processor, and no package that is not needed for it."""
     runs = []

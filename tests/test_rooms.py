@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 PACKAGE = ROOT / "yolov5_featviz"
 # A room imports from those above it, and from itself. Modules directly in the package are below all rooms, but for

@@ -1,0 +1,288 @@
+"""Class activation maps, against grad-cam's own pipeline and against formulas written out here."""
+
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torchvision
+from helpers import WEIGHTS, files_below, run
+from PIL import Image
+from torch import nn
+
+import yolov5_featviz as fv
+from yolov5_featviz.draw.heatmap import aligned
+
+METHODS = {"layer-cam": "LayerCAM", "grad-cam": "GradCAM", "grad-cam++": "GradCAMPlusPlus"}
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(3)
+    return torchvision.models.resnet18(num_classes=5).eval()
+
+
+@pytest.fixture(scope="module")
+def x():
+    return torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("target", [None, 3])
+def test_as_the_package_itself_has_it(net, x, method, target):
+    lib = pytest.importorskip("pytorch_grad_cam")
+    targets = None if target is None else [lib.utils.model_targets.ClassifierOutputTarget(target)]
+    expected = getattr(lib, METHODS[method])(net, [net.layer3])(x, targets)[0]
+    (heat,) = fv.cam(net, x, "layer3", target, method)
+    ours = np.maximum(heat.feature_map.data[0].numpy(), 0)
+    ours = cv2.resize((ours - ours.min()) / (1e-7 + (ours - ours.min()).max()), (96, 64))
+    np.testing.assert_allclose(ours / ours.max(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["layer-cam", "grad-cam"])
+def test_formulas_also_before_work_in_place(net, x, method):
+    """``conv1`` is followed by batch norm, ``bn1`` by a ReLU that works in place, which must not show."""
+    pytest.importorskip("pytorch_grad_cam")
+    for layer in ("conv1", "bn1", "layer2.0.bn1"):
+        kept = []
+        handle = dict(net.named_modules())[layer].register_forward_hook(
+            lambda m, a, out, kept=kept: kept.append(out) or out.clone()
+        )
+        score = net(x)[0, 2]
+        handle.remove()
+        (gradient,) = torch.autograd.grad(score, kept)
+        a, g = kept[0].detach()[0].double(), gradient[0].double()
+        expected = (g.clamp(min=0) * a).sum(0) if method == "layer-cam" else (g.mean((1, 2))[:, None, None] * a).sum(0)
+        (heat,) = fv.cam(net, x, layer, 2, method)
+        torch.testing.assert_close(heat.feature_map.data[0].double(), expected, rtol=1e-3, atol=1e-7)
+        scaled = expected.clamp(min=0) / max(expected.max(), 1e-30)
+        np.testing.assert_allclose(heat.values, scaled.numpy(), atol=1e-3)
+
+
+def test_eigen_cam(net, x):
+    from sklearn.decomposition import PCA
+
+    with fv.capture(net, "layer2") as features, torch.no_grad():
+        net(x)
+    data = features["layer2"].data
+    cells = data.flatten(1).T.numpy()
+    component = PCA(1, svd_solver="full").fit_transform(cells)[:, 0]
+    component *= np.sign(np.corrcoef(component, cells.mean(1))[0, 1])
+    (heat,) = fv.cam(net, x, "layer2", method="eigen-cam")
+    np.testing.assert_allclose(heat.feature_map.data.flatten(), component, rtol=1e-3, atol=1e-4)
+    assert heat.feature_map.stem == "layer2_Sequential" and "Eigen-CAM" in heat.title
+
+
+def test_merged_and_apart(net, x):
+    pytest.importorskip("pytorch_grad_cam")
+    apart = fv.cam(net, x, "layer2,layer4", 1)
+    (merged,) = fv.cam(net, x, "layer2,layer4", 1, merge=True)
+    assert [h.values.shape for h in apart] == [(8, 12), (2, 3)] and merged.values.shape == (8, 12)
+    mean = apart[0].values + aligned(apart[1].values, apart[1].feature_map, (64, 96), (8, 12))
+    np.testing.assert_allclose(merged.values, mean / mean.max(), atol=1e-5)
+    assert merged.feature_map.stem == "layer2+layer4_merged" and merged.feature_map.stride == (8, 8)
+
+
+def test_tokens_and_a_function_as_target():
+    pytest.importorskip("pytorch_grad_cam")
+    model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=4).eval()
+    nn.init.normal_(model.heads.head.weight)  # torchvision makes it of zeros
+    x = torch.rand(1, 3, 32, 32)
+    (heat,) = fv.cam(model, x, "encoder.layers.encoder_layer_0", 2)
+    assert heat.values.shape == (4, 4) and np.abs(heat.feature_map.data.numpy()).min() > 0
+    (same,) = fv.cam(model, x, "encoder.layers.encoder_layer_0", lambda output: output[0, 2])
+    assert torch.equal(heat.feature_map.data, same.feature_map.data)
+
+
+def test_the_model_is_left_as_it_was(net, x):
+    pytest.importorskip("pytorch_grad_cam")
+    net.layer1.train()
+    net.zero_grad(set_to_none=True)  # grad-cam leaves its gradients behind
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with torch.no_grad():
+        fv.cam(net, x, "layer4")
+    assert net.layer1.training and not net.layer2.training
+    net.eval()
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"layers": "layer4", "target": 5}, "no class 5: this model has classes 0 to 4"),
+        ({"layers": "layer4", "target": "cat"}, "no class 'cat': give a number"),
+        ({"layers": "layer9"}, "no layer 'layer9'"),
+        ({"layers": "fc"}, r"layer fc \(Linear\) yields a tensor of shape \[1, 5\]"),
+        ({"layers": "layer4", "method": "score-cam"}, "no method 'score-cam': take one of layer-cam"),
+        ({"layers": "layer4", "method": "eigen-cam", "target": 2}, "leave 2 out"),
+        ({"layers": "layer4", "target": lambda output: output}, "make a tensor of one element"),
+        ({"layers": "layer4", "target": lambda output: output.detach()[0, 0]}, "has no gradient"),
+        ({"layers": "layer4", "image": torch.rand(2, 3, 64, 64)}, r"one image \[1, C, H, W\], not .*\[2, 3, 64, 64\]"),
+        ({"layers": "layer4", "image": torch.rand(1, 4, 64, 64)}, "cannot be run with gradients"),
+    ],
+)
+def test_refused(net, x, arguments, says):
+    pytest.importorskip("pytorch_grad_cam")
+    with pytest.raises(fv.FeatvizError, match=says) as error:
+        fv.cam(net, **{"image": x, **arguments})
+    assert "\n" not in str(error.value)
+
+
+def test_who_lacks_the_extra_is_told_what_to_install(net, x, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
+    with pytest.raises(fv.FeatvizError, match=r"needs the grad-cam package: pip install 'yolov5-featviz\[cam\]'"):
+        fv.cam(net, x, "layer4")
+    assert len(fv.cam(net, x, "layer4", method="eigen-cam")) == 1
+
+
+def test_a_layer_that_does_not_feed_the_score(x):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            self.b(x)
+            return self.a(x).mean((2, 3))
+
+    pytest.importorskip("pytorch_grad_cam")
+    with pytest.raises(fv.FeatvizError, match=r"layer b \(Conv2d\) does not feed class 1"):
+        fv.cam(Two(), x, "b", 1)
+    assert len(fv.cam(Two(), x, "all", 1)) == 1
+
+
+# --- detections -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def persons(model, bus):
+    """Boxes of the persons in the network's input, by YOLOv5's own code."""
+    from yolov5.utils.general import non_max_suppression
+
+    with torch.no_grad():
+        found = non_max_suppression(model(bus)[0])[0]
+    return found[found[:, 5] == 0]
+
+
+def share(heat, boxes):
+    """How much of the heat lies in the boxes, and how much of the area."""
+    inside = np.zeros((640, 480), bool)
+    for left, top, right, bottom in boxes[:, :4].round().int().clamp(min=0).tolist():
+        inside[top:bottom, left:right] = True
+    spread = aligned(heat.values, heat.feature_map, (640, 480), (640, 480))
+    return spread[inside].sum() / spread.sum(), inside.mean()
+
+
+@pytest.mark.parametrize(
+    ("method", "layers", "merge", "least"),
+    [
+        ("layer-cam", "9", False, 0.85),
+        ("layer-cam", "17", False, 0.9),
+        ("layer-cam", "23", False, 0.95),
+        ("layer-cam", "17,20,23", True, 0.9),
+        ("grad-cam", "20", False, 0.75),
+        ("grad-cam", "17,20,23", True, 0.65),
+    ],
+)
+def test_the_heat_of_persons_lies_in_the_persons(model, bus, persons, method, layers, merge, least):
+    pytest.importorskip("pytorch_grad_cam")
+    (heat,) = fv.cam(model, bus, layers, "person", method, merge)
+    heat_share, area = share(heat, persons)
+    assert len(persons) == 4 and area < 0.3
+    assert heat_share > least, f"{heat_share:.2f} of the heat lies in the boxes, which cover {area:.2f} of the image"
+    assert "of 4 person" in heat.title
+
+
+def test_the_heat_of_one_person_lies_in_that_person(model, bus, persons):
+    pytest.importorskip("pytorch_grad_cam")
+    for rank, person in enumerate(persons):
+        (heat,) = fv.cam(model, bus, 17, f"person:{rank}")
+        inside, area = share(heat, person[None])
+        assert inside > 0.75 > 6 * area, (rank, inside, area)
+        assert f"of person {person[4]:.2f}" in heat.title
+        (same,) = fv.cam(model, bus, 17, person[:4].tolist())
+        np.testing.assert_array_equal(heat.values, same.values)
+
+
+def test_score_of_detections(model, bus):
+    """The sum of the logits of objectness and class, by the confidences of YOLOv5's own suppression."""
+    from yolov5.utils.general import non_max_suppression
+
+    with torch.no_grad():
+        output = model(bus)
+        found = non_max_suppression(output[0])[0]
+    score = model_score(model, output, None)
+    objects, classes = output[0][0, :, 4], output[0][0, :, 5:]
+    expected = 0.0
+    for *_, confidence, kind in found.tolist():
+        i = int((objects * classes[:, int(kind)] - confidence).abs().argmin())
+        expected += torch.logit(objects[i]).item() + torch.logit(classes[i, int(kind)]).item()
+    assert score[1] == "4 person, 1 bus" and score[0].item() == pytest.approx(expected, rel=1e-3)
+
+
+def model_score(model, output, target):
+    from yolov5_featviz.models.layers import index_layers
+
+    return index_layers(model).score(output, target)
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("persn", "no class 'persn': did you mean person?"),
+        ("dog", r"no class 'dog': there are person \(0\), bus \(1\)"),
+        (6, "no class '6'"),
+        ("tie", "no tie was detected; found: 4 person, 1 bus"),
+        ("person:4", "no person number 4 was detected"),
+        ("person:x", "'person:x' is not understood"),
+        ((0, 0, 20, 20), "no detection at 0, 0, 20, 20: found: 4 person"),
+    ],
+)
+def test_targets_refused(model, bus, target, says):
+    pytest.importorskip("pytorch_grad_cam")
+    with pytest.raises(fv.FeatvizError, match=says) as error:
+        fv.cam(model, bus, 17, target)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_made_in_inference_mode(model, bus):
+    pytest.importorskip("pytorch_grad_cam")
+    if not hasattr(torch, "inference_mode"):
+        pytest.skip("this torch has no inference mode")
+    (expected,) = fv.cam(model, bus, 17, "person")
+    with torch.inference_mode():
+        made = fv.load(WEIGHTS)
+        made(bus)
+        (heat,) = fv.cam(made, bus.clone(), 17, "person")
+    np.testing.assert_allclose(heat.values, expected.values, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_from_the_command_line(tmp_path, images, model):
+    """One picture per image in which there is such a thing; detections are those without us."""
+    pytest.importorskip("pytorch_grad_cam")
+    words = ["--weights", WEIGHTS, "--source", images, "--save-txt", "--save-conf"]
+    look = [
+        "--visualize-layers",
+        "17,20",
+        "--visualize-mode",
+        "cam",
+        "--visualize-plain",
+    ]
+    run(*words, "--name", "plain", cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
+    done = run(*words, "--name", "cam", *look, "--visualize-target", "bus", cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
+    made = files_below(tmp_path / "runs" / "detect" / "cam")
+    assert [name for name in made if "stage" in name] == [f"bus/stage{i}_C3_cam.png" for i in (17, 20)]
+    assert "zidane: no bus was detected; found: 2 person" in done.stderr and not any("zidane/" in name for name in made)
+    for name in ("bus", "zidane"):
+        labels = [
+            (tmp_path / "runs" / "detect" / run / "labels" / f"{name}.txt").read_bytes() for run in ("plain", "cam")
+        ]
+        assert labels[0] == labels[1]
+    with Image.open(tmp_path / "runs" / "detect" / "cam" / "bus" / "stage17_C3_cam.png") as file:
+        assert file.size == (810, 1080)
+    bad = run(*words, *look, "--visualize-target", "buss", "--name", "bad", cwd=tmp_path, check=2)
+    assert "no class 'buss': did you mean bus?" in bad.stderr and not (tmp_path / "runs" / "detect" / "bad").exists()

@@ -1,0 +1,435 @@
+"""Figures as they are written down: what is understood, what is drawn, and the two worked examples."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import cv2
+import matplotlib
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers import ROOT, WEIGHTS, files_below
+from PIL import Image
+
+import yolov5_featviz as fv
+from yolov5_featviz.cli import main
+from yolov5_featviz.figures.make import make
+from yolov5_featviz.figures.spec import parse
+from yolov5_featviz.models.layers import Layer
+from yolov5_featviz.runs.provenance import read_record, sha256
+
+pytestmark = pytest.mark.slow
+
+WIDE, HIGH = 40, 20  # of the images that the stand-ins see, in pixels; 4 to a cell
+COLOURS = np.stack([*np.mgrid[:HIGH, :WIDE] * np.array([12, 6])[:, None, None], np.full((HIGH, WIDE), 100)], axis=2)
+
+
+class StandIn:
+    """A model of two layers, 3 and 4, whose maps are known."""
+
+    release = "0"
+
+    def __init__(self, maps, boxes=None):
+        self.maps, self.boxes, self.asked = maps, boxes, []
+
+    def layers(self, selection):
+        names = [part for part in str(selection).split(",") if part in self.maps]
+        if not names:
+            raise fv.FeatvizError(f"no layer {selection}")
+        return names
+
+    def __call__(self, image, selection, imgsz, conf, iou):
+        self.asked.append((image, selection, imgsz, conf, iou))
+        pixels, size = cv2.imread(str(image))[..., ::-1], (HIGH, WIDE)
+        dark = pixels.mean() < 64  # of a dark image everything is half as strong
+        maps = [
+            fv.FeatureMap(
+                torch.from_numpy(self.maps[name] * (0.5 if dark else 1)).float(),
+                Layer(f"model.{name}", torch.nn.Identity(), "C3", index=int(name), name=name),
+                size,
+                boxes=self.boxes,
+            )
+            for name in (selection or "").split(",")
+            if name
+        ]
+        return fv.Prediction("image", pixels, size, (0.0, 0.0, float(WIDE), float(HIGH)), self.boxes, maps)
+
+
+MAPS = {
+    "3": np.random.default_rng(0).normal(1, 1, (6, HIGH // 4, WIDE // 4)).astype(np.float32),
+    "4": np.random.default_rng(1).normal(0, 2, (6, HIGH // 4, WIDE // 4)).astype(np.float32),
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two images, and files that pass for checkpoints."""
+    Image.fromarray(COLOURS.astype(np.uint8)).save(tmp_path / "light.png")
+    Image.fromarray((COLOURS // 5).astype(np.uint8)).save(tmp_path / "dark.png")
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+def draw(files, models=None, **given):
+    """A figure two inches wide at dpi 100, of stand-ins."""
+    models = models or {"a.pt": StandIn(MAPS), "b.pt": StandIn({name: x * 3 for name, x in MAPS.items()})}
+    spec = {"width": 2, "dpi": 100, "gap": 0, "weights": "a.pt", **given}
+    for part in (*spec["rows"], *spec["columns"]):
+        if isinstance(part, dict):
+            part.setdefault("title", "")
+
+    @contextmanager
+    def opened(weights, yolov5):
+        yield [models[os.path.basename(path)] for path in weights]
+
+    def find(kind, name):
+        return files / name if (files / name).is_file() else None
+
+    return make(parse(spec, find), opened)
+
+
+def coloured(values, low, high, cmap="viridis"):
+    """What matplotlib itself makes of values between two limits, uint8 ``[H, W, 3]``."""
+    return np.round(matplotlib.colormaps[cmap](np.clip((values - low) / (high - low), 0, 1))[..., :3] * 255)
+
+
+def apart(pixels, expected):
+    return np.abs(pixels.astype(int) - expected).max()
+
+
+def cells(pixels, side):
+    """The middle of each cell of a panel."""
+    return pixels[side // 2 :: side, side // 2 :: side]
+
+
+def words(figure):
+    return re.findall(r"<text[^>]*>([^<]+)</text>", figure.encode("svg").decode())
+
+
+def test_a_shared_scale_is_really_shared(files):
+    """Two images through two models: all four between the lowest and the highest of them."""
+    heat = {"show": "heatmap", "layer": 3, "reduce": "max", "over": False}
+    figure = draw(
+        files,
+        rows=[{"image": "light.png"}, {"image": "dark.png"}],
+        columns=[{**heat, "weights": "a.pt"}, {**heat, "weights": "b.pt"}],
+    )
+    maxima = [[factor * MAPS["3"].max(axis=0) for factor in row] for row in ((1, 3), (0.5, 1.5))]
+    low, high = np.min(maxima), np.max(maxima)
+    pixels = figure.to_rgb()
+    for r, row in enumerate(maxima):
+        for c, values in enumerate(row):
+            panel = pixels[50 * r : 50 * (r + 1), 100 * c : 100 * (c + 1)]
+            assert apart(cells(panel, 10), coloured(values, low, high)) <= 3
+    assert sorted(words(figure)) == sorted([f"{low:.3g}".replace("-", "−"), f"{high:.3g}", "channel max"])
+
+
+def test_a_scale_of_each_panel_by_itself(files):
+    figure = draw(
+        files,
+        rows=["light.png", "dark.png"],
+        columns=[{"show": "heatmap", "layer": 3, "reduce": "max", "over": False, "scale": "separate"}],
+    )
+    values = MAPS["3"].max(axis=0)
+    for panel in np.split(figure.to_rgb()[:200], 2):
+        assert apart(cells(panel, 20), coloured(values, values.min(), values.max())) <= 3
+    assert words(figure) == ["min", "max", "channel max, each on its own"]
+
+
+def test_layers_do_not_share_a_scale_unless_it_is_given(files):
+    column = {"show": "channel", "channel": 2, "image": "light.png", "title": "x"}
+    own = words(draw(files, rows=[3, 4], columns=[{**column, "norm": "channel"}]))
+    for name in ("3", "4"):
+        ends = MAPS[name][2].min(), MAPS[name][2].max()
+        assert all(f"{end:.3g}".replace("-", "−") in own for end in ends)
+    given = draw(files, rows=[{"layer": 3}, {"layer": 4}], columns=[{**column, "scale": [-1, 2.5], "title": ""}])
+    for panel, name in zip(np.split(given.to_rgb()[:200], 2), ("3", "4")):
+        assert apart(cells(panel, 20), coloured(MAPS[name][2], -1, 2.5)) <= 3
+    assert sorted(words(given)) == sorted(["−1", "2.5", "channel 2"])
+
+
+def test_heat_over_the_image_is_mixed_with_it(files):
+    figure = draw(
+        files, rows=["light.png"], columns=[{"layer": 3, "alpha": 0.3, "resample": "nearest", "scale": [0, 2]}]
+    )
+    heat = coloured(MAPS["3"].mean(axis=0), 0, 2, "jet").repeat(4, axis=0).repeat(4, axis=1)
+    middle = figure.to_rgb()[2:100:5, 2::5]  # the image's own pixels, each of 5 by 5
+    assert apart(middle, 0.3 * heat + 0.7 * COLOURS) <= 4
+
+
+def test_crop_and_zoom_show_the_pixels_they_name(files):
+    zoom = {"box": [12, 6, 16, 10], "corner": "upper left", "share": 0.4}
+    row = {"image": "light.png", "crop": [10, 5, 30, 15], "zoom": zoom}
+    pixels = draw(files, rows=[row], columns=[{"show": "input"}]).to_rgb()
+    assert pixels.shape[:2] == (100, 200)  # of 20 by 10 pixels, ten times
+    middle = pixels[5::10, 5::10]
+    assert apart(middle[9:, :], COLOURS[14:15, 10:30]) <= 1
+    assert apart(middle[:, 10:], COLOURS[5:15, 20:30]) <= 1
+    inset = pixels[:80, :80]  # 0.4 of the width, of 4 by 4 pixels, twenty times
+    assert apart(inset[30:60:20, 30:60:20], COLOURS[7:9, 13:15]) <= 1
+    assert pixels[:4, 40].min() < 30 and pixels[:4, 40].max() > 200  # its frame, white between black
+
+
+def test_a_crop_of_a_map_shows_its_cells(files):
+    row = {"image": "light.png", "crop": [8, 4, 28, 14]}
+    column = {"show": "channel", "layer": 3, "channel": 1, "norm": "layer", "scale": "shared"}
+    pixels = draw(files, rows=[row], columns=[column]).to_rgb()
+    x = MAPS["3"]
+    values = x[1].repeat(4, axis=0).repeat(4, axis=1)[4:14, 8:28]
+    assert apart(pixels[5:100:10, 5::10], coloured(values, x.min(), x.max())) <= 3
+
+
+def test_a_grid_shows_the_channels_in_order(files):
+    column = {"show": "grid", "layer": 3, "channels": [4, 0, 2, 5], "norm": "layer"}
+    pixels = draw(files, rows=["light.png"], columns=[column]).to_rgb()
+    x = MAPS["3"]
+    for i, k in enumerate((4, 0, 2, 5)):
+        top, left = (i // 2) * 50, (i % 2) * 100
+        assert apart(cells(pixels[top : top + 50, left : left + 100], 10)[1:-1, 1:-1],
+                     coloured(x[k], x.min(), x.max())[1:-1, 1:-1]) <= 3  # fmt: skip
+
+
+def test_boxes_and_models_are_asked_for_once_each(files):
+    boxes = fv.Boxes([[8, 4, 24, 16]], [0.75], ["cat"])
+    model = StandIn(MAPS, boxes)
+    figure = draw(
+        files,
+        {"a.pt": model},
+        rows=["light.png"],
+        columns=["detections", {"layer": 3, "boxes": True}, 4],
+        imgsz=64,
+        conf=0.1,
+        iou=0.6,
+    )
+    assert model.asked == [(str(files / "light.png"), "3,4", 64, 0.1, 0.6)]
+    assert words(figure).count("cat 0.75") == 1  # named where detections are what is shown
+    assert figure.about["shows"] == "figure" and "Detections" in words(figure)
+
+
+def test_pca_and_titles_by_themselves(files):
+    given = {"rows": [{"image": "light.png", "title": None}], "weights": "a.pt"}
+    columns = ["input", 3, {"layer": 4, "show": "pca"}, {"show": "channel", "layer": 3, "channel": 0}]
+    spec = parse({**given, "columns": columns}, lambda kind, name: files / name)
+    assert spec.columns == ["Input", "Layer 3", "Layer 4, PCA", "Layer 3, channel 0"]
+    spec = parse({"image": "x.png", "rows": [3, 4], "columns": [{"weights": "n/a.pt"}, {"weights": "n/b.pt"}]})
+    assert (spec.rows, spec.columns) == (["Layer 3", "Layer 4"], ["a", "b"])
+    spec = parse({"image": "x.png", "weights": "a.pt", "rows": [3], "columns": [{"show": "heatmap"}, {"show": "pca"}]})
+    assert spec.columns == ["Heat map", "PCA"]
+    pixels = draw(files, rows=["light.png"], columns=[{"layer": 3, "show": "pca"}]).to_rgb()
+    x = MAPS["3"].reshape(6, -1).astype(np.float64)
+    first = np.linalg.svd(x - x.mean(axis=1, keepdims=True))[2][0]
+    red = cells(pixels[:100], 20)[..., 0].ravel().astype(float)
+    inner = (red > 0) & (red < 255)
+    assert abs(np.corrcoef(red[inner], first[inner])[0, 1]) > 0.999
+
+
+GOOD = {"weights": "a.pt", "rows": ["light.png"], "columns": ["input", {"layer": 3}]}
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        ({"widht": 3}, "no key 'widht': did you mean width?"),
+        ({"columns": [{"layer": 3, "chanels": "4"}]}, "column 1: no key 'chanels': did you mean channels?"),
+        ({"columns": [{"layer": 3, "show": "heatmp"}]}, "column 1: no show 'heatmp': did you mean heatmap?"),
+        ({"rows": [{"image": "light.png", "zoom": {"bx": [1, 2, 3, 4]}}]}, "no key 'bx': did you mean box?"),
+        ({"rows": [{"image": "light.png", "zoom": [4, 4, 4, 8]}]}, "zoom [4, 4, 4, 8] is empty"),
+        ({"width": "ieee-colum"}, "no width 'ieee-colum': did you mean ieee-column?"),
+        ({"width": 99}, "width 99: give a number, 1 to 40"),
+        ({"dpi": 300.5}, "dpi 300.5: give a whole number, 72 to 2400"),
+        ({"font": "sanss"}, "no font 'sanss': did you mean sans?"),
+        ({"letters": "rowz"}, "no letters for 'rowz'"),
+        ({"rows": ["missing.png"]}, "row 1: no image missing.png"),
+        ({"weights": "missing.pt"}, "no weights missing.pt"),
+        ({"weights": None}, "row 1, column 2: no weights: give them there, or for the whole figure"),
+        ({"rows": [{"title": "x"}]}, "row 1, column 1: no image: give one there, or one for the whole figure"),
+        ({"columns": [{"show": "pca"}]}, "row 1, column 1: no layer for its pca"),
+        ({"columns": [{"show": "channel", "layer": 3}]}, "row 1, column 1: no channel: give its number"),
+        (
+            {"rows": [{"image": "light.png", "layer": 4}]},
+            "row 1 and column 2 both give layer",
+        ),
+        ({"columns": [{"layer": 3, "cmap": "jett"}]}, "no colour map 'jett'"),
+        ({"columns": [{"layer": 3, "norm": "minmax"}]}, "no normalisation 'minmax'"),
+        ({"columns": [{"layer": 3, "reduce": "avg"}]}, "no reduction 'avg'"),
+        ({"columns": [{"layer": 3, "alpha": 2}]}, "alpha 2: give a number, 0 to 1"),
+        ({"columns": [{"layer": 3, "over": "yes"}]}, "over 'yes': write true or false"),
+        ({"columns": [{"layer": 3, "scale": [2, 1]}]}, "scale [2, 1]: give the lower end first"),
+        ({"columns": [{"layer": 3, "title": "\U0010fffd"}]}, "the font sans has no '\\U0010fffd', which"),
+        ({"columns": []}, "no columns: give a list of them"),
+        ({"rows": None}, "no rows: give a list of them"),
+        ({"columns": [1.5]}, "column 1: 1.5 is not understood"),
+        ({"output": "figure.bmp"}, "'figure.bmp' ends in no format there is"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(files, change, expected):
+    find = {name: files / name for name in ("a.pt", "light.png")}
+    with pytest.raises(fv.FeatvizError) as told:
+        parse({**GOOD, **change}, lambda kind, name: find.get(name))
+    assert expected in str(told.value) and "\n" not in str(told.value)
+
+
+def test_all_that_is_wrong_is_told_at_once(files):
+    given = {"widht": 3, "dpi": "x", "rows": ["no.png"], "columns": [{"layer": 3, "sow": "pca", "alpha": -1}]}
+    with pytest.raises(fv.FeatvizError) as told:
+        parse(given, lambda kind, name: None)
+    for expected in ("'widht'", "dpi 'x'", "no image no.png", "'sow': did you mean show?", "alpha -1", "no weights"):
+        assert expected in str(told.value), expected
+
+
+def test_what_only_the_model_can_tell_is_told_before_anything_is_run(files):
+    model = StandIn(MAPS)
+    with pytest.raises(fv.FeatvizError, match=r"^a\.pt: no layer 9; a\.pt: no layer 8$"):
+        draw(files, {"a.pt": model}, rows=["light.png"], columns=[9, 8, 3])
+    assert model.asked == []
+    with pytest.raises(fv.FeatvizError, match=r"layer '3,4' names 2 layers of a\.pt: name one"):
+        draw(files, rows=["light.png"], columns=[{"layer": "3,4"}])
+    with pytest.raises(fv.FeatvizError, match="channel"):
+        draw(files, rows=["light.png"], columns=[{"show": "channel", "layer": 3, "channel": 6}])
+    with pytest.raises(fv.FeatvizError, match=r"crop \[0, 0, 41, 20\] lies outside light.png, 40×20 pixels"):
+        draw(files, rows=[{"image": "light.png", "crop": [0, 0, 41, 20]}], columns=["input"])
+
+
+def test_a_detail_outside_its_crop_is_refused(files):
+    row = {"image": "light.png", "crop": [0, 0, 20, 20], "zoom": [18, 2, 24, 8]}
+    with pytest.raises(fv.FeatvizError, match=r"zoom \[18, 2, 24, 8\] lies outside the crop \[0, 0, 20, 20\]"):
+        draw(files, rows=[row], columns=["input"])
+
+
+# With YOLOv5 and the demo checkpoint
+
+
+def write_yaml(path, **given):
+    path.write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def test_files_are_written_and_others_are_left_alone(files, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    (files / "fig").mkdir()
+    given = {"output": ["out/a.png", "out/a.pdf"], "dpi": 72, "rows": ["../light.png"], "columns": ["input"]}
+    write_yaml(files / "fig" / "f.yaml", **given)
+    figure = "fig/f.yaml"
+    assert main(["figure", figure]) == 0
+    assert files_below(files / "fig") == ["f.yaml", "out/a.pdf", "out/a.png"]
+    first = (files / "fig/out/a.png").read_bytes()
+    told = capsys.readouterr()
+    assert told.out == "" and told.err == "".join(f"yolov5-featviz: wrote fig/out/a.{x}\n" for x in ("png", "pdf"))
+    assert main(["figure", figure]) == 0 and (files / "fig/out/a.png").read_bytes() == first  # ours: replaced
+    about = read_record(files / "fig/out/a.png")
+    assert about["command"] == ["figure", "fig/f.yaml"] and about["figure"]["rows"] == [{"image": "light.png"}]
+    assert about["images"] == [{"name": "light.png", "sha256": sha256(files / "light.png")}]
+    (files / "fig/out/a.pdf").write_bytes(b"%PDF somebody else's")
+    assert main(["figure", figure]) == 2
+    assert "a.pdf is there, and no figure of this kind: name another output" in capsys.readouterr().err
+    assert (files / "fig/out/a.pdf").read_bytes() == b"%PDF somebody else's"
+    assert main(["figure", figure, "--output", "light.png"]) == 2  # the photograph itself
+    assert sha256(files / "light.png") == about["images"][0]["sha256"]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (None, "no figure f.yaml: No such file or directory"),
+        ("rows: [", "f.yaml, line 1: not YAML"),
+        ("- a", "f.yaml: a figure is a mapping with rows and columns"),
+        (
+            "rows: [light.png]\ncolumns: [input]",
+            "f.yaml: no output: give one there, such as figure.pdf, or with --output",
+        ),
+        ("rows: [light.png]\ncolumns: [input]\noutput: light.png/a.pdf", "cannot write into light.png"),
+    ],
+)
+def test_a_file_that_is_no_figure(files, capsys, monkeypatch, text, expected):
+    monkeypatch.chdir(files)
+    before = files_below(files)
+    if text is not None:
+        (files / "f.yaml").write_text(text)
+    assert main(["figure", "f.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
+    assert files_below(files) == sorted([*before, *(["f.yaml"] if text is not None else [])])
+
+
+def test_in_python_as_from_a_file(tmp_path, images):
+    given = {"dpi": 72, "weights": str(WEIGHTS), "rows": [str(images / "bus.jpg")], "columns": ["detections", 23]}
+    figure = fv.figure(given)
+    again = fv.figure(write_yaml(tmp_path / "f.yaml", **given))
+    assert isinstance(figure, fv.Composition)
+    for format in ("png", "pdf", "svg", "tif"):
+        assert figure.encode(format) == again.encode(format), format
+    see = fv.Predictor(WEIGHTS)(images / "bus.jpg", 23)
+    (scale,) = figure.about["scales"].values()
+    np.testing.assert_allclose(scale, [0, see[23].data.mean(dim=0).max()], rtol=1e-5)
+    for i in range(len(see.boxes)):
+        assert see.boxes.caption(i) in words(figure)
+    assert "command" not in figure.about and str(tmp_path) not in str(figure.about)
+    with pytest.raises(fv.FeatvizError, match="no layer"):
+        fv.figure({**given, "columns": [99]})
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """The two examples as a user runs them, from a copy of what they need."""
+    home = tmp_path_factory.mktemp("examples")
+    for folder in ("scripts", "weights"):
+        (home / folder).mkdir()
+    for script in ("paper_figure.py", "prune_demo.py", "figure_layers.yaml", "figure_comparison.yaml"):
+        shutil.copy(ROOT / "scripts" / script, home / "scripts")
+    shutil.copy(WEIGHTS, home / "weights")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def tool(*words):
+        done = subprocess.run([sys.executable, *words], cwd=home, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    tool("scripts/prune_demo.py")
+    tool("scripts/paper_figure.py", "scripts/figure_layers.yaml", "--output", "runs/figures/layers.pdf")
+    tool("scripts/paper_figure.py", "scripts/figure_comparison.yaml")
+    return home, tool
+
+
+def test_the_examples_run(examples):
+    home, _ = examples
+    for name in ("layers", "comparison"):
+        pdf = (home / f"runs/figures/{name}.pdf").read_bytes()
+        assert b"/FontFile2" in pdf and b"/Type3" not in pdf
+        about = read_record(home / f"runs/figures/{name}.pdf")
+        assert about["weights"][0] == {"name": "best.pt", "sha256": sha256(WEIGHTS)}
+        assert str(home).encode() not in pdf and "command" in about
+    with Image.open(home / "runs/figures/comparison.png") as picture:
+        assert picture.size[0] == round(6.875 * 300) and [round(x) for x in picture.info["dpi"]] == [300, 300]
+    found = read_record(home / "runs/figures/comparison.svg")["scales"]
+    assert len(set(map(tuple, found.values()))) == 1  # one scale for both models and both images
+
+
+def test_redo_says_that_a_figure_is_identical(examples):
+    """In another process, from the record in the file."""
+    _, tool = examples
+    said = tool("-m", "yolov5_featviz", "redo", "runs/figures/comparison.png").splitlines()
+    assert said[-1] == "runs/figures/comparison.png: identical, byte for byte"
+    assert [line for line in said if "the same file" in line] == [
+        f"{name}: the same file" for name in ("best.pt", "pruned.pt", "bus.jpg", "zidane.jpg")
+    ]
+    assert "YOLOv5" in tool("-m", "yolov5_featviz", "info", "runs/figures/comparison.pdf")
+
+
+def test_the_pruned_checkpoint_is_what_it_says(examples):
+    home, _ = examples
+    dense, pruned = (fv.load(home / "weights" / name) for name in ("best.pt", "pruned.pt"))
+    for (name, one), (_, other) in zip(dense.named_parameters(), pruned.named_parameters()):
+        if one.dim() == 4 and one.numel() > 1024:
+            zero = float((other == 0).float().mean())
+            assert abs(zero - 0.4) < 0.02, name
+            kept = other != 0
+            assert torch.equal(one[kept], other[kept])
+            assert one[~kept].abs().max() <= one[kept].abs().min()
+        else:
+            assert torch.equal(one, other) or one.numel() <= 1024

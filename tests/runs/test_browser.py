@@ -1,0 +1,523 @@
+"""The page about a run in a real browser: `make test-report`. Screenshots go to the folder $SCREENSHOTS."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import WEIGHTS, feature_map, run
+
+import yolov5_featviz as fv
+from yolov5_featviz.arrays.normalize import normalize
+from yolov5_featviz.draw.heatmap import aligned
+from yolov5_featviz.draw.palette import palette_of, quantise
+from yolov5_featviz.runs.report import Report
+
+CHROMIUM = os.environ.get("CHROMIUM")
+if not CHROMIUM:
+    pytest.skip("make test-report runs these", allow_module_level=True)
+
+from playwright.sync_api import sync_playwright  # noqa: E402
+
+# a browser that does not call home
+QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync", "--no-sandbox"]
+DESKTOP = {"width": 1366, "height": 800}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+NASTY = "<b>\"quoted\" & 'so' {{says}}</b></script> 名字 é.jpg"
+RNG = np.random.default_rng(0)
+
+
+def some_maps(channels=(5, 40), boxes=None):
+    """Maps of strides 8 and 16 of an image of 128x96, padded above and below to 128x128."""
+    maps = []
+    for name, n, side in zip(("17", "20"), channels, (16, 8)):
+        fm = feature_map(RNG.normal(size=(n, side, side)).astype(np.float32), input_size=(128, 128))
+        layer = replace(fm.layer, name=name, index=int(name))
+        maps.append(replace(fm, layer=layer, region=(0, 16, 128, 112), boxes=boxes))
+    return maps
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def made(model, bus, images, tmp_path_factory):
+    """A page of many kinds of images, and the maps that are in it."""
+    folder = tmp_path_factory.mktemp("made")
+    boxes = fv.Boxes(
+        [[10, 105, 470, 430], [0, 245, 55, 500], [32, 235, 160, 535], [105, 240, 215, 535], [390, 230, 479, 520]],
+        [0.73, 0.93, 0.85, 0.91, 0.88],
+        ["bus", "person", "person", "person", "person"],
+    )
+    with fv.capture(model, "17,20,23") as features, torch.no_grad():
+        model(bus)
+    maps = {"bus": [replace(fm, boxes=boxes) for fm in features]}
+    small = fv.Boxes([[10, 40, 60, 100], [70, 50, 126, 96], [1, 1, 3, 3]], [0.9, 0.5, 0.3], [NASTY, "cup", "speck"])
+    maps["padded"] = some_maps(boxes=small)
+    photo = RNG.integers(0, 256, (96, 128, 3)).astype(np.uint8)
+    report = Report(folder, "made for a test")
+    report.add("bus", [("", maps["bus"])], images / "bus.jpg", folder="bus")
+    report.add("padded", [("", maps["padded"])], photo)
+    report.add(NASTY, [("first <i>", some_maps(boxes=small)), ("second", some_maps(boxes=small))], photo, folder=NASTY)
+    report.add("nothing", [("", some_maps(boxes=fv.Boxes([])))], photo)
+    report.add("bare", [("", some_maps())])
+    for epoch in (0, 10):
+        maps[epoch] = some_maps(boxes=small)
+        report.add("again", [("", maps[epoch])], photo, group=f"epoch {epoch}")
+    return report.close(), maps
+
+
+@pytest.fixture
+def page_of(browser):
+    """Opens a page; says at the end whether anything went wrong in it, or it asked for anything."""
+    troubles, contexts = [], []
+
+    def opened(path, script=True, **options):
+        options = options or {"viewport": DESKTOP}
+        context = browser.new_context(java_script_enabled=script, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("dialog", lambda dialog: troubles.append(dialog.message))
+        url = Path(path).as_uri()
+
+        def asked(request):
+            followed = request.is_navigation_request() and request.url.startswith(Path(path).parent.as_uri())
+            if request.url != url and not request.url.startswith("data:") and not followed:
+                troubles.append(f"asks {request.url}")
+
+        page.on("request", asked)
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+@pytest.fixture
+def page(page_of, made):
+    return page_of(made[0])
+
+
+def keep(page, name):
+    if os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(os.environ["SCREENSHOTS"]) / f"{name}.png")
+
+
+def open_image(page, name):
+    page.locator("#images button", has_text=name).first.click()
+
+
+COPY = """() => {
+    const heat = document.querySelector("#heat"), copy = document.createElement("canvas");
+    [copy.width, copy.height] = [heat.width, heat.height];
+    const context = copy.getContext("2d", { willReadFrequently: true });
+    context.drawImage(heat, 0, 0);
+    return [[copy.width, copy.height], Array.from(context.getImageData(0, 0, copy.width, copy.height).data)];
+}"""
+FOCUSED = """() => {
+    const e = document.activeElement, label = e.labels && e.labels[0];
+    const name = e.getAttribute("aria-label") || (label && label.textContent) || e.textContent || "";
+    return [e.id || e.className || e.tagName, name.trim(), getComputedStyle(e).outlineStyle];
+}"""
+COLOURS = """() => {
+    const texts = "h1, .says, td, .about, .tile, #caption, footer li, .pills span, th, nav small";
+    return [...document.querySelectorAll(texts)].map((e) => {
+        let paper = e;
+        while (getComputedStyle(paper).backgroundColor === "rgba(0, 0, 0, 0)") paper = paper.parentElement;
+        return [e.tagName, getComputedStyle(e).color, getComputedStyle(paper).backgroundColor];
+    });
+}"""
+
+
+def heat_codes(page, cmap="turbo"):
+    """What is on the canvas of the heat, as palette indices; of colours that a map has twice the first."""
+    size, data = page.evaluate(COPY)
+    pixels = np.array(data, np.uint8).reshape(size[1], size[0], 4)
+    assert (pixels[..., 3] == 255).all()
+    known = {tuple(colour): i for i, colour in reversed(list(enumerate(palette_of(cmap).tolist())))}
+    return np.array([[known[tuple(pixel)] for pixel in row] for row in pixels[..., :3].tolist()])
+
+
+def assert_drawn(page, values, limits, fm, how="bilinear", cmap="turbo"):
+    found = heat_codes(page, cmap)
+    low, high = limits
+    scaled = ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
+    height, width = (fm.window[3] - fm.window[1], fm.window[2] - fm.window[0])
+    expected = quantise(aligned(scaled, fm, (int(height), int(width)), found.shape, how)).astype(int)
+    assert np.abs(found - expected).max() <= 2 and np.abs(found - expected).mean() < 0.6
+
+
+def rows(page):
+    cells = [row.split() for row in page.locator("#rows tr").all_inner_texts()]
+    return [(layer, int(channel), float(score.replace("−", "-"))) for _, layer, _, channel, score in cells]
+
+
+def expected_rows(maps, boxes):
+    scored = []
+    for fm in maps:
+        ranking = fv.rank(replace(fm, boxes=boxes), "contrast")
+        if ranking.by == "contrast":
+            scored += [(s, fm.layer.name, k) for k, s in enumerate(ranking.scores["contrast"])]
+    return [(layer, channel, round(score, 2)) for score, layer, channel in sorted(scored, reverse=True)[:10]]
+
+
+def same(found, expected):
+    assert [row[:2] for row in found] == [row[:2] for row in expected]
+    assert [row[2] for row in found] == pytest.approx([row[2] for row in expected], abs=0.011)
+
+
+def test_the_first_screen_answers(page, made):
+    """Without a click: a sentence, the image with its boxes under the heat, and what responds most."""
+    maps = made[1]["bus"]
+    assert page.locator("h1").inner_text() == "What is the model looking at?"
+    expected = expected_rows(maps, maps[0].boxes)
+    same(rows(page), expected)
+    layer, channel, score = expected[0]
+    says = page.locator("#says").inner_text()
+    assert says.startswith("In “bus” the model found 4 × person and 1 × bus.")
+    assert f"Channel {channel} of layer {layer} (C3) responds to that most: inside the boxes it is {score:.1f}" in says
+    for selector in ("#says", "#photo", "#heat", "#rows tr:nth-child(10)"):
+        box = page.locator(selector).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= DESKTOP["height"] and box["x"] + box["width"] <= 1366
+    assert page.locator(".box").count() == 5
+    fm = next(fm for fm in maps if fm.layer.name == layer)
+    assert_drawn(page, fm.data.numpy().mean(0), (0, fm.data.numpy().mean(0).max()), fm)
+    sizes = page.evaluate(
+        "[document.querySelector('#photo').naturalWidth, document.querySelector('#photo').naturalHeight]"
+    )
+    assert sizes == [600, 800]
+    keep(page, "light")
+
+
+def test_boxes_lie_where_they_were_found(page, made):
+    area = page.locator("#sheet").bounding_box()
+    boxes = made[1]["bus"][0].boxes
+    for i, (x0, y0, x1, y1) in enumerate(boxes.xyxy / [480, 640, 480, 640], 1):
+        order = np.argsort(-boxes.scores, kind="stable").tolist().index(i - 1) + 1
+        box = page.locator(f".box[data-box='{order}']").bounding_box()
+        assert (box["x"] - area["x"]) / area["width"] == pytest.approx(x0, abs=0.01)
+        assert (box["y"] - area["y"]) / area["height"] == pytest.approx(y0, abs=0.01)
+        assert box["width"] / area["width"] == pytest.approx(x1 - x0, abs=0.01)
+        assert box["height"] / area["height"] == pytest.approx(y1 - y0, abs=0.01)
+
+
+def test_layers_channels_colours_and_scale(page, made):
+    maps = made[1]["padded"]
+    open_image(page, "padded")
+    for fm in maps:
+        data = fm.data.numpy()
+        page.locator("#layers label", has_text=fm.layer.name).click()
+        assert_drawn(page, data.mean(0).clip(0), (0, data.mean(0).max()), fm)
+        tiles = page.locator("#tiles button")
+        assert tiles.count() == 1 + fm.channels
+        best = fv.rank(fm, "contrast").channels
+        assert [int(text.split()[1]) for text in tiles.all_inner_texts()[1:]] == best
+        page.locator("#tiles button").nth(3).click()
+        k = best[2]
+        assert page.locator("#caption").inner_text().startswith(f"Layer {fm.layer.name} · C3 · channel {k} · ")
+        assert_drawn(page, data[k], (data[k].min(), data[k].max()), fm)
+        page.locator("#cmap").select_option("magma")
+        assert_drawn(page, data[k], (data[k].min(), data[k].max()), fm, cmap="magma")
+        page.locator("#scale").select_option("layer")
+        assert_drawn(page, data[k], (data.min(), data.max()), fm, cmap="magma")
+        assert page.locator("#high").inner_text() == f"{data.max():.3g}"
+        page.locator("#smooth").uncheck()
+        assert_drawn(page, data[k], (data.min(), data.max()), fm, "nearest", "magma")
+        page.locator("#smooth").check()
+        page.locator("#scale").select_option("own")
+        page.locator("#cmap").select_option("turbo")
+        page.locator("#mean").click()
+        assert_drawn(page, data.mean(0).clip(0), (0, data.mean(0).max()), fm)
+
+
+def test_a_tile_shows_its_channel(page, made):
+    fm = made[1]["padded"][0]
+    open_image(page, "padded")
+    page.locator("#layers label", has_text="17").click()
+    k = fv.rank(fm, "contrast").channels[0]
+    data = page.evaluate(
+        "(() => { const c = document.querySelectorAll('#tiles canvas')[1];"
+        " return [c.width, c.height, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]; })()"
+    )
+    assert data[:2] == [16, 12]  # without the padding
+    found = np.array(data[2:], int).reshape(12, 16, 4)[..., :3]
+    codes = quantise(normalize(fm.data.numpy()[k][None])[0])[0, 2:14].astype(int)
+    palette = palette_of("turbo").astype(int)
+    near = np.stack([palette[(codes + shift).clip(0, 247)] for shift in (-1, 0, 1)])
+    assert (np.abs(near - found).sum(axis=-1).min(axis=0) == 0).all()
+
+
+def test_a_box_says_which_channels_respond_to_it(page, made):
+    maps = made[1]["bus"]
+    order = np.argsort(-maps[0].boxes.scores, kind="stable")
+    for position in (1, 5):
+        page.locator(f".box[data-box='{position}']").dispatch_event("click")
+        one = fv.Boxes(maps[0].boxes.xyxy[order[position - 1]][None])
+        expected = expected_rows(maps, one)
+        same(rows(page), expected)
+        caption = maps[0].boxes.caption(order[position - 1])
+        layer, channel, score = expected[0]
+        said = page.locator("#picked").inner_text()
+        assert said.startswith(f"{caption}: channel {channel} of layer {layer} (C3) responds most, ")
+        assert float(said.split(", ")[1].split()[0]) == pytest.approx(score, abs=0.011)
+        assert page.locator(f".box[data-box='{position}']").get_attribute("aria-pressed") == "true"
+        assert page.locator("#group").input_value() == str(position)
+        pills = dict(label.split()[::2] for label in page.locator("#layers label").all_inner_texts())
+        for fm in maps:
+            top = fv.rank(replace(fm, boxes=one), "contrast")
+            assert float(pills[fm.layer.name]) == pytest.approx(top.scores["contrast"].max(), abs=0.011)
+    keep(page, "picked")
+    row = page.locator("#rows button:enabled").first
+    channel = row.inner_text()
+    row.click()
+    assert f"channel {channel} ·" in page.locator("#caption").inner_text()
+    page.locator("#group").select_option("0")
+    same(rows(page), expected_rows(maps, maps[0].boxes))
+    assert page.locator("#picked").inner_text() == ""
+
+
+def test_a_box_too_small_to_compare_says_so(page):
+    open_image(page, "padded")
+    page.locator("#group").select_option("3")
+    assert page.locator("#picked").inner_text() == "speck 0.30 covers too few cells of these layers to compare."
+    assert page.locator("#rows tr").count() == 0
+
+
+def test_values_under_the_pointer(page, made):
+    fm = made[1]["padded"][0]
+    open_image(page, "padded")
+    page.locator("#layers label", has_text="17").click()
+    page.locator("#tiles button").nth(1).click()
+    k = fv.rank(fm, "contrast").channels[0]
+    channel = fm.data.numpy()[k]
+    page.locator("#stage").scroll_into_view_if_needed()
+    area = page.locator("#sheet").bounding_box()
+    for row, column in ((2, 0), (7, 5), (13, 15)):
+        x, y = (column + 0.5) / 16, (row - 2 + 0.5) / 12
+        page.mouse.move(area["x"] + x * area["width"], area["y"] + y * area["height"])
+        said = page.locator("#readout").inner_text()
+        assert (
+            f"channel {k} of layer 17 (C3) · row {row}, column {column} · pixel {int(x * 128)}, {int(y * 96)}" in said
+        )
+        value = float(said.split()[0].replace("−", "-"))
+        assert value == pytest.approx(channel[row, column], abs=float(np.ptp(channel)) / 500 + 0.005 * abs(value))
+
+
+def test_zoom(page):
+    stage, sheet = page.locator("#stage"), page.locator("#sheet")
+    before = sheet.bounding_box()
+    outer = stage.bounding_box()
+    for _ in range(3):
+        page.locator("#in").click()
+    assert page.locator("#zoom").inner_text() == "338%"
+    stage.scroll_into_view_if_needed()
+    after = sheet.bounding_box()
+    assert after["width"] == pytest.approx(before["width"] * 3.375, rel=0.01)
+    assert stage.bounding_box()["height"] == pytest.approx(outer["height"], abs=2)
+    # a drag moves it, and picks no box
+    outer = stage.bounding_box()
+    left = page.evaluate("document.querySelector('#stage').scrollLeft")
+    x, y = outer["x"] + outer["width"] / 2, outer["y"] + outer["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 60, y, steps=5)
+    page.mouse.up()
+    assert page.evaluate("document.querySelector('#stage').scrollLeft") == left + 60
+    assert page.locator("#group").input_value() == "0"
+    keep(page, "zoomed")
+    page.mouse.move(x, y)
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, 2000)
+    page.keyboard.up("Control")
+    page.wait_for_function("document.querySelector('#zoom').textContent === '100%'")
+    assert sheet.bounding_box()["width"] == pytest.approx(before["width"], abs=1)
+
+
+def test_by_keyboard_alone(page, made):
+    press = page.keyboard.press
+
+    def caption():
+        return page.locator("#caption").inner_text()
+
+    start = caption()
+    press("l")
+    assert caption() != start and "mean of all" in caption()
+    press("Shift+L")
+    assert caption() == start
+    press("c")
+    first = page.locator("#tiles button").nth(1).inner_text().split()[1]
+    assert f"channel {first} ·" in caption()
+    press("m")
+    assert caption() == start
+    press("b")
+    assert page.locator("#group").input_value() == "1" and page.locator("#picked").inner_text()
+    press("Escape")
+    assert page.locator("#group").input_value() == "0"
+    press("p")
+    assert page.locator("#cmap").input_value() == "jet"
+    press("h")
+    assert page.evaluate("getComputedStyle(document.querySelector('#heat')).opacity") == "0"
+    press("h")
+    press("+")
+    assert page.locator("#zoom").inner_text() == "150%"
+    press("-")
+    press("]")
+    assert "padded" in page.locator("#says").inner_text()
+    press("[")
+    assert "bus" in page.locator("#says").inner_text()
+    # from the top by Tab: all that can be used can be reached, and is named
+    page.evaluate("document.activeElement.blur()")
+    reached = []
+    for _ in range(200):
+        press("Tab")
+        found = page.evaluate(FOCUSED)
+        if found[0] == "BODY":
+            break
+        reached.append(found)
+    assert all(name for _, name, _ in reached)
+    ids = [what for what, *_ in reached]
+    for wanted in ("stage", "cmap", "scale", "alpha", "smooth", "outlines", "in", "group", "box", "tile", "folder"):
+        assert any(what.split()[0] == wanted for what in ids), wanted
+    # values by arrows
+    page.locator("#stage").focus()
+    press("ArrowRight")
+    before = page.locator("#readout").inner_text()
+    press("ArrowRight")
+    press("ArrowDown")
+    after = page.locator("#readout").inner_text()
+
+    def place(said):
+        return [int(said.split(word)[1].split(",")[0].split()[0]) for word in (" row ", " column ")]
+
+    assert place(after) == [place(before)[0] + 1, place(before)[1] + 1]
+    assert page.locator("#readout").get_attribute("aria-live") == "polite"
+
+
+def test_names_of_any_kind_are_words(page):
+    open_image(page, "quoted")
+    assert f"In “{NASTY}” the model found" in page.locator("#says").inner_text()
+    assert page.locator("b, i").count() == 0
+    assert NASTY in page.locator("#group").inner_text()
+    assert page.locator("#parts option").all_inner_texts() == ["first <i>", "second"]
+    heat = heat_codes(page)
+    page.locator("#parts").select_option("1")
+    assert (heat_codes(page) != heat).any()
+    link = page.locator("#folder").evaluate("e => decodeURIComponent(e.href)")
+    assert link.endswith("/" + NASTY + "/")
+
+
+def test_without_detections_or_an_image(page):
+    open_image(page, "nothing")
+    assert "Nothing was detected in “nothing”." in page.locator("#says").inner_text()
+    assert page.locator("#by").inner_text() == "standard deviation" and page.locator("#rows tr").count() == 10
+    assert page.locator("#group").inner_text().strip() == "nothing detected"
+    open_image(page, "bare")
+    assert page.locator("#photo").is_hidden() and page.locator("#heat").is_visible()
+    assert page.evaluate("getComputedStyle(document.querySelector('#heat')).opacity") == "1"
+
+
+def test_epochs_are_variants(page, made):
+    page.locator("#images li[data-group='epoch 0'] button").click()
+    assert page.locator("#groups option").all_inner_texts() == ["epoch 0", "epoch 10"]
+    page.locator("#layers label", has_text="20").click()
+    page.locator("#groups").select_option(label="epoch 10")
+    assert page.locator("#images li[data-group='epoch 10'] button").get_attribute("aria-current") == "true"
+    fm = made[1][10][1]  # the layer stays
+    mean = fm.data.numpy().mean(0)
+    assert_drawn(page, mean.clip(0), (0, mean.max()), fm)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dark", {"color_scheme": "dark", "viewport": DESKTOP}),
+        ("phone", PHONE),
+        ("phone_dark", {**PHONE, "color_scheme": "dark"}),
+    ],
+)
+def test_dark_and_on_a_phone(name, options, page_of, made):
+    page = page_of(made[0], **options)
+    keep(page, name)
+    width, inner = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width <= inner
+    colours = page.evaluate(COLOURS)
+
+    def luminance(colour):
+        values = np.array([int(v) for v in colour[4:-1].split(",")[:3]]) / 255
+        return np.where(values <= 0.03928, values / 12.92, ((values + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    for tag, ink, paper in colours:
+        light, dark = sorted([luminance(ink), luminance(paper)], reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (tag, ink, paper)  # WCAG 2.1, AA
+        assert (luminance(paper) < 0.5) == ("dark" in name) or tag in ("SPAN", "BUTTON")
+    if "phone" in name:
+        for button in page.locator("#layers label, .zoom button").all():
+            assert button.bounding_box()["height"] >= 34
+        page.locator(".box").first.tap()
+        assert page.locator("#picked").inner_text()
+        page.screenshot(full_page=True)
+
+
+def test_without_scripts(page_of, made):
+    page = page_of(made[0], script=False, viewport=DESKTOP)
+    keep(page, "without_scripts")
+    assert "In “bus” the model found" in page.locator("#says").inner_text()
+    assert page.locator("#photo").is_visible() and page.locator("#rows tr").count() == 10
+    assert page.locator("noscript").is_visible() and not page.locator("#controls").is_visible()
+
+
+def test_five_hundred_images(page_of, tmp_path):
+    boxes = fv.Boxes([[10, 40, 60, 100], [70, 50, 126, 96]], [0.9, 0.5], ["cat", "cup"])
+    photo = RNG.integers(0, 256, (480, 640, 3)).astype(np.uint8)
+    report, maps = Report(tmp_path), some_maps(channels=(64, 64), boxes=boxes)
+    for i in range(500):
+        report.add(f"image{i:03d}", [("", maps)], photo)
+    path = report.close()
+    pages = sorted(tmp_path.iterdir(), key=lambda page: (len(page.name), page.name))
+    assert pages[0] == path and report.images == 500 and len(pages) > 3
+    assert max(page.stat().st_size for page in pages) < 20_000_000
+    page = page_of(path)
+    page.wait_for_selector("html:not(.still)", timeout=20_000)
+    spent = page.evaluate("performance.timing.domInteractive - performance.timing.navigationStart")
+    assert spent < 5_000
+    assert page.evaluate("performance.memory.usedJSHeapSize") < 100_000_000
+    links = page.locator(".pages a")
+    assert links.count() == len(pages) and links.first.get_attribute("aria-current") == "page"
+    assert page.locator(".overall").inner_text().startswith("500 images.")
+    keep(page, "five_hundred")
+    links.last.click()
+    page.wait_for_selector("html:not(.still)", timeout=20_000)
+    assert page.url.endswith(pages[-1].name) and "of 500" in page.locator(".pages").inner_text()
+    page.locator("#filter").fill("image49")
+    assert page.locator("#images li:visible").count() == 10
+    page.locator("#images button", has_text="image499").click()
+    assert "image499" in page.locator("#says").inner_text() and page.locator("#rows tr").count() == 10
+    keep(page, "five_hundred_last")
+
+
+def test_the_demo(page_of, tmp_path):
+    """The report of a run of the real detect.py."""
+    done = run("--weights", WEIGHTS, "--visualize-layers", "17,20,23", cwd=tmp_path)
+    path = tmp_path / "runs/detect/exp/index.html"
+    assert done.stderr.splitlines()[-1] == f"yolov5-featviz: open {path.relative_to(tmp_path)}"
+    for name, options in (("demo_light", {}), ("demo_dark", {"color_scheme": "dark"}), ("demo_phone", PHONE)):
+        page = page_of(path, **{"viewport": DESKTOP, **options})
+        assert "In “bus” the model found 4 × person and 1 × bus." in page.locator("#says").inner_text()
+        keep(page, name)
+        open_image(page, "zidane")
+        assert "2 × person and 1 × tie" in page.locator("#says").inner_text()
+        page.locator(".box").last.dispatch_event("click")
+        keep(page, f"{name}_picked")
+        assert page.locator("#folder").get_attribute("href") == "zidane/"

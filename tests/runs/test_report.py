@@ -1,0 +1,476 @@
+"""The page about a run, without a browser: what is in it, how large it gets, and that it is one whole file."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from helpers import feature_map
+from PIL import Image
+
+import yolov5_featviz as fv
+from yolov5_featviz.runs import report as module
+from yolov5_featviz.runs import report_data
+from yolov5_featviz.runs.report import Report
+from yolov5_featviz.runs.report_data import Level, contrasts, quantise_maps
+
+RNG = np.random.default_rng(0)
+PHOTO = np.stack(np.broadcast_arrays(np.arange(96)[:, None] * 2, np.arange(128), 90), axis=2).astype(np.uint8)
+BOXES = fv.Boxes([[10, 20, 60, 90], [70, 30, 120, 80]], [0.9, 0.5], ["cat", "cup"])
+NASTY = "<img src=x onerror=alert(1)> \"'& {{entries}} {{says}} </script><!-- 名字 é.jpg"
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+def some_map(channels=6, name="17", boxes=BOXES, data=None):
+    """A map of cells of 8 pixels of an image of 128x96, padded above and below to 128x128."""
+    data = RNG.normal(size=(channels, 16, 16)).astype(np.float32) if data is None else data
+    fm = feature_map(data, input_size=(128, 128), region=(0, 16, 128, 112))
+    layer = replace(fm.layer, name=name, index=int(name))
+    shifted = None if boxes is None else replace(boxes, xyxy=boxes.xyxy + np.array([0, 16, 0, 16]))
+    return replace(fm, boxes=shifted, layer=layer)
+
+
+class Page(HTMLParser):
+    """A page taken apart; it must be whole."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.ids, self.links, self.tags, self.texts = [], [], [], [], []
+        self.scripts, self.styles = [], []
+        self.feed(text)
+        self.close()
+        assert self.open == [], "tags that were not closed"
+        assert len(self.ids) == len(set(self.ids))
+
+    def handle_starttag(self, tag, attributes):
+        known = dict(attributes)
+        self.tags.append((tag, known))
+        self.ids += [known["id"]] if "id" in known else []
+        self.links += [known[name] for name in ("src", "href", "srcset", "action", "data") if name in known]
+        if tag == "script":
+            self.scripts.append([known, ""])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1][1] += data
+        elif self.open and self.open[-1] == "style":
+            self.styles.append(data)
+        else:
+            self.texts.append(data)
+
+    @property
+    def entries(self):
+        data = [json.loads(text) for known, text in self.scripts if known.get("type") == "application/json"]
+        return data[:-1]  # the last are the settings
+
+
+def page_of(folder, *images, **options):
+    made = Report(folder, **options)
+    for words in images:
+        made.add(**words)
+    path = made.close()
+    assert [p.name for p in folder.iterdir() if p.name.startswith(".") or ".part" in p.name] == []
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def decoded(layer):
+    """The maps of a layer by number, ``mean`` the heat map, as a reader of the page gets them."""
+    codes = np.frombuffer(base64.b64decode(layer["data"]), np.uint8).reshape(-1, *layer["grid"])
+    low, high = np.array(layer["ends"], float).T[:, :, None, None]
+    values = np.where(codes == 255, np.nan, low + codes / 254 * (high - low))
+    return dict(zip(["mean", *layer["channels"]], values))
+
+
+def plain_contrast(fm, boxes):
+    """Cohen's d by the definition, cell by cell."""
+    y, x = np.mgrid[0.5:16, 0.5:16] * 8
+    left, top, right, bottom = fm.window
+    image = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+    inside = np.zeros((16, 16), bool)
+    for x0, y0, x1, y1 in boxes.xyxy:
+        inside |= (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+    scores = []
+    for channel in fm.data.double().numpy():
+        a, b = (part[np.isfinite(part)] for part in (channel[inside & image], channel[~inside & image]))
+        s = np.sqrt(
+            ((a - a.mean()) ** 2).sum() / (len(a) + len(b) - 2) + ((b - b.mean()) ** 2).sum() / (len(a) + len(b) - 2)
+        )
+        scores.append((a.mean() - b.mean()) / s)
+    return np.array(scores)
+
+
+def test_the_numbers_are_those_of_the_feature_map(tmp_path):
+    fms = [some_map(6, "17"), some_map(9, "20")]
+    page = page_of(tmp_path, {"name": "street", "parts": [("", fms)], "image": PHOTO, "folder": "a b/street"})
+    (found,) = page.entries
+    assert found["name"] == "street" and found["size"] == [96, 128] and found["link"] == "a%20b/street/"
+    assert found["captions"] == ["cat 0.90", "cup 0.50"] and found["detected"] == 2
+    np.testing.assert_allclose(found["boxes"], BOXES.xyxy / [128, 96, 128, 96], atol=1e-4)
+    for fm, layer in zip(fms, found["parts"][0]["layers"]):
+        data = fm.data.numpy()
+        assert layer["shape"] == list(data.shape) and layer["grid"] == [16, 16] and layer["by"] == "contrast"
+        assert sorted(layer["channels"]) == list(range(len(data)))
+        assert layer["window"] == [0, 2, 16, 14] and layer["stride"] == [8, 8]
+        np.testing.assert_allclose(layer["limits"], [data.min(), data.max()], rtol=1e-5)
+        maps = decoded(layer)
+        for k, channel in enumerate(data):
+            np.testing.assert_allclose(maps[k], channel, atol=np.ptp(channel) / 508 * 1.01)
+        np.testing.assert_allclose(maps["mean"], data.mean(0), atol=np.ptp(data.mean(0)) / 508 * 1.01)
+        for group, boxes in enumerate([fm.boxes, *(fv.Boxes(box[None]) for box in fm.boxes.xyxy)]):
+            expected = plain_contrast(fm, boxes)
+            np.testing.assert_allclose(layer["scores"][group], expected[layer["channels"]], rtol=1e-3)
+            assert [channel for channel, _ in layer["top"][group]] == np.argsort(-expected)[:10].tolist()
+    best = max((s, fm.layer.name, k) for fm in fms for k, s in enumerate(plain_contrast(fm, fm.boxes)))
+    assert f"Channel {best[2]} of layer {best[1]} (C3) responds to that most" in found["says"]
+    assert f"it is {best[0]:.1f} standard deviations stronger" in found["says"]
+    assert found["says"].startswith("In “street” the model found 1 × cat and 1 × cup.")
+    assert found["best"] == ["17", "20"].index(best[1])
+
+
+def test_the_first_screen_says_it_without_a_script(tmp_path):
+    fms = [some_map(6, "17"), some_map(9, "20")]
+    page = page_of(
+        tmp_path,
+        {"name": "empty", "parts": [("", [some_map(boxes=fv.Boxes([]))])], "image": PHOTO},
+        {"name": "street", "parts": [("", fms)], "image": PHOTO},
+        about="detect.py <3",
+    )
+    words = " ".join(" ".join(page.texts).split())
+    says = page.entries[1]["says"]
+    assert says in words and "detect.py <3" in words and "cat 0.90" in words
+    assert "2 images. The strongest channel lies in layer" in words and "on 1 of the 1 whose detections" in words
+    rows = re.findall(r"(\d+) (17|20) C3 (\d+) (-?[\d.]+)", words.split("contrast", 1)[1])[:10]
+    scores = {(fm.layer.name, str(k)): s for fm in fms for k, s in enumerate(plain_contrast(fm, fm.boxes))}
+    expected = sorted(scores, key=lambda key: -scores[key])[:10]
+    assert [(layer, channel) for _, layer, channel, _ in rows] == expected
+    assert [float(score) for *_, score in rows] == pytest.approx([scores[key] for key in expected], abs=0.006)
+    (overlay,) = [known["src"] for tag, known in page.tags if known.get("id") == "photo"]
+    best = fms[page.entries[1]["best"]]
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(overlay.split(",")[1]))), float)
+    drawn = best.heatmap().over(PHOTO, alpha=module.ALPHA, cmap="turbo", plain=True).to_rgb()
+    assert np.abs(shown - drawn).mean() < 5  # which JPEG costs
+    assert np.abs(shown - PHOTO).mean() > 30
+
+
+def test_contrasts_are_those_of_the_ranking():
+    data = RNG.normal(size=(8, 16, 16)).astype(np.float32)
+    data[2, 4, 4:8] = np.nan
+    data[3, 9, 9] = np.inf
+    data[4] = 0.1
+    data[5] = np.nan
+    data[6, 5:13, 2:8] = 3
+    for values in (data[:2], data, data.astype(np.float64)):
+        fm = some_map(data=torch.as_tensor(values))
+        before = fm.data.clone()
+        groups = [fm.boxes, fv.Boxes(fm.boxes.xyxy[:1]), fv.Boxes(fm.boxes.xyxy[1:]), fv.Boxes([])]
+        found = contrasts(fm, groups)
+        for row, boxes in zip(found, groups[:3]):
+            expected = fv.rank(replace(fm, boxes=boxes), "contrast")
+            assert expected.by == "contrast"
+            np.testing.assert_allclose(row, expected.scores["contrast"], rtol=1e-6, atol=1e-9)
+        assert np.isnan(found[3]).all()
+        torch.testing.assert_close(fm.data, before, equal_nan=True, rtol=0, atol=0)
+    box, edge = np.zeros((1, 16, 16), np.float32), fv.Boxes([[16, 32, 64, 96]])
+    box[0, 4:12, 2:8] = 0.3  # constant on either side of the box, but not the same
+    assert np.isposinf(contrasts(some_map(data=box), [edge])).all()
+    assert contrasts(some_map(data=-box), [edge]) == -np.inf
+
+
+def test_what_is_no_number_and_what_is_constant():
+    maps = np.zeros((4, 2, 2), np.float32)
+    maps[0] = [[np.nan, 1], [2, 3]]
+    maps[1] = [[np.inf, 1], [2, -np.inf]]
+    maps[2] = 7
+    maps[3] = np.nan
+    codes, ends = quantise_maps(maps)
+    assert codes.tolist() == [[[255, 0], [127, 254]], [[254, 0], [254, 0]], [[0, 0], [0, 0]], [[255, 255], [255, 255]]]
+    assert ends.tolist() == [[1, 3], [1, 2], [7, 7], [0, 0]]
+
+
+def test_values_that_json_has_not(tmp_path):
+    data = np.zeros((3, 16, 16), np.float32)
+    data[0, 4:12, 2:8] = 1
+    data[1] = np.nan
+    fm = replace(some_map(data=data), boxes=fv.Boxes([[16, 32, 64, 96], [1, 1, 2, 2]], [0.5, 0.4]))
+    page = page_of(tmp_path, {"name": "x", "parts": [("", [fm])]})
+    layer = page.entries[0]["parts"][0]["layers"][0]
+    assert layer["top"][0] == [[0, "inf"], [2, 0.0], [1, None]]
+    assert layer["top"][2] == [[0, None], [1, None], [2, None]]  # that box lies in the padding
+    assert page.entries[0]["captions"] == ["0.50", "0.40"]
+    assert "it is everywhere stronger than outside" in page.entries[0]["says"]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "says", "note"),
+    [
+        (None, "No detections of “x” are known.", "no detections are known"),
+        (fv.Boxes([]), "Nothing was detected in “x”.", "nothing was detected"),
+        (fv.Boxes([[0, 0, 128, 96]]), "In “x” the model found 1 × object.", "the boxes leave too few cells to compare"),
+    ],
+)
+def test_without_anything_to_compare_it_says_so(boxes, says, note, tmp_path):
+    fm = some_map(boxes=boxes)
+    (found,) = page_of(tmp_path, {"name": "x", "parts": [("", [fm])], "image": PHOTO}).entries
+    layer = found["parts"][0]["layers"][0]
+    std = fm.data.numpy().std(axis=(1, 2))
+    assert (layer["by"], layer["note"]) == ("std", note)
+    np.testing.assert_allclose(layer["scores"], [std[layer["channels"]]], rtol=1e-3)
+    assert found["says"].startswith(says) and f"Channel {std.argmax()} of layer 17 (C3) varies most" in found["says"]
+
+
+def test_names_of_any_kind(tmp_path):
+    """Nothing that a file or a class may be called ends a tag, a script or an attribute."""
+    boxes = fv.Boxes([[10, 20, 60, 90]], [0.5], [NASTY])
+    surrogate = "\udcff.jpg"  # what Python makes of a byte that is no UTF-8
+    images = [
+        {"name": name, "parts": [(NASTY, [some_map(boxes=boxes)]), ("b", [some_map(boxes=boxes)])], "image": PHOTO,
+         "group": NASTY, "folder": f"{name}/é"} for name in (NASTY, surrogate)
+    ]  # fmt: skip
+    page = page_of(tmp_path, *images, about=NASTY)
+    plain = page_of(tmp_path, {"name": "a", "parts": [("", [some_map()])], "image": PHOTO})
+    assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
+    assert [entry["name"] for entry in page.entries] == [NASTY, surrogate]
+    assert page.entries[0]["group"] == page.entries[0]["parts"][0]["name"] == NASTY
+    assert page.entries[0]["captions"] == [f"{NASTY} 0.50"]
+    text = " ".join(page.texts)
+    assert text.count(NASTY) >= 4
+    items = [known for tag, known in page.tags if tag == "li" and "data-index" in known]
+    assert items[0]["data-name"] == items[0]["data-group"] == NASTY
+    assert not any(name.startswith("on") for _, known in page.tags for name in known)
+    assert page.entries[0]["link"].startswith("%3Cimg%20src%3Dx") and page.entries[0]["link"].endswith("/%C3%A9/")
+    assert page.entries[1]["link"] == "%FF.jpg/%C3%A9/"
+
+
+def test_it_asks_for_nothing_and_runs_nothing_but_its_own(tmp_path):
+    page = page_of(tmp_path, {"name": "x", "parts": [("", [some_map()])], "image": PHOTO})
+    assert all(link.startswith("data:") for link in page.links)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", "".join(page.styles))
+    (script,) = [text for known, text in page.scripts if "type" not in known]
+    assert not re.search(r"https?:|fetch\(|XMLHttpRequest|import\(|WebSocket|innerHTML", script)
+    (policy,) = [known["content"] for _, known in page.tags if known.get("http-equiv") == "Content-Security-Policy"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+
+
+def test_the_page_is_the_same_again_and_replaces_nothing(tmp_path):
+    images = [{"name": "x", "parts": [("", [some_map()])], "image": PHOTO}]
+    page_of(tmp_path, *images)
+    first = (tmp_path / "index.html").read_bytes()
+    page_of(tmp_path, *images)
+    assert (tmp_path / "index2.html").read_bytes() == first == (tmp_path / "index.html").read_bytes()
+    assert Report(tmp_path).close() is None and len(list(tmp_path.iterdir())) == 2
+
+
+def test_its_folder_is_made_when_there_is_something_to_put_in(tmp_path):
+    assert Report(tmp_path / "a" / "b").close() is None and not (tmp_path / "a").exists()
+    page_of(tmp_path / "a" / "b", {"name": "x", "parts": [("", [some_map()])]})
+    assert (tmp_path / "a" / "b" / "index.html").is_file()
+
+
+def test_later_images_are_shown_at_less(tmp_path, monkeypatch):
+    """Where it stops is the size of the page, not the number of images."""
+    monkeypatch.setattr(
+        module, "LEVELS", (Level(60_000, 5, 9999, 100), Level(90_000, 3, 600, 64), Level(120_000, 0, 0, 32))
+    )
+    image = {"parts": [("", [some_map(), some_map(name="20")])], "image": PHOTO}
+    page = page_of(tmp_path, *({**image, "name": f"n{i}"} for i in range(40)))
+    kept = [[len(layer["channels"]) for layer in found["parts"][0]["layers"]] for found in page.entries]
+    assert [kept.index(n) for n in ([5, 5], [1, 1], [0, 0])] == sorted(kept.index(n) for n in ([5, 5], [1, 1], [0, 0]))
+    assert all(n in ([5, 5], [1, 1], [0, 0]) for n in kept) and 5 < len(kept) < 40
+    sizes = {
+        len(n): Image.open(io.BytesIO(base64.b64decode(found["photo"].split(",")[1]))).size
+        for n, found in zip(kept, page.entries)
+    }
+    assert max(sizes.values()) == (32, 24)
+    assert "40 images" not in " ".join(page.texts)
+    assert f"{40 - len(kept)} more did not fit into this page" in " ".join(page.texts)
+    chrome = len((tmp_path / "index.html").read_bytes()) - 120_000
+    assert 0 < chrome < 70_000
+    for found in page.entries:  # scores and rankings are there all the same
+        assert len(found["parts"][0]["layers"][0]["top"][0]) == 6
+
+
+def test_half_of_the_channels_are_the_best_of_single_boxes():
+    whole, first, second = list(range(10)), [9, 8, 7, 0, 1, 2, 3, 4, 5, 6], [9, 6, 5, 0, 1, 2, 3, 4, 7, 8]
+    assert report_data._chosen([whole, first, second], 6) == [0, 1, 2, 6, 8, 9]
+    assert report_data._chosen([whole], 4) == [0, 1, 2, 3]
+    assert report_data._chosen([whole, first], 10) == whole
+    assert report_data._chosen([whole, first], 1) == [0]
+    assert report_data._chosen([whole, first], 0) == []
+
+
+def test_a_large_map_is_thinned_evenly(tmp_path):
+    data = torch.arange(1100 * 700, dtype=torch.float32).reshape(1, 1100, 700)
+    fm = feature_map(data, input_size=(2200, 1400))
+    (found,) = page_of(tmp_path, {"name": "x", "parts": [("", [fm])]}).entries
+    layer = found["parts"][0]["layers"][0]
+    assert layer["shape"] == [1, 1100, 700] and layer["grid"] == [550, 350]
+    assert layer["window"] == [0, 0, 350, 550]
+    expected = data[0].numpy()[1::2, 1::2]
+    np.testing.assert_allclose(decoded(layer)["mean"], expected, atol=1100 * 700 / 508 + 1)
+
+
+def test_many_boxes_and_no_scores(tmp_path):
+    xyxy = np.tile([8, 24, 40, 60], (80, 1)) + RNG.integers(0, 30, (80, 1))
+    scores = RNG.random(80).astype(np.float32)
+    for boxes in (fv.Boxes(xyxy, scores), fv.Boxes(xyxy)):
+        fm = replace(some_map(), boxes=boxes)
+        found = page_of(tmp_path, {"name": "x", "parts": [("", [fm])]}).entries[0]
+        assert found["detected"] == 80 and len(found["boxes"]) == 50
+        assert len(found["parts"][0]["layers"][0]["scores"]) == 51
+        if boxes.scores is not None:
+            assert found["captions"][0] == f"{scores.max():.2f}"
+
+
+def test_an_image_that_cannot_be_written_leaves_the_others_whole(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, content):
+            if b"boom" in content:
+                super().write(content[:1000])
+                raise OSError(28, "No space left on device")
+            return super().write(content)
+
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", lambda dir: Full())
+    made = Report(tmp_path)
+    made.add("a", [("", [some_map()])], PHOTO)
+    with pytest.raises(OSError, match="No space"):
+        made.add("boom", [("", [some_map()])], PHOTO)
+    made.add("b", [("", [some_map()])], PHOTO)
+    page = Page(made.close().read_text(encoding="utf-8"))
+    assert [found["name"] for found in page.entries] == ["a", "b"]
+
+
+def test_memory_stays_flat(tmp_path):
+    import tracemalloc
+
+    made = Report(tmp_path)
+    fms = [some_map(32)]
+    made.add("first", [("", fms)], PHOTO)
+    tracemalloc.start()
+    for i in range(150):
+        made.add(f"n{i}", [("", fms)], PHOTO)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = made.close().stat().st_size
+    assert size > 2_000_000 and kept < 200_000 and peak < 1_500_000
+
+
+def test_a_long_report_goes_on_in_further_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 60_000)
+    (tmp_path / "index2.html").write_text("somebody else's")
+    made = Report(tmp_path)
+    nothing = [("", [some_map(boxes=fv.Boxes([]))])]
+    for i in range(13):
+        parts = nothing if i % 3 == 0 else [("", [some_map(6, "17"), some_map(9, "20")])]
+        made.add(f"n{i}", parts, PHOTO, group=f"epoch {i // 7}")
+    path = made.close()
+    paths = [path, *(tmp_path / f"index{n}.html" for n in (3, 4, 5, 6, 7, 8) if (tmp_path / f"index{n}.html").exists())]
+    assert path.name == "index.html" and len(paths) > 2
+    assert (tmp_path / "index2.html").read_text() == "somebody else's"
+    names, n = [], 0
+    for k, path in enumerate(paths, 1):
+        text = path.read_text(encoding="utf-8")
+        page = Page(text)
+        body = text[text.index('<ol id="images">') : text.index("</ol>")]
+        assert 0 < len(body.encode()) <= 60_100
+        links = [known for tag, known in page.tags if tag == "a" and "html" in known.get("href", "")]
+        assert [known["href"] for known in links] == [other.name for other in paths]
+        assert [known["href"] for known in links if known.get("aria-current") == "page"] == [path.name]
+        words = " ".join(" ".join(page.texts).split())
+        count = len(page.entries)
+        span = f"{n + 1} to {n + count}" if count > 1 else str(n + 1)
+        assert f"Page {k} of {len(paths)}, images {span} of 13:" in words and "13 images." in words
+        items = [known for tag, known in page.tags if tag == "li" and "data-index" in known]
+        assert [known["data-index"] for known in items] == [str(i) for i in range(count)]
+        first = json.loads(page.scripts[-2][1])["first"]
+        shown = next((i for i, found in enumerate(page.entries) if found["detected"]), 0)
+        assert first == shown and page.entries[shown]["says"] in words
+        assert f'<li class="group">{page.entries[0]["group"]}</li>' in body
+        names += [found["name"] for found in page.entries]
+        n += count
+    assert names == [f"n{i}" for i in range(13)]
+
+
+def test_pages_whose_names_are_taken_meanwhile_are_written_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 15_000)
+    made = Report(tmp_path)
+    for i in range(4):
+        made.add(f"n{i}", [("", [some_map()])], PHOTO)
+    rival = iter([tmp_path / "index2.html"])
+
+    def write_new(path, content):
+        for other in rival:
+            other.write_text("a rival's")
+        return written(path, content)
+
+    written = module.write_new
+    monkeypatch.setattr(module, "write_new", write_new)
+    assert made.close() == tmp_path / "index.html"
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    pages = re.findall(r'<a href="(index\d*\.html)"', text)
+    assert pages[:2] == ["index.html", "index3.html"] and (tmp_path / "index2.html").read_text() == "a rival's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*pages, "index2.html"])
+
+
+def test_no_page_is_larger_than_20_mb(tmp_path):
+    """At full size: noise, which no browser's or disk's compression makes smaller, in as many channels as go in."""
+    fms = [some_map(64, name, data=RNG.normal(size=(64, 80, 80)).astype(np.float32)) for name in ("17", "20", "23")]
+    photo = RNG.integers(0, 256, (640, 640, 3)).astype(np.uint8)
+    made = Report(tmp_path)
+    for i in range(10):
+        made.add(f"n{i}", [("", fms)], photo)
+    assert made.close() == tmp_path / "index.html"
+    sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
+    assert len(sizes) == 2 and max(sizes) < 20_000_000 < sum(sizes)
+
+
+def test_an_image_too_large_for_a_page_is_shown_at_less(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_data, "HEAT", 12 * 2500)
+    fms = [some_map(1, str(i), data=RNG.normal(size=(1, 100, 100)).astype(np.float32)) for i in range(12)]
+    (found,) = page_of(tmp_path, {"name": "many layers", "parts": [("", fms)], "image": PHOTO}).entries
+    assert [layer["grid"] for layer in found["parts"][0]["layers"]] == [[50, 50]] * 12  # together within bounds
+    monkeypatch.setattr(module, "PAGE", 30_000)
+    made = Report(tmp_path)
+    made.add("a", [("", [some_map(64), some_map(64, "20")])], PHOTO)
+    made.add("b", [("", fms)], PHOTO)
+    made.add("c", [("", [some_map()])], PHOTO)
+    assert (made.images, made.left_out) == (2, 1)
+    page = Page(made.close().read_text(encoding="utf-8"))
+    assert page.entries[0]["name"] == "a" and len(page.entries[0]["parts"][0]["layers"][0]["channels"]) == 16
+    assert "1 more did not fit into this page" in " ".join(page.texts)
+
+
+def test_spreads_are_those_of_the_ranking():
+    data = RNG.normal(size=(40, 90, 90)).astype(np.float32)
+    for values in (data, np.where(data > 3, np.nan, data), np.where(data > 3, np.inf, data)):
+        fm = some_map(data=values, boxes=None)
+        np.testing.assert_allclose(report_data._spreads(fm), fv.rank(fm, "std").scores["std"], rtol=1e-9)
+
+
+def test_numbers_are_rounded_as_they_are_written():
+    values = np.concatenate([RNG.normal(size=500) * 10.0 ** RNG.integers(-30, 30, 500), [0, 1, -1, 1e300, 5e-324]])
+    for digits in (4, 6):
+        expected = [float(f"{value:.{digits}g}") for value in values]
+        assert report_data._numbers(values, digits) == pytest.approx(expected, rel=1e-12)
+    assert report_data._numbers(np.array([[1.23456, np.nan], [np.inf, -np.inf]])) == [[1.235, None], ["inf", "-inf"]]
+
+
+def test_a_smaller_copy_of_the_image_will_do(tmp_path):
+    small = PHOTO[::2, ::2]
+    words = {"name": "x", "parts": [("", [some_map()])], "image": small, "size": (96, 128)}
+    (found,) = page_of(tmp_path, words).entries
+    (whole,) = page_of(tmp_path / "b", {**words, "image": PHOTO, "size": None}).entries
+    assert found["size"] == whole["size"] == [96, 128] and found["boxes"] == whole["boxes"]
+    photo = Image.open(io.BytesIO(base64.b64decode(found["photo"].split(",")[1])))
+    assert photo.size == (64, 48)
