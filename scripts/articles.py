@@ -1,4 +1,4 @@
-"""The five source articles (shared/seeds.md) redone, each by one command, with their faults mended.
+"""Recipes of five blog articles on feature maps, each redone by one command, with their faults mended.
 
     python scripts/articles.py a                  # ResNet-50: every channel of a layer, and their sum
     python scripts/articles.py b                  # a detector's backbone and FPN as heat maps over the image

@@ -1,4 +1,4 @@
-"""Write to the terminal, also where standard output or error is closed, full or of a narrow encoding."""
+"""Terminal output that survives closed or full streams and narrow encodings."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _lost = False
 
 
 def say(message: str) -> None:
-    """Write a message to standard error; one that cannot be written is lost, and :func:`finish` returns 1."""
+    """Write a message to standard error; if that fails it is dropped, and :func:`finish` returns 1."""
     global _lost
     if sys.stderr is not None:  # print() would take standard output instead
         try:
             print(f"yolov5-featviz: {message}", file=sys.stderr, flush=True)
-        except (OSError, ValueError):  # full, or closed; what is drawn is worth more than the message
+        except (OSError, ValueError):  # full or closed, which must not stop the drawing
             _lost = True
 
 
 def out(text: str) -> None:
-    """Write a result to standard output; what its encoding lacks is escaped.
+    """Write a result to standard output, escaping characters that its encoding lacks.
 
     Raises:
-        OSError: it is closed or full.
+        OSError: standard output is closed or full.
     """
     if getattr(sys.stdout, "stands_in", False):
         raise OSError("standard output is closed")
@@ -40,18 +40,18 @@ def out(text: str) -> None:
 
 
 def open_descriptors() -> None:
-    """Open the descriptors 0 to 2 where they are closed: a picture that took one would get what libraries print."""
+    """Open the descriptors 0 to 2 if closed: a picture file that got one would receive what libraries print."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             with suppress(OSError):
-                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+                os.open(os.devnull, os.O_RDWR)  # returns the lowest free number
 
 
 @contextmanager
 def streams() -> Iterator[None]:
-    """Let ``sys.stdout`` and ``sys.stderr`` be something that can be written to, while a command runs."""
+    """Replace a missing ``sys.stdout`` or ``sys.stderr`` by the null device while a command runs."""
     global _lost
     _lost = False
     open_descriptors()
@@ -71,12 +71,12 @@ def streams() -> Iterator[None]:
 
 
 def finish(code: int) -> int:
-    """Flush both streams; return ``code``, or 1 instead of 0 if anything that was written to them was lost."""
+    """Flush both streams; return ``code``, or 1 instead of 0 if any output was lost."""
     global _lost
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:  # who reads along, `head` for instance, has seen enough
+        except BrokenPipeError:  # the reader, such as `head`, has quit
             _give_up(stream)
             _lost = True
         except (OSError, ValueError) as error:
@@ -88,7 +88,7 @@ def finish(code: int) -> int:
 
 
 def _give_up(stream: Any) -> None:
-    """Let what is still buffered go nowhere: Python flushes once more when it ends, and would exit with 120."""
+    """Redirect a stream to the null device: Python flushes again at exit, and would exit with 120."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

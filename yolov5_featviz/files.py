@@ -1,4 +1,4 @@
-"""Read and write files: bounded reads, writes that appear whole or not at all."""
+"""Read and write files: bounded reads, atomic writes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from yolov5_featviz.text import LONGEST, printable
 
 
 def write(path: Union[str, Path], content: bytes, mode: Optional[int] = None) -> None:
-    """Write ``content`` to ``path`` so that nobody ever sees half of it.
+    """Write ``content`` to ``path`` atomically.
 
-    It goes to a file of another name in the same folder, which is renamed at the end. The folder
-    is made if need be; the file's mode is ``mode``, or that of any new file. Raises OSError if the
-    disk says no; then nothing stays behind.
+    It is written to a temporary file in the same folder, which is then renamed. Missing folders are
+    created; the file's mode is ``mode``, or that of any new file. Raises OSError if writing fails;
+    nothing is left behind then.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,9 +29,9 @@ def write(path: Union[str, Path], content: bytes, mode: Optional[int] = None) ->
 
 
 def write_new(path: Path, content: Iterable[bytes]) -> Path:
-    """Write ``content`` as :func:`write` does, to ``path``, or ``name2``, ``name3``... if it is taken; return which.
+    """Write ``content`` atomically to ``path``, or to ``name2``, ``name3``... if it is taken; return the path used.
 
-    The name appears with the whole content: a hard link takes it, and fails if it is taken.
+    The name appears with the whole content: a hard link claims it, and fails if it is taken.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _part(path, content) as part:
@@ -52,7 +52,7 @@ def write_new(path: Path, content: Iterable[bytes]) -> Path:
 
 
 def _rename_new(part: str, path: str) -> bool:
-    """Rename to a name that nobody has; return whether it was free. A kill in between leaves an empty file."""
+    """Rename to an unused name; return whether it was free. A kill in between leaves an empty file."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -63,11 +63,11 @@ def _rename_new(part: str, path: str) -> bool:
 
 @contextmanager
 def _part(path: Path, content: Iterable[bytes], mode: Optional[int] = None) -> Iterator[str]:
-    """A file with ``content`` beside ``path``, to be renamed; it does not outlive an error."""
+    """Yield a temporary file with ``content`` beside ``path``, to be renamed; it is removed on error."""
     part = part_of(path)
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
     try:
-        with os.fdopen(os.open(part, flags, 0o666), "wb") as file:  # less what the user's umask says
+        with os.fdopen(os.open(part, flags, 0o666), "wb") as file:  # minus the user's umask
             file.writelines(content)
         if mode is not None:
             os.chmod(part, mode & 0o7777)
@@ -81,18 +81,18 @@ def _part(path: Path, content: Iterable[bytes], mode: Optional[int] = None) -> I
 
 
 def new_folder(path: Path, mark: str = "") -> Path:
-    """Make ``path``, or ``path2``, ``path3``... if it is taken, and return the one that was made.
+    """Create ``path``, or ``path2``, ``path3``... if it is taken, and return the one created.
 
     Args:
-        path: the folder; those above it are made, too.
-        mark: what stands before the number.
+        path: the folder; missing parents are created.
+        mark: text before the number.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def numbered(n: int) -> Path:
         return path if n == 1 else path.with_name(f"{path.name}{mark}{n}")
 
-    taken, free = 0, 1  # not one after the other: thousands may be taken
+    taken, free = 0, 1  # by bisection: thousands may be taken
     while os.path.lexists(numbered(free)):
         taken, free = free, 2 * free
     while free - taken > 1:
@@ -107,20 +107,20 @@ def new_folder(path: Path, mark: str = "") -> Path:
 
 
 def check_writable(folder: Path, name: str = "") -> None:
-    """Raise FeatvizError unless ``folder`` can be made and written to; nothing is left behind.
+    """Raise FeatvizError unless ``folder`` can be created and written to; nothing is left behind.
 
     Args:
-        folder: the folder, which need not be there yet.
-        name: what is to be made in it, if its length is to be checked, too.
+        folder: the folder, which need not exist yet.
+        name: file to be created in it, if the length of its name is to be checked.
     """
     there = folder.absolute()
     try:
-        while not os.path.lexists(str(there)):  # false also for what no name can be
+        while not os.path.lexists(str(there)):  # also false for invalid names
             there = there.parent
         longest = os.pathconf(str(there), "PC_NAME_MAX") if hasattr(os, "pathconf") else LONGEST
         for part in (*folder.absolute().parts, *Path(name).parts):
             if "\0" in part:
-                raise ValueError("no name holds a null byte")
+                raise ValueError("a name cannot contain a null byte")
             if len(os.fsencode(part)) > longest:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with tempfile.TemporaryFile(dir=str(there)):
@@ -133,13 +133,13 @@ def check_writable(folder: Path, name: str = "") -> None:
 
 @contextmanager
 def opened(path: Union[str, Path]) -> Iterator[BinaryIO]:
-    """Open an ordinary file for reading; a pipe or a device is refused and never waited for.
+    """Open a regular file for reading; pipes and devices are refused without blocking.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        FeatvizError: there is no such file, it is none (a folder, a pipe), or it cannot be read.
+        FeatvizError: no such file, not a regular file (a folder, a pipe), or not readable.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -159,7 +159,7 @@ def opened(path: Union[str, Path]) -> Iterator[BinaryIO]:
 
 
 def head(path: Union[str, Path], most: int) -> bytes:
-    """Read a small file. Raises FeatvizError as :func:`opened`, or if it holds more than ``most`` bytes."""
+    """Read a file of at most ``most`` bytes. Raises FeatvizError as :func:`opened` does, or if it is larger."""
     with opened(path) as file:
         content = file.read(most + 1)
     if len(content) > most:

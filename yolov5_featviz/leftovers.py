@@ -1,4 +1,4 @@
-"""Name what must not outlive this process, and remove what processes that were killed have left."""
+"""Temporary names that identify this process, and removal of what killed processes left behind."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from yolov5_featviz.text import file_name
 _OWNER = r"(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-z]+"
 PART = re.compile(rf"\..*\.{_OWNER}\.part", re.DOTALL)
 FOLDER = re.compile(rf"yolov5-featviz-{_OWNER}")
-LONGEST = 0.5  # seconds that looking for them may take
+LONGEST = 0.5  # seconds for one search
 _own: Set[str] = set()
 
 
 def part_of(path: Path) -> str:
-    """A name beside ``path`` that says which process writes it."""
+    """Return a temporary name beside ``path`` that identifies the writing process."""
     part = str(path.parent / f".{file_name(path.name, 100)}.{_owner()}-{secrets.token_hex(8)}.part")
     _own.add(part)
     return part
 
 
 def forget(path: str) -> None:
-    """``path`` is there no more."""
+    """Stop tracking ``path``, which no longer exists."""
     _own.discard(path)
 
 
 def temporary_folder() -> str:
-    """A new temporary folder that says whose it is, after those of dead processes were removed."""
+    """Create a temporary folder whose name identifies this process, after removing those of dead processes."""
     _clean_temporary()
     folder = os.path.join(tempfile.gettempdir(), f"yolov5-featviz-{_owner()}-{secrets.token_hex(8)}")
     os.mkdir(folder, 0o700)
@@ -47,7 +47,7 @@ def temporary_folder() -> str:
 
 
 def remove_own() -> None:
-    """Remove what this process has not finished, and its temporary folders."""
+    """Remove this process's unfinished files and temporary folders."""
     for path in list(_own):
         _own.discard(path)
         with suppress(OSError):
@@ -55,7 +55,7 @@ def remove_own() -> None:
 
 
 def clean_run(home: Path) -> None:
-    """Remove the unfinished files of dead processes from ``home`` and the runs beside it: of ``exp3``, ``exp*``."""
+    """Remove unfinished files of dead processes from ``home`` and its sibling runs: for ``exp3``, ``exp*``."""
     stem = re.compile(re.escape(home.name.rstrip("0123456789")) + r"\d*")
     until = time.monotonic() + LONGEST
     with suppress(OSError):
@@ -67,7 +67,7 @@ def clean_run(home: Path) -> None:
 
 
 def clean_folder(folder: Path) -> None:
-    """Remove the unfinished files of dead processes from a folder, but none below it."""
+    """Remove unfinished files of dead processes from a folder, not from its subfolders."""
     for path in _parts(str(folder), time.monotonic() + LONGEST, depth=0):
         with suppress(OSError):
             os.unlink(path)
@@ -96,7 +96,7 @@ def _clean_temporary() -> None:
 
 
 def _is_abandoned(entry: os.DirEntry[str], pattern: re.Pattern[str], kind: Callable[[int], bool]) -> bool:
-    """Whether it is of this user, no link, and of a process of this machine that is known to be dead."""
+    """Return whether an entry is no link, is this user's, and comes from a dead process of this machine."""
     found = pattern.fullmatch(entry.name)
     if found is None or found["place"] != _place():
         return False
@@ -110,7 +110,7 @@ def _is_abandoned(entry: os.DirEntry[str], pattern: re.Pattern[str], kind: Calla
 
 def _is_alive(pid: int, start: int) -> bool:
     if os.name != "posix":
-        return True  # os.kill(pid, 0) would end it there
+        return True  # on Windows os.kill(pid, 0) would end it
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -121,7 +121,13 @@ def _is_alive(pid: int, start: int) -> bool:
 
 
 def _owner() -> str:
-    return f"{_place()}-{os.getpid()}-{_start(os.getpid())}"
+    return _named(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _named(pid: int) -> str:
+    """Return the owner's part of a temporary name, cached by process, since a fork inherits the cache."""
+    return f"{_place()}-{pid}-{_start(pid)}"
 
 
 def _uid() -> int:
@@ -130,7 +136,7 @@ def _uid() -> int:
 
 @lru_cache(maxsize=1)
 def _place() -> str:
-    """This machine and its numbering of processes: folders may be shared with others, and with containers."""
+    """Return a hash of machine and PID namespace: folders may be shared with other machines and containers."""
     words = [socket.gethostname()]
     with suppress(OSError):
         words.append(Path("/etc/machine-id").read_text())
@@ -140,7 +146,7 @@ def _place() -> str:
 
 
 def _start(pid: int) -> int:
-    """When a process began, in ticks since the machine did; 0 where that is not to be known, -1 if it has ended."""
+    """Return a process's start time in clock ticks since boot; 0 if unknown, -1 if it has ended."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return -1 if words[0] in "ZX" else int(words[19])

@@ -1,4 +1,4 @@
-"""A hook for mmengine's runner: feature maps of an mmdetection detector while it is tested or trained.
+"""Hook for mmengine's runner that draws feature maps of an mmdetection detector in testing or training.
 
 In a config::
 
@@ -33,24 +33,24 @@ from yolov5_featviz.text import file_name
 
 @HOOKS.register_module()
 class FeatureMapHook(Hook):  # type: ignore[misc]
-    """Draw layers for the first images that are tested, and for an image of each so many that are trained on.
+    """Hook that draws layers for the first images of a test, and for one every ``interval`` training iterations.
 
-    A layer that yields several tensors, as backbones and necks do, gives a picture of each: of
-    ``backbone``, ``level0`` to ``level3`` are C2 to C5, and of an FPN P3 and so on. What is tested is
-    laid over the image's file, without the padding, with what was detected; what is trained on over
-    the image as the pipeline made it, with its labels.
+    A layer that returns several tensors, as backbones and necks do, gives a picture of each: for
+    ``backbone``, ``level0`` to ``level3`` are C2 to C5, for an FPN P3 and so on. Test images are drawn
+    over the image's file, without the padding, with the detections; training images over the image as
+    the pipeline made it, with its labels.
 
     Args:
         layers: a layer selection; see :func:`yolov5_featviz.models.layers.select_layers`.
-        limit: how many images to draw in a test or validation.
-        interval: in training, the first image of each so many iterations is drawn; None: none is.
-        folder: where pictures go; ``feature_maps`` in the runner's log folder otherwise. Each image has a
+        limit: number of images to draw in a test or validation.
+        interval: in training, draw the first image of every ``interval``-th iteration; None: no image.
+        folder: output folder; by default ``feature_maps`` in the runner's log folder. Each image has a
             folder of its own, in training below ``iter_500`` and so on.
-        score: from which score on a detection counts.
+        score: minimum score of a detection.
         look: what to draw and how: any of the fields of :class:`yolov5_featviz.runs.look.Look`.
 
     Raises:
-        FeatvizError: an argument is not understood; at the start of the run, there is no such layer.
+        FeatvizError: invalid argument; at the start of the run, no such layer.
     """
 
     priority = "LOW"
@@ -71,7 +71,7 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
         self._drawn = 0
 
     def before_run(self, runner: Any) -> None:
-        """Find the layers."""
+        """Check the layer selection, and set the output folder."""
         capture(runner.model, self.layers)
         self._home = Path(self.folder or Path(runner.log_dir) / "feature_maps")
 
@@ -89,7 +89,7 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         if self.interval and runner.iter % self.interval == 0:
             given = data_batch["data_samples"][0].gt_instances
-            # copied now: a detector may bring them to another size in place
+            # copied now: a detector may rescale them in place
             self._labels = Boxes(_xyxy(given.bboxes).copy(), labels=self._names(runner, given.labels))
             self._begin(runner)
 
@@ -114,7 +114,7 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
             self._draw(maps, *trained, f"iter_{runner.iter}")
 
     def after_run(self, runner: Any) -> None:
-        """Wait until all is written."""
+        """Wait for pending writes, and log the result."""
         if self._saver is not None:
             self._saver.close()
             for error in sorted({str(error) for error in self._saver.errors}):
@@ -142,7 +142,7 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
             self._saver.submit(partial(_save, render(placed, self.look, image), folder))
 
     def _tested(self, runner: Any, sample: Any, pixels: torch.Tensor) -> Tuple[Any, Optional[Region], Boxes]:
-        """The image as it was, where in the input it lies, and what was detected in it."""
+        """Return the original image, its region in the input, and the detections."""
         meta = sample.metainfo
         found = sample.pred_instances
         found = found[found.scores >= self.score]
@@ -158,10 +158,10 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
         return meta["img_path"], region, Boxes(xyxy, found.scores.cpu().numpy(), labels)
 
     def _trained(self, runner: Any, batch: Any, size: Optional[Tuple[int, int]]) -> Tuple[Any, Optional[Region], Boxes]:
-        """The first image as the pipeline made it, where in the input it lies, and its labels."""
+        """Return the first image as the pipeline made it, its region in the input, and its labels."""
         inputs = batch["inputs"]
         image = self._as_image(runner, inputs[0])
-        # padded to the largest of the batch and a multiple, then perhaps brought to another size as a whole
+        # padded to the largest of the batch and a multiple of the divisor, then perhaps resized as a whole
         divisor = getattr(_unwrapped(runner.model).data_preprocessor, "pad_size_divisor", 1)
         padded = [-(-max(int(one.shape[d]) for one in inputs) // divisor) * divisor for d in (1, 2)]
         down, across = (side / whole for side, whole in zip(size or padded, padded))
@@ -169,7 +169,7 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
         return image, (0.0, 0.0, image.shape[1] * across, image.shape[0] * down), boxes
 
     def _as_image(self, runner: Any, pixels: torch.Tensor) -> np.ndarray:
-        """What the pipeline made, as RGB ``[H, W, 3]``."""
+        """Convert the pipeline's output to RGB ``[H, W, 3]``."""
         bgr = getattr(_unwrapped(runner.model).data_preprocessor, "_channel_conversion", False)
         image: np.ndarray = pixels.cpu().numpy().transpose(1, 2, 0)
         return np.ascontiguousarray(image[..., ::-1] if bgr else image)
@@ -181,7 +181,7 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
 
 
 def _unwrapped(model: Any) -> Any:
-    """The model, inside what distributes it."""
+    """Return the model inside a distributed wrapper."""
     return model.module if hasattr(model, "module") else model
 
 

@@ -1,4 +1,4 @@
-"""The report under the name that scripts import it by; see :mod:`yolov5_featviz.runs.report`."""
+"""Alias of :mod:`yolov5_featviz.runs.report`, for scripts that import ``Report`` from here."""
 
 from yolov5_featviz.runs.report import Report
 

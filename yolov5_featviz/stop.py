@@ -1,4 +1,4 @@
-"""Take SIGTERM and SIGHUP the way of Ctrl-C: finish what is queued, and leave; a second signal ends at once."""
+"""Handle SIGTERM and SIGHUP like Ctrl-C: finish queued work and exit; a second signal exits at once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any, Dict, Iterator, Optional
 
 NUMBERS = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 BURST = 0.2  # seconds; timeout(1) sends its signal twice, to the process and to its group
-GRACE = 4.0  # seconds for the pictures that are queued; Docker kills after ten
+GRACE = 4.0  # seconds for queued pictures; Docker kills after ten
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has asked the process to end.
+    """Interruption by a signal.
 
     Attributes:
-        number: of the signal.
-        written: what there is of the results, for the message.
+        number: number of the signal.
+        written: the results so far, for the message.
     """
 
     def __init__(self, number: int = signal.SIGINT, written: str = "") -> None:
@@ -30,7 +30,7 @@ class Stopped(KeyboardInterrupt):
 
     @classmethod
     def of(cls, error: BaseException) -> Stopped:
-        """``error``, or the signal that lies behind it where a library made another error of that."""
+        """Return ``error``, or a Stopped for the signal that made a library raise another error."""
         return error if isinstance(error, cls) else cls(asked() or signal.SIGINT, getattr(error, "written", ""))
 
     @property
@@ -44,7 +44,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _State:
-    """What has arrived while :func:`signals` is in place."""
+    """Signals received while :func:`signals` is active."""
 
     asked: Optional[int] = None
     last = 0.0
@@ -57,12 +57,12 @@ _state = _State()
 
 
 def asked() -> Optional[int]:
-    """The signal that has asked this process to end; None if none has."""
+    """Return the signal that requested the end of this process, or None."""
     return _state.asked
 
 
 def last_words() -> None:
-    """From now on results are brought to safety: a further signal ends the process at once."""
+    """Mark that results are being saved: a further signal ends the process at once."""
     _state.final = True
 
 
@@ -70,8 +70,8 @@ def last_words() -> None:
 def signals() -> Iterator[None]:
     """Raise :class:`Stopped` in the main thread on SIGINT, SIGTERM and SIGHUP.
 
-    A signal that was ignored stays so (``nohup``), and one that somebody handles is left to them. Handlers are
-    put back at the end, and in each forked child, such as the workers of a loader, before it runs anything.
+    Ignored signals stay ignored (``nohup``), and those with another handler are left alone. Handlers are restored
+    at the end, and in each forked child, such as the workers of a loader, before it runs anything.
     """
     global _state
     if threading.current_thread() is not threading.main_thread() or _state.before:
@@ -110,7 +110,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _handle(number: int, frame: Any) -> None:
-    if os.getpid() != _state.pid:  # a child that was forked past Python
+    if os.getpid() != _state.pid:  # a child forked without Python's fork hooks
         _die(number)
     now = time.monotonic()
     if _state.asked is not None and now - _state.last < BURST:
@@ -123,7 +123,7 @@ def _handle(number: int, frame: Any) -> None:
 
 
 def _die(number: int) -> None:
-    """End as by the signal itself, so that a shell sees it; only what was half written is removed."""
+    """End the process by the signal itself, so that a shell sees it, after removing half-written files."""
     from yolov5_featviz.leftovers import remove_own
 
     if os.getpid() == _state.pid:
@@ -134,15 +134,15 @@ def _die(number: int) -> None:
 
 
 def _early(number: int, frame: Any) -> None:
-    """While Python starts or ends: no result is in danger."""
+    """Exit with one line, while Python starts or exits and no results can be lost."""
     with suppress(OSError):
         os.write(2, b"yolov5-featviz: interrupted\n")
     os._exit(128 + number)
 
 
 def _is_ours() -> bool:
-    """Whether the program that runs is one of ours: the console script, ``python -m``, or the launcher."""
-    if sys.argv[:1] == ["-m"]:  # Python is still looking for the module
+    """Return whether the main program is the console script, ``python -m yolov5_featviz``, or the launcher."""
+    if sys.argv[:1] == ["-m"]:  # while Python locates the module
         words = list(getattr(sys, "orig_argv", ()))
         return "-m" in words and words[words.index("-m") + 1 :][:1] == ["yolov5_featviz"]
     file = getattr(sys.modules.get("__main__"), "__file__", None)
@@ -153,7 +153,7 @@ def _is_ours() -> bool:
 
 
 def watch_start() -> None:
-    """In a program of ours, let Ctrl-C end in one line also while torch is being imported, which takes seconds."""
+    """In our own programs, make Ctrl-C exit with one line during the import of torch, which takes seconds."""
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler

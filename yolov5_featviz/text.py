@@ -1,9 +1,10 @@
-"""Clean text that comes from files before it reaches a terminal, a file name or a document."""
+"""Sanitise text for terminals, file names and documents; align columns; suggest spellings."""
 
 from __future__ import annotations
 
 import difflib
 import unicodedata
+from functools import lru_cache
 from typing import Any, Container, Iterable, Sequence
 
 LONGEST = 255  # bytes of a file name on every common file system
@@ -12,20 +13,23 @@ _ALLOWED = "\u200c\u200d"  # joiners, which Persian and Indic scripts need
 
 
 def printable(text: Any, longest: int = 10_000) -> str:
-    """Replace each control character, line end, bidi mark and lone surrogate by ``\ufffd``; cut at ``longest``."""
+    """Replace control characters, line ends, bidi marks and lone surrogates by ``\ufffd``; truncate to ``longest``."""
     words = str(text)
     if len(words) > longest:
         words = f"{words[: longest - 1]}…"
-    if words.isascii() and words.isprintable():
-        return words
+    return words if words.isascii() and words.isprintable() else _cleaned(words)
+
+
+@lru_cache(maxsize=256)
+def _cleaned(words: str) -> str:
     return "".join(c if c in _ALLOWED or unicodedata.category(c) not in _INVISIBLE else "\ufffd" for c in words)
 
 
 def file_name(text: Any, longest: int = LONGEST - 55) -> str:
-    """Make one path component of any text, of at most ``longest`` bytes in UTF-8.
+    """Convert any text to one path component of at most ``longest`` bytes in UTF-8.
 
     Separators, control characters and what Windows forbids become ``_``. The default leaves room for
-    what is put behind it, such as ``_features.png``.
+    a suffix such as ``_features.png``.
     """
     words = printable(text).replace("\ufffd", "_")
     words = "".join("_" if c in '/\\:*?"<>|' else c for c in words).strip()
@@ -35,7 +39,7 @@ def file_name(text: Any, longest: int = LONGEST - 55) -> str:
 
 
 def align(lines: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
-    """Words in columns, those of ``right`` flush right, with control characters replaced."""
+    """Align words in columns, those of ``right`` flush right, with control characters replaced."""
     lines = [[printable(word) for word in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
@@ -47,12 +51,12 @@ def align(lines: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
 
 
 def close_to(word: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The known word that ``word`` is most likely a misspelling of; empty if it is like none of them."""
+    """Return the known word that ``word`` most likely misspells; empty if none is similar."""
     found = difflib.get_close_matches(str(word)[:80], list(known), 1, cutoff)
     return found[0] if found else ""
 
 
 def near(word: Any, known: Iterable[str], otherwise: str = "") -> str:
-    """``: did you mean heatmap?`` for a misspelling of a known word; else ``: `` and ``otherwise``, if there is any."""
+    """Return ``: did you mean heatmap?`` for a misspelt known word; else ``: `` and ``otherwise``, if given."""
     found = close_to(word, known)
     return f": did you mean {found}?" if found else f": {otherwise}" if otherwise else ""

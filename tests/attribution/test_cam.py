@@ -118,7 +118,7 @@ def test_the_model_is_left_as_it_was(net, x):
         ({"layers": "fc"}, r"layer fc \(Linear\) yields a tensor of shape \[1, 5\]"),
         ({"layers": "layer4", "method": "score-cam"}, "no method 'score-cam': take one of layer-cam"),
         ({"layers": "layer4", "method": "eigen-cam", "target": 2}, "leave 2 out"),
-        ({"layers": "layer4", "target": lambda output: output}, "make a tensor of one element"),
+        ({"layers": "layer4", "target": lambda output: output}, "return a tensor of one element"),
         ({"layers": "layer4", "target": lambda output: output.detach()[0, 0]}, "has no gradient"),
         ({"layers": "layer4", "image": torch.rand(2, 3, 64, 64)}, r"one image \[1, C, H, W\], not .*\[2, 3, 64, 64\]"),
         ({"layers": "layer4", "image": torch.rand(1, 4, 64, 64)}, "cannot be run with gradients"),

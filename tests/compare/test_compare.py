@@ -361,17 +361,17 @@ BOTH = ("--weights", WEIGHTS, EPOCH60)
         ((*BOTH, "--layers", "99"), "best: no layer 99: this model has layers 0 to 24"),
         ((*BOTH, "--layers", "24"), "layer 24 (Detect) yields"),
         ((*BOTH, "--layers", "best=17", "other=20"), "--layers other=20: give one selection for all, or one for each"),
-        ((*BOTH, "--layers", "best=17"), "--layers says nothing of epoch60: add epoch60=17"),
+        ((*BOTH, "--layers", "best=17"), "--layers lacks epoch60: add epoch60=17"),
         ((*BOTH, "--layers", "best=17,20", "epoch60=20"), "their numbers differ: best 2, epoch60 1"),
         ((*BOTH, "--layers", "17", "--names", "one"), "1 --names for 2 --weights: give one for each"),
         ((*BOTH, "--layers", "17", "--names", "a", "a"), "give each model a name of its own"),
-        ((*BOTH, "--layers", "17", "--names", "\U0010fffd", "b"), "give other names, with --names"),
+        ((*BOTH, "--layers", "17", "--names", "\U0010fffd", "b"), "give other names with --names"),
         (("--weights", WEIGHTS, "none.pt", "--layers", "17"), "no weights at none.pt"),
         ((*BOTH, "--layers", "17", "--source", "none"), "no image none"),
         ((*BOTH, "--layers", "17", "--source", "damaged.jpg"), "cannot read the image damaged.jpg"),
         ((*BOTH, "--layers", "17", "--labels", "none"), "no folder none"),
         ((*BOTH, "--layers", "17", "--labels", "empty"), "--labels empty has no image.txt, nor one of any other image"),
-        ((*BOTH, "--layers", "17", "--labels", "wrong"), "line 2: '0 0.5 0.5 3 0.2' is no label"),
+        ((*BOTH, "--layers", "17", "--labels", "wrong"), "line 2: '0 0.5 0.5 3 0.2' is not a label"),
         ((*BOTH, "--layers", "17", "--conf-thres", "2"), "--conf-thres 2: take 0 to 1"),
         ((*BOTH, "--layers", "17", "--width", "narrow"), "no width 'narrow'"),
         ((*BOTH, "--layers", "17", "--width", "0.5"), "width 0.5: give a number, 1 to 40"),
@@ -456,7 +456,7 @@ def test_labels(tmp_path):
     assert read_label(image, str(tmp_path / "other")).file is None
     for wrong in ("1 0.5 0.5 0.5", "x 0.5 0.5 0.5 0.5", "1 0.5 0.5 0.5 nan", "1 0.5 0.5 0.5 0.5 0.5", "1 -0.1 0 0 0"):
         (folder / "a.txt").write_text(wrong)
-        with pytest.raises(fv.FeatvizError, match=r"line 1.*is no label"):
+        with pytest.raises(fv.FeatvizError, match=r"line 1.*is not a label"):
             read_label(image)
 
 

@@ -123,7 +123,7 @@ def test_table_and_csv():
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("top:0", "nothing to show"),
+        ("top:0", "select nothing"),
         ("top:", "not understood"),
         ("top:4:best", "no ranking by 'best': take one of mean, max, std, contrast"),
         ("top:4:std:x", "not understood"),

@@ -59,7 +59,7 @@ def test_file(model, bus, tmp_path):
     features[17].grid().save(tmp_path / "17.png", dpi=600)
     assert Image.open(tmp_path / "17.png").info["dpi"] == pytest.approx((600, 600), abs=0.02)
     for name in ("17.bmp", "17", "png"):
-        with pytest.raises(fv.FeatvizError, match="take one of png, pdf, svg, jpg, tif"):
+        with pytest.raises(fv.FeatvizError, match="use one of png, pdf, svg, jpg, tif"):
             features[17].grid().save(tmp_path / name)
 
 

@@ -325,7 +325,7 @@ def test_bad_heat_maps():
         (lambda: fm.heatmap("median"), "no reduction 'median'"),
         (lambda: fm.heatmap(norm="z"), "no normalisation 'z'"),
         (lambda: fm.heatmap(channels="9-9"), "no channel 9"),
-        (lambda: fm.pca("top:0"), "nothing to show"),
+        (lambda: fm.pca("top:0"), "select nothing"),
         (lambda: feature_map(np.zeros((4, 0, 4))).heatmap(), "empty map"),
     ):
         with pytest.raises(fv.FeatvizError, match=says):

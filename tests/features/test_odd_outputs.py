@@ -135,7 +135,7 @@ REFUSED = {
     "0-d": (lambda x: x.sum(), r"a tensor of shape \[\], not a feature map"),
     "1-d": (lambda x: x.flatten(), "not a feature map"),
     "6-d": (lambda x: x[None, None], "not a feature map"),
-    "other batch": (lambda x: x[:1], "1 of them for 2 images"),
+    "other batch": (lambda x: x[:1], "a batch of 1 for 2 images"),
     "none": (lambda x: None, "a NoneType without tensors"),
     "number": (lambda x: 3.5, "a float without tensors"),
     "text": (lambda x: "\x1b[31mred", "a str without tensors"),
@@ -146,8 +146,8 @@ REFUSED = {
     "set": (lambda x: {1, 2}, "a set without tensors"),
     "dataclass itself": (lambda x: Record, "a type without tensors"),
     "class": (lambda x: Mine, "without tensors"),
-    "angry": (lambda x: Angry(x), "cannot be looked into .not"),
-    "angry dict": (lambda x: AngryDict(a=x), "cannot be looked into"),
+    "angry": (lambda x: Angry(x), "cannot be inspected .not"),
+    "angry dict": (lambda x: AngryDict(a=x), "cannot be inspected"),
     "deep": (deep, "a tuple without tensors"),
 }
 # what it puts out -> the levels and maps that are kept

@@ -265,7 +265,7 @@ GOOD = {"weights": "a.pt", "rows": ["light.png"], "columns": ["input", {"layer":
         ({"columns": []}, "no columns: give a list of them"),
         ({"rows": None}, "no rows: give a list of them"),
         ({"columns": [1.5]}, "column 1: 1.5 is not understood"),
-        ({"output": "figure.bmp"}, "'figure.bmp' ends in no format there is"),
+        ({"output": "figure.bmp"}, "'figure.bmp' has an unsupported extension"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(files, change, expected):
@@ -327,7 +327,7 @@ def test_files_are_written_and_others_are_left_alone(files, capsys, monkeypatch)
     assert about["images"] == [{"name": "light.png", "sha256": sha256(files / "light.png")}]
     (files / "fig/out/a.pdf").write_bytes(b"%PDF somebody else's")
     assert main(["figure", figure]) == 2
-    assert "a.pdf is there, and no figure of this kind: name another output" in capsys.readouterr().err
+    assert "a.pdf exists and is not a figure of this kind: give another output" in capsys.readouterr().err
     assert (files / "fig/out/a.pdf").read_bytes() == b"%PDF somebody else's"
     assert main(["figure", figure, "--output", "light.png"]) == 2  # the photograph itself
     assert sha256(files / "light.png") == about["images"][0]["sha256"]

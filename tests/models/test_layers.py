@@ -54,7 +54,7 @@ def test_type_of_sub_modules(model):
         ("25", "no layer 25: this model has layers 0 to 24"),
         ("-26", "layers 0 to 24"),
         ("20-30", "no layers 20-30"),
-        ("9-3", "upwards"),
+        ("9-3", "ascending"),
         ("Focus", "Conv, C3, SPPF, Upsample, Concat, Detect"),
         ("17.nope", "layer 17 holds cv1, cv2, cv3, m"),
         ("", "no layer ''"),

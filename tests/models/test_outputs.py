@@ -160,7 +160,7 @@ def test_layers_by_pattern():
         names("nope*")
     with pytest.raises(fv.FeatvizError, match=r"did you mean layer2\.1\.conv1"):
         names("layer2.conv1")
-    with pytest.raises(fv.FeatvizError, match="of a function cannot be looked at"):
+    with pytest.raises(fv.FeatvizError, match="cannot list the layers of a function"):
         fv.capture(lambda x: x)
     with fv.capture(model.eval(), "layer4.1.*,fc*") as features, torch.no_grad():
         model(images(64, 64, 1))
@@ -309,8 +309,8 @@ def test_tokens_to_their_grid(tokens, size, patch, grid):
         ((1, 150, 8), Input((224, 224), 1), (16, 16), "150 tokens are not a grid of 14x14"),
         ((1, 8, 8), Input((32, 48), 1), (16, 16), "8 tokens may be a grid of 2x3 or 1x1"),
         ((1, 100, 8), Input((640, 640), 1), None, r"give their grid as reshape=\(height, width\)"),  # queries, say
-        ((64, 49, 8), Input((224, 224), 1), (4, 4), "64 of them for 1 image"),  # windows of attention
-        ((1000, 256, 7, 7), Input((224, 224), 2), None, "1000 of them for 2 images"),
+        ((64, 49, 8), Input((224, 224), 1), (4, 4), "a batch of 64 for 1 image"),  # windows of attention
+        ((1000, 256, 7, 7), Input((224, 224), 2), None, "a batch of 1000 for 2 images"),
         ((1, 3, 80, 60, 11), Input((640, 480), 1), None, "^$"),
         ((1, 1000), Input((224, 224), 1), None, "^$"),
     ],
@@ -338,7 +338,7 @@ def test_reshape():
     ) as features:
         model(x)
     assert torch.equal(features.get(1, image=1).data[:, :, :5], model[0](x)[1][:, :, :5])
-    with pytest.raises(fv.FeatvizError, match=r"reshape made a tensor of shape \[2, 4\] of it"), fv.capture(
+    with pytest.raises(fv.FeatvizError, match=r"reshape returned a tensor of shape \[2, 4\]"), fv.capture(
         model, "1", reshape=lambda t: t.sum(1)
     ):
         model(x)

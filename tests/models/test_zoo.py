@@ -80,7 +80,7 @@ def test_detectors_are_given_a_list_and_say_where_the_image_lies():
         zoo.model(x)
     assert x[0].shape == (3, 50, 90) and region == (0, 0, 96, 53)
     assert features["backbone"].input_size == (64, 96)
-    with pytest.raises(fv.FeatvizError, match=r"by itself: .*min_size=64"):
+    with pytest.raises(fv.FeatvizError, match=r"resizes images itself: .*min_size=64"):
         load_model("torchvision:retinanet_resnet50_fpn", imgsz=64)
 
 
@@ -135,7 +135,7 @@ def test_your_own(tmp_path, monkeypatch):
     assert x.shape == (1, 3, 384, 384) and region is None
     for name, says in (
         ("mynets:tin", "no function 'tin': did you mean tiny"),
-        ("mynets:number", "is of type int, no function"),
+        ("mynets:number", "is of type int, not a function"),
         ("mynets:nn(4)", "not understood: give key=value"),
         ("nonets:tiny", "no module nonets"),
         ("nonets.py:tiny", "there is no such file"),

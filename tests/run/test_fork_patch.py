@@ -48,7 +48,7 @@ def test_one_diff_fits_every_release(script, tmp_path):
     before = script.read_bytes()
     ours = lay(tmp_path / "ours", before)
     ours.chmod(0o755)
-    assert patch(str(ours.parent)).endswith("takes --visualize-layers now")
+    assert patch(str(ours.parent)).endswith("now takes --visualize-layers")
     after = ours.read_bytes()
     assert (
         after.decode().split("\n")
@@ -58,7 +58,7 @@ def test_one_diff_fits_every_release(script, tmp_path):
             *("import argparse\n" + before.decode().split("import argparse\n")[1]).split("\n"),
         ]
     )
-    assert patch(str(ours.parent)).endswith("is patched already") and ours.read_bytes() == after
+    assert patch(str(ours.parent)).endswith("already patched") and ours.read_bytes() == after
     for tool in (["git", "apply"], ["patch", "-s", "-p1", "--no-backup-if-mismatch", "-i"]):
         if not shutil.which(tool[0]):
             continue  # git is a requirement of this project, patch is not
@@ -69,8 +69,8 @@ def test_one_diff_fits_every_release(script, tmp_path):
         subprocess.run([tool[0], tool[1], "-R", *tool[2:], str(DIFF)], cwd=theirs.parent, env=env, check=True)
         assert theirs.read_bytes() == before
         assert files_below(theirs.parent) == ["detect.py", "models/yolo.py"]
-    assert patch(str(ours.parent), reverse=True).endswith("the patch is taken out") and ours.read_bytes() == before
-    assert patch(str(ours.parent), reverse=True).endswith("no patch to take out") and ours.read_bytes() == before
+    assert patch(str(ours.parent), reverse=True).endswith("patch removed") and ours.read_bytes() == before
+    assert patch(str(ours.parent), reverse=True).endswith("no patch to remove") and ours.read_bytes() == before
     assert ours.stat().st_mode & 0o777 == 0o755
     assert files_below(ours.parent) == ["detect.py", "models/yolo.py"]
 
@@ -126,16 +126,20 @@ EDITED = PATCHED.replace("sys.exit(2)", "sys.exit(3)")
         (
             "import argparse, os\n",
             False,
-            "does not fit: the line 'import argparse', before which it goes, is not there",
+            "does not fit: the line 'import argparse', before which it goes, is missing",
         ),
-        ("import argparse\nimport argparse\n", False, "is there 2 times"),
-        ('"""\nimport argparse\n"""\nfrom argparse import *\n', False, "'import argparse' in line 2 is no statement"),
-        ("import argparse\nif:\n", False, "is no Python: invalid syntax (<unknown>, line 2)"),
+        ("import argparse\nimport argparse\n", False, "occurs 2 times"),
+        (
+            '"""\nimport argparse\n"""\nfrom argparse import *\n',
+            False,
+            "'import argparse' in line 2 is not a statement",
+        ),
+        ("import argparse\nif:\n", False, "is not Python: invalid syntax (<unknown>, line 2)"),
         ('import argparse\nx = "--visualize-cam"\n', False, "has --visualize-cam of its own"),
         ("import argparse\nx = '--yolov5'\n", False, "has --yolov5 of its own"),
-        (EDITED, False, "the patch is there, in line 1, but was edited: make it as in"),
-        (EDITED, True, "the patch is there, in line 1, but was edited: make it as in"),
-        (PATCHED + EDITED, True, f"the patch is there, in line {len(HUNK) + 2}, but was edited"),
+        (EDITED, False, "the patch in line 1 was edited: restore it as in"),
+        (EDITED, True, "the patch in line 1 was edited: restore it as in"),
+        (PATCHED + EDITED, True, f"the patch in line {len(HUNK) + 2} was edited"),
     ],
 )
 def test_where_it_does_not_fit(content, reverse, says, tmp_path, capsys):

@@ -187,7 +187,7 @@ def test_the_first_screen_answers(page, made):
     layer, channel, score = expected[0]
     says = page.locator("#says").inner_text()
     assert says.startswith("In “bus” the model found 4 × person and 1 × bus.")
-    assert f"Channel {channel} of layer {layer} (C3) responds to that most: inside the boxes it is {score:.1f}" in says
+    assert f"Channel {channel} of layer {layer} (C3) responds most: inside the boxes it is {score:.1f}" in says
     for selector in ("#says", "#photo", "#heat", "#rows tr:nth-child(10)"):
         box = page.locator(selector).bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= DESKTOP["height"] and box["x"] + box["width"] <= 1366

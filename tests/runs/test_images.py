@@ -119,7 +119,7 @@ def test_a_crop_leaves_the_rest_of_the_image_alone():
 def test_a_bad_image_among_good_ones(there, capsys):
     (there / "photos" / "a.png").write_bytes(b"no picture")
     assert image("--model", "nets:spot", "--layers", "1", "--source", "photos") == 1
-    assert "cannot read the image photos/a.png" in (told := capsys.readouterr().err) and "passed over" in told
+    assert "cannot read the image photos/a.png" in (told := capsys.readouterr().err) and "skipped" in told
     assert files_below(there / "runs" / "featviz" / "exp") == ["b/stage1_ReLU_features.png", "index.html"]
     assert image("--model", "nets:spot", "--layers", "1", "--source", "photos/a.png") == 2
     assert not (there / "runs" / "featviz" / "exp2").exists()
@@ -133,7 +133,7 @@ def test_odd_files_and_names(there, capsys):
         Image.new("RGB", (40, 30), "red").save(folder / name)
     assert image("--model", "nets:spot", "--layers", "1", "--source", "photos", "--visualize-report", "off") == 1
     told = capsys.readouterr().err
-    assert "no image photos/broken.jpg: the link leads nowhere; passed over" in told
+    assert "no image photos/broken.jpg: the link leads nowhere; skipped" in told
     assert "cannot read the image photos/folder.jpg" in told
     folders = sorted(path.name for path in (there / "runs/featviz/exp").iterdir())
     assert folders == ["a", "b.jpg", "b.png", "b2", "line_end"]
@@ -154,7 +154,7 @@ def test_odd_files_and_names(there, capsys):
         (["--visualize-channels", "few"], "channels 'few' are not understood"),
         (["--visualize-channels", ""], "channels '' are not understood"),
         (["--visualize-channels", "2-9"], "no channel 9: this layer has channels 0 to 3"),
-        (["--model", "nets:torch"], "nets:torch is of type module, no function that returns a model"),
+        (["--model", "nets:torch"], "nets:torch is of type module, not a function that returns a model"),
         (["--weights", "nets.py"], "nets.py"),
         (["--weights", "default"], "offers no default weights"),
         (["--visualize-dir", "nets.py"], "cannot write into nets.py"),

@@ -113,7 +113,7 @@ def test_redo_with_other_weights(demo, tmp_path):
     (tmp_path / "stage20_C3_features_redo.png").write_text("taken")
     done = run(*TOOL, "redo", figure, "--weights", other, cwd=tmp_path, script=None, check=1)
     first, second, last = done.stdout.splitlines()
-    assert (first, second) == ("best.pt: not the file that it was", "bus.jpg: the same file")
+    assert (first, second) == ("best.pt: not the same file", "bus.jpg: the same file")
     assert "not identical: " in last and "other weights" in last and "stage20_C3_features_redo2.png" in last
     assert figure.read_bytes() == content and (tmp_path / "stage20_C3_features_redo.png").read_text() == "taken"
     about = read_record(tmp_path / "stage20_C3_features_redo2.png")
@@ -141,7 +141,7 @@ def test_any_other_model(tmp_path, images):
     assert about["command"] == ["image", "--model", "net.py:build", "--layers", "0", "--source", "bus.jpg"]
     assert about["image"]["sha256"] == sha256(images / "bus.jpg")
     done = run(*TOOL, "redo", figure, "--source", images / "bus.jpg", cwd=tmp_path, script=None, check=2)
-    assert "--model net.py:build" in done.stdout and "this is run only with --run" in done.stderr
+    assert "--model net.py:build" in done.stdout and "add --run to run this command" in done.stderr
     done = run(*TOOL, "redo", figure, "--source", images / "bus.jpg", "--run", cwd=tmp_path, script=None)
     assert done.stdout.splitlines()[-1] == f"{figure}: identical, byte for byte"
 
@@ -187,7 +187,7 @@ def test_files_that_do_not_tell(tmp_path, capsys):
     (tmp_path / "g").write_bytes(b"")
     for path in sorted(tmp_path.iterdir()):
         assert main(["info", str(path)]) == 2
-        assert f"error: {path} does not say how it was made" in capsys.readouterr().err
+        assert f"error: {path} has no record" in capsys.readouterr().err
     assert main(["info", str(tmp_path / "none.png")]) == 2
     assert capsys.readouterr().err == f"yolov5-featviz: error: no file {tmp_path / 'none.png'}\n"
 

@@ -132,7 +132,7 @@ def test_the_numbers_are_those_of_the_feature_map(tmp_path):
             np.testing.assert_allclose(layer["scores"][group], expected[layer["channels"]], rtol=1e-3)
             assert [channel for channel, _ in layer["top"][group]] == np.argsort(-expected)[:10].tolist()
     best = max((s, fm.layer.name, k) for fm in fms for k, s in enumerate(plain_contrast(fm, fm.boxes)))
-    assert f"Channel {best[2]} of layer {best[1]} (C3) responds to that most" in found["says"]
+    assert f"Channel {best[2]} of layer {best[1]} (C3) responds most" in found["says"]
     assert f"it is {best[0]:.1f} standard deviations stronger" in found["says"]
     assert found["says"].startswith("In “street” the model found 1 × cat and 1 × cup.")
     assert found["best"] == ["17", "20"].index(best[1])
@@ -149,7 +149,7 @@ def test_the_first_screen_says_it_without_a_script(tmp_path):
     words = " ".join(" ".join(page.texts).split())
     says = page.entries[1]["says"]
     assert says in words and "detect.py <3" in words and "cat 0.90" in words
-    assert "2 images. The strongest channel lies in layer" in words and "on 1 of the 1 whose detections" in words
+    assert "2 images. The strongest channel is in layer" in words and "on 1 of the 1 whose detections" in words
     rows = re.findall(r"(\d+) (17|20) C3 (\d+) (-?[\d.]+)", words.split("contrast", 1)[1])[:10]
     scores = {(fm.layer.name, str(k)): s for fm in fms for k, s in enumerate(plain_contrast(fm, fm.boxes))}
     expected = sorted(scores, key=lambda key: -scores[key])[:10]
@@ -294,7 +294,7 @@ def test_later_images_are_shown_at_less(tmp_path, monkeypatch):
     }
     assert max(sizes.values()) == (32, 24)
     assert "40 images" not in " ".join(page.texts)
-    assert f"{40 - len(kept)} more did not fit into this page" in " ".join(page.texts)
+    assert f"{40 - len(kept)} more did not fit into this report" in " ".join(page.texts)
     chrome = len((tmp_path / "index.html").read_bytes()) - 120_000
     assert 0 < chrome < 70_000
     for found in page.entries:  # scores and rankings are there all the same
@@ -448,7 +448,7 @@ def test_an_image_too_large_for_a_page_is_shown_at_less(tmp_path, monkeypatch):
     assert (made.images, made.left_out) == (2, 1)
     page = Page(made.close().read_text(encoding="utf-8"))
     assert page.entries[0]["name"] == "a" and len(page.entries[0]["parts"][0]["layers"][0]["channels"]) == 16
-    assert "1 more did not fit into this page" in " ".join(page.texts)
+    assert "1 more did not fit into this report" in " ".join(page.texts)
 
 
 def test_spreads_are_those_of_the_ranking():

@@ -23,6 +23,7 @@ from helpers import ROOT, WEIGHTS, files_below, independent_hooks, run, torch_lo
 from torch import nn
 
 import yolov5_featviz as fv
+from yolov5_featviz.cli import main
 from yolov5_featviz.errors import UnsafeCheckpoint
 from yolov5_featviz.yolov5.source import find_source
 from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint
@@ -261,17 +262,22 @@ def test_trust_opens_the_door(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_line_refuses_and_writes_nothing(tmp_path, images):
-    for legacy in (False, True):
-        evil = save(Reduces(os.system, CANARY), tmp_path / "evil.pt", legacy)
-        for layers in ((), ("--visualize-layers", "17")):
-            done = run("--weights", evil, "--source", images, *layers, cwd=tmp_path, check=2)
-            errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-            assert len(errors) == 1 and "posix.system" in errors[0]
-            assert "Traceback" not in done.stderr + done.stdout
-            assert not (tmp_path / "canary").exists()
-    done = run("-m", "yolov5_featviz", "layers", "--weights", evil, cwd=tmp_path, script=None, check=2)
-    assert "posix.system" in done.stderr and not (tmp_path / "canary").exists()
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_the_command_line_refuses_and_writes_nothing(legacy, tmp_path, images):
+    """With layers to draw, where it is read before the script runs, and without, where the script reads it."""
+    evil = save(Reduces(os.system, CANARY), tmp_path / "evil.pt", legacy)
+    layers = ("--visualize-layers", "17") if legacy else ()
+    done = run("--weights", evil, "--source", images, *layers, cwd=tmp_path, check=2)
+    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1 and "posix.system" in errors[0]
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (tmp_path / "canary").exists()
+
+
+def test_the_table_of_layers_is_refused_too(tmp_path, capsys):
+    evil = save(Reduces(os.system, CANARY), tmp_path / "evil.pt")
+    assert main(["layers", "--weights", str(evil)]) == 2
+    assert "posix.system" in capsys.readouterr().err and not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -381,7 +387,7 @@ def test_a_forks_own_modules_count_as_yolov5s(checkout, tmp_path, images):
         assert "bus/stage8_SE_features.png" in files_below(out / "runs" / "detect" / "exp")
         # and elsewhere they do not
         done = run("--weights", tmp_path / name, "--visualize-layers", "8", cwd=out, check=2)
-        assert "SE, which is no module class" in done.stderr
+        assert "SE, which is not a module class" in done.stderr
 
 
 def test_a_checkout_that_cannot_be_imported(tmp_path):
@@ -398,10 +404,10 @@ def test_a_checkout_that_cannot_be_imported(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no PyTorch checkpoint, or a damaged one"),
-        (b"hello, world", "no PyTorch checkpoint, or a damaged one"),
-        (b"<html>Not found</html>" * 100, "no PyTorch checkpoint, or a damaged one"),
-        (pickle.dumps({"model": None}, 2), "no PyTorch checkpoint, or a damaged one"),
+        (b"", "not a PyTorch checkpoint, or is damaged"),
+        (b"hello, world", "not a PyTorch checkpoint, or is damaged"),
+        (b"<html>Not found</html>" * 100, "not a PyTorch checkpoint, or is damaged"),
+        (pickle.dumps({"model": None}, 2), "not a PyTorch checkpoint, or is damaged"),
     ],
 )
 def test_not_a_checkpoint(content, says, tmp_path):
@@ -423,10 +429,10 @@ def test_truncated(legacy, tmp_path):
 
 def test_a_checkpoint_without_a_model(tmp_path):
     torch.save({"state_dict": {}, "epoch": 1}, tmp_path / "a.pt")
-    with pytest.raises(fv.FeatvizError, match="holds no model but a dictionary of state_dict, epoch"):
+    with pytest.raises(fv.FeatvizError, match="contains no model but a dictionary of state_dict, epoch"):
         fv.load(tmp_path / "a.pt")
     torch.save([1], tmp_path / "b.pt")
-    with pytest.raises(fv.FeatvizError, match="holds no model but list"):
+    with pytest.raises(fv.FeatvizError, match="contains no model but list"):
         fv.load(tmp_path / "b.pt")
 
 

@@ -194,7 +194,7 @@ def test_a_refused_command_is_shown_and_run_when_asked(trap, kind, monkeypatch):
     }
     (trap / f"p.{kind}").write_bytes(contained(about, None, kind))
     code, out, err = call(["redo", f"p.{kind}"])
-    assert code == 2 and "this is run only with --run" in err and err.count("\n") == 1
+    assert code == 2 and "add --run to run this command" in err and err.count("\n") == 1
     assert "--model evil.py:net" in out and "'a\ufffd[31m;rm x'" in out and not (trap / "canary").exists()
     ran = []
     monkeypatch.setattr(entry, "_again", lambda words, command: ran.append((words, command)) or 0)
@@ -220,7 +220,7 @@ def test_what_was_checked_is_what_is_run(trap, yolov5, images):
     (trap / "p.json").write_bytes(contained(about, None, "json"))
     ran = []
     with pytest.raises(fv.FeatvizError, match=r"made no a\.png"):
-        redo("p.json", lambda words, command: ran.append(words) or 0, tell=lambda words: None)
+        redo("p.json", lambda words, command: ran.append(words) or 0, log=lambda words: None)
     (words,) = ran
     assert words[:2] == ["run", str(yolov5.resolve() / "detect.py")] and TRUST not in words
     assert "featviz-" in words[words.index("--project") + 1] and words.count("--project") == 1
@@ -393,7 +393,7 @@ def test_outputs_of_a_yaml_stay_near_it(tmp_path, monkeypatch, capsys, images):
         (home / "f.yaml").write_text(f"rows: [bus.jpg]\ncolumns: [input]\noutput: {output}\n")
         code = cli.main(["figure", "f.yaml"])
         error = capsys.readouterr().err
-        assert (code, error.count("\n")) == (2, 1) and "name it with --output" in error, output
+        assert (code, error.count("\n")) == (2, 1) and "give it with --output" in error, output
     assert files_below(tmp_path) == ["home/bus.jpg", "home/f.yaml"] and not (tmp_path / "x.png").exists()
     assert cli.main(["figure", "f.yaml", "--dpi", "72", "--output", "../x.png"]) == 0
     assert (tmp_path / "x.png").is_file()

@@ -141,12 +141,12 @@ def test_what_cannot_be_read_is_told(see, tmp_path, images):
     (tmp_path / "e.jpg").touch()
     for image, expected in (
         (tmp_path / "b.jpg", f"no image {tmp_path / 'b.jpg'}"),
-        (tmp_path / "a.jpg", f"cannot read the image {tmp_path / 'a.jpg'}: it is damaged, or none"),
+        (tmp_path / "a.jpg", f"cannot read the image {tmp_path / 'a.jpg'}: it is damaged or not an image"),
         (tmp_path / "c.jpg", f"no image {tmp_path / 'c.jpg'}: it is a folder"),
         (tmp_path / "d.jpg", f"no image {tmp_path / 'd.jpg'}: the link leads nowhere"),
         (tmp_path / "e.jpg", f"cannot read the image {tmp_path / 'e.jpg'}"),
-        (np.zeros((4, 4), np.uint8), "no image, but uint8 of shape [4, 4]: give uint8 RGB [H, W, 3]"),
-        (np.zeros((4, 4, 3)), "no image, but float64 of shape [4, 4, 3]"),
+        (np.zeros((4, 4), np.uint8), "not an image: uint8 of shape [4, 4]: give uint8 RGB [H, W, 3]"),
+        (np.zeros((4, 4, 3)), "not an image: float64 of shape [4, 4, 3]"),
     ):
         with pytest.raises(fv.FeatvizError, match=re.escape(expected)):
             read_image(image)

@@ -1,1 +1,1 @@
-"""Numpy arrays in, numpy arrays out: boxes, scales, reductions, resampling, images."""
+"""Functions on numpy arrays: boxes, scales, reductions, resampling, images."""

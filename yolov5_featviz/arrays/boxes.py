@@ -1,4 +1,4 @@
-"""Detections, in pixels of what the network was given."""
+"""Detections in pixels of the network's input."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.text import printable
 
 Region = Tuple[float, float, float, float]  # left, top, right, bottom
-LONGEST = 200  # letters of a label
+LONGEST = 200  # characters of a label
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """The boxes found in one image.
+    """The boxes detected in one image.
 
     Attributes:
         xyxy: float32 ``[n, 4]``: left, top, right and bottom edge, in pixels of the network's input.
-        scores: float32 ``[n]``; may be left out.
-        labels: what each box holds, in words, without control characters; may be left out.
+        scores: float32 ``[n]``; optional.
+        labels: class name of each box, control characters replaced; optional.
 
     Raises:
-        FeatvizError: the three do not go together.
+        FeatvizError: shapes or lengths do not match.
     """
 
     xyxy: np.ndarray
@@ -49,12 +49,12 @@ class Boxes:
         return len(self.xyxy)
 
     def mapped(self, region: Region, size: Tuple[float, float]) -> Boxes:
-        """The same boxes where ``region`` of the network's input is stretched over ``size`` (height, width)."""
+        """Return the same boxes after ``region`` of the network's input is stretched to ``size`` (height, width)."""
         left, top, right, bottom = region
         factor = np.array([size[1] / (right - left), size[0] / (bottom - top)] * 2, np.float32)
         return Boxes((self.xyxy - np.array([left, top] * 2, np.float32)) * factor, self.scores, self.labels)
 
     def caption(self, i: int) -> str:
-        """Name and score of box ``i``: ``person 0.87``; empty if it has neither."""
+        """Return label and score of box ``i``: ``person 0.87``; empty if it has neither."""
         words = [self.labels[i]] if self.labels else []
         return " ".join(words if self.scores is None else [*words, f"{self.scores[i]:.2f}"])

@@ -1,6 +1,6 @@
-"""Cells of a feature map and pixels of the network's input.
+"""Convert between cells of a feature map and pixels of the network's input.
 
-Cell ``i`` of a map of stride ``s`` stands for the pixels ``i s`` to ``(i + 1) s``, and lies where its centre does.
+Cell ``i`` of a map of stride ``s`` covers the pixels ``i s`` to ``(i + 1) s``, and is in a region if its centre is.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def to_cells(region: Region, stride: Stride) -> Region:
 
 
 def in_region(cells: Size, stride: Stride, region: Region) -> np.ndarray:
-    """Which cells have their centre in a region, bool ``[H, W]``."""
+    """Return a bool mask ``[H, W]`` of the cells whose centre lies in a region."""
     y, x = _centres(cells, stride)
     left, top, right, bottom = region
     return np.outer((y >= top) & (y < bottom), (x >= left) & (x < right))
 
 
 def in_boxes(cells: Size, stride: Stride, xyxy: np.ndarray) -> np.ndarray:
-    """Which cells have their centre in one of the boxes ``[n, 4]``, or hold the centre of one, bool ``[H, W]``."""
+    """Return a bool mask ``[H, W]`` of the cells with their centre in a box ``[n, 4]``, or that hold a box's centre."""
     y, x = _centres(cells, stride)
     x0, y0, x1, y1 = xyxy.astype(float).T[:, :, None]
     inside = np.zeros(cells, bool)

@@ -12,25 +12,25 @@ import numpy as np
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.text import printable
 
-MOST_PIXELS = 1 << 30  # as OpenCV
+MOST_PIXELS = 1 << 30  # OpenCV's limit
 _LIMIT = threading.Lock()
-ORIENTATION = 0x0112  # of EXIF's tags
+ORIENTATION = 0x0112  # EXIF tag
 
 
 def as_rgb(image: Any) -> np.ndarray:
     """Convert any image to uint8 RGB ``[H, W, 3]``, upright.
 
     Args:
-        image: the path of a file; a PIL image; or an array or tensor, grey ``[H, W]`` or with 1, 3
-            (RGB) or 4 (RGBA) channels, first or last, in a batch of one or not. 16-bit values keep
-            their upper byte, floating-point ones are taken as [0, 1], and alpha is dropped: the
+        image: a file path, PIL image, array or tensor: grey ``[H, W]`` or with 1, 3 (RGB) or 4 (RGBA)
+            channels, first or last, with or without a batch dimension of 1. 16-bit values keep their
+            upper byte, floating-point ones are taken as [0, 1], and alpha is dropped, since the
             network does not see it either.
 
     Returns:
-        The pixels, turned as the file's EXIF orientation says. An array may be shared, not copied.
+        The pixels, rotated by the file's EXIF orientation. May share memory with an array.
 
     Raises:
-        FeatvizError: there is no such file, or it is no image.
+        FeatvizError: no such file, or not an image.
     """
     from PIL import Image
 
@@ -51,7 +51,7 @@ def _read(path: Union[str, Path]) -> np.ndarray:
     except FileNotFoundError:
         link = ": the link leads nowhere" if os.path.islink(path) else ""
         raise FeatvizError(f"no image {printable(path)}{link}") from None
-    except Exception as error:  # each format has errors of its own, and libraries put theirs around Pillow's
+    except Exception as error:  # formats and plugins raise errors of their own
         raise FeatvizError(f"cannot read the image {printable(path)}: {reason(error)}") from None
 
 
@@ -60,7 +60,7 @@ def _from_pillow(image: Any) -> np.ndarray:
 
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode[:1] in "IF":  # these two hold more than 8 bits, which convert() would clip
+    if image.mode[:1] in "IF":  # more than 8 bits, which convert() would clip
         values = np.asarray(image)
         return as_rgb(values if values.dtype.kind == "f" else values.clip(0, 65535).astype(np.uint16))
     image = image.convert("RGBA") if image.mode == "P" else image
@@ -68,7 +68,7 @@ def _from_pillow(image: Any) -> np.ndarray:
 
 
 def _channels_last(pixels: np.ndarray) -> np.ndarray:
-    """``[H, W, 1, 3 or 4]`` of any array that is one image."""
+    """Convert any array that is one image to ``[H, W, C]`` with 1, 3 or 4 channels."""
     shape = list(pixels.shape)
     while pixels.ndim > 3 and pixels.shape[0] == 1:
         pixels = pixels[0]
@@ -77,12 +77,12 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
-        raise FeatvizError(f"no image, but an array of shape {shape}: give [H, W], [H, W, 3] or [3, H, W]")
+        raise FeatvizError(f"an array of shape {shape} is not an image: give [H, W], [H, W, 3] or [3, H, W]")
     return pixels
 
 
 def _as_bytes(pixels: np.ndarray) -> np.ndarray:
-    """Values of any type as uint8; see :func:`as_rgb`."""
+    """Convert values of any type to uint8; see :func:`as_rgb`."""
     if pixels.dtype.kind == "f":
         pixels = (np.nan_to_num(pixels).clip(0, 1) * 255 + 0.5).astype(np.uint8)
     elif pixels.dtype.kind == "b":
@@ -93,12 +93,12 @@ def _as_bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def _open(path: Union[str, Path]) -> Any:
-    """Open a file with Pillow, without its limit on pixels, which is below that of OpenCV, and hence of YOLOv5."""
+    """Open a file with Pillow without its pixel limit, which is below that of OpenCV, and hence of YOLOv5."""
     from PIL import Image
 
     with _LIMIT:
         limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None  # while the head is read; it is not looked at again
+        Image.MAX_IMAGE_PIXELS = None  # read only while the header is parsed
         try:
             file = Image.open(path)
         finally:
@@ -110,9 +110,9 @@ def _open(path: Union[str, Path]) -> Any:
 
 
 def smaller(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Shrink an image ``[H, W, 3]`` so that its longer side is ``side`` pixels at most; the same if it is already.
+    """Shrink an image ``[H, W, 3]`` so that its longer side is at most ``side`` pixels; never enlarge it.
 
-    By whole factors pixels are averaged, over the rest interpolated, which is several times as fast as
+    Pixels are averaged by a whole factor and interpolated for the rest, which is several times as fast as
     averaging over fractions of pixels.
     """
     import cv2

@@ -1,4 +1,4 @@
-"""Values of a feature map to [0, 1]."""
+"""Normalise feature-map values to [0, 1]."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 
 from yolov5_featviz.errors import FeatvizError
 
-PERCENTILES = (1.0, 99.0)  # what `robust` takes for the ends of the scale
+PERCENTILES = (1.0, 99.0)  # ends of the scale of `robust`
 
 
 class Norm(NamedTuple):
-    """A way from values to [0, 1].
+    """A normalisation to [0, 1].
 
-    ``apply`` gets the channels ``[n, H, W]`` and the layer they were chosen from ``[C, H, W]``, both
-    float32, and returns what :func:`normalize` returns. ``scope`` says in captions for what the two
-    ends of the scale hold, and ``ends`` what they are, where the limits would not tell.
+    ``apply`` takes the channels ``[n, H, W]`` and the layer they were chosen from ``[C, H, W]``, both
+    float32, and returns what :func:`normalize` returns. For captions, ``scope`` is what the two ends
+    of the scale apply to, and ``ends`` their names where the limits alone are not clear.
     """
 
     apply: Callable[[np.ndarray, np.ndarray], Tuple[np.ndarray, np.ndarray]]
@@ -30,25 +30,25 @@ def normalize(
     """Scale feature-map channels to [0, 1].
 
     Args:
-        x: ``[n, H, W]``, any real type; worked on as float32.
+        x: ``[n, H, W]``, any real type; converted to float32.
         norm: one of these.
 
             - ``channel``: each channel from its own minimum to its own maximum.
             - ``layer``: all from the minimum to the maximum of the layer, so that channels compare.
             - ``robust``: each channel from its 1st to its 99th percentile (linear interpolation
-              between order statistics, as ``numpy.percentile``); what lies beyond becomes 0 or 1. A
-              channel whose two percentiles are equal is scaled as by ``channel``.
+              between order statistics, as ``numpy.percentile``), clipped to [0, 1]. A channel whose
+              two percentiles are equal is scaled as by ``channel``.
             - ``zero``: each channel from 0 to its own maximum; negative values become 0, and so does
               a channel without a positive value.
             - ``signed``: each channel from minus to plus its largest absolute value, so that 0 is in
-              the middle; for colour maps that diverge from there, such as ``RdBu_r``.
-            - ``signed-robust``: the same with the 99th percentile of absolute values, or where that is
-              0 the largest; what lies beyond becomes 0 or 1.
+              the middle; for diverging colour maps such as ``RdBu_r``.
+            - ``signed-robust``: the same with the 99th percentile of absolute values, or the largest
+              where that is 0; clipped to [0, 1].
             - ``sigmoid``: ``1 / (1 + exp(-x))``.
-            - ``none``: values are [0, 1] already; what lies beyond becomes 0 or 1.
+            - ``none``: values as they are, clipped to [0, 1].
             - ``byte``: ``trunc(255 x)`` modulo 256, over 255: what torchvision's ``to_pil_image``
-              makes of a float tensor (``mul(255).byte()``), with all that it does to values outside
-              [0, 1]. NaN and infinities become 0.
+              makes of a float tensor (``mul(255).byte()``), including its wrap-around outside [0, 1].
+              NaN and infinities become 0.
         whole: the layer that the channels were chosen from, ``[C, H, W]``; None if it is ``x``.
 
     Returns:
@@ -58,7 +58,7 @@ def normalize(
         becomes 0 wherever it is scaled by its own minimum and maximum.
 
     Raises:
-        FeatvizError: ``norm`` is not one of these.
+        FeatvizError: unknown ``norm``.
     """
     check_norm(norm)
     x = np.asarray(x, dtype=np.float32)
@@ -66,13 +66,13 @@ def normalize(
 
 
 def check_norm(norm: str) -> None:
-    """Raise FeatvizError if there is no such normalisation."""
+    """Raise FeatvizError for an unknown normalisation."""
     if norm not in NORMS:
         raise FeatvizError(f"no normalisation {norm!r}: take one of {', '.join(NORMS)}")
 
 
 def _scale(x: np.ndarray, limits: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    # In float64 where the span of the values does not fit in float32.
+    # float64 where the span of the values does not fit in float32
     with np.errstate(over="ignore"):
         wide = not np.isfinite(limits[:, 1] - limits[:, 0]).all()
     low, high = limits.astype(np.float64 if wide else np.float32).T[:, :, None, None]
@@ -83,7 +83,7 @@ def _scale(x: np.ndarray, limits: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         y *= scale
         np.clip(y, 0, 1, out=y)
     if not np.isfinite(x).all():
-        # in an otherwise constant channel inf * 0 is NaN, which only NaN may become
+        # inf * 0 in an otherwise constant channel would be NaN
         y = np.where(np.isposinf(x), 1, np.where(np.isneginf(x), 0, np.where(np.isnan(x), np.nan, y)))
     return y.astype(np.float32, copy=False), limits
 
@@ -91,7 +91,7 @@ def _scale(x: np.ndarray, limits: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 def _extremes(x: np.ndarray) -> np.ndarray:
     flat = x.reshape(len(x), -1)
     low, high = flat.min(axis=1), flat.max(axis=1)
-    # min and max let NaN and infinities through, so they tell where a closer look is due
+    # min and max propagate NaN and infinities: only these channels need the slower way
     for i in np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))):
         finite = flat[i][np.isfinite(flat[i])]
         low[i], high[i] = (finite.min(), finite.max()) if finite.size else (0, 0)
@@ -124,7 +124,7 @@ def _signed_robust(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.nda
 def _around_zero(x: np.ndarray, largest: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     y, limits = _scale(x, np.stack([-largest, largest], axis=1))
     if not largest.all():
-        y[(largest == 0)[:, None, None] & (x == 0)] = 0.5  # nothing but 0, which is the middle
+        y[(largest == 0)[:, None, None] & (x == 0)] = 0.5  # an all-zero channel is the middle
     return y, limits
 
 
@@ -148,7 +148,7 @@ def _as_they_are(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarr
 
 
 def _low_byte(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    # Beyond 2^63 there is no integer to take the low byte of; the processor's answer has 0 there.
+    # Beyond 2^63 the conversion to integers is undefined; processors give a low byte of 0.
     with np.errstate(over="ignore"):
         scaled = x * np.float32(255)
     inside = np.abs(scaled) < 2.0**63

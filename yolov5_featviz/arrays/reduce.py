@@ -1,4 +1,4 @@
-"""Many channels to one map, or to the three of a colour picture."""
+"""Reduce many channels to one map, or to the three of a colour picture."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.errors import FeatvizError
 
-BLOCK = 1 << 14  # cells that are taken to float64 at a time
+BLOCK = 1 << 14  # cells converted to float64 at a time
 
 
 class Reduction(NamedTuple):
-    """A way from channels ``[n, H, W]`` to one map ``[H, W]``, and the norm that goes with it."""
+    """A reduction of channels ``[n, H, W]`` to one map ``[H, W]``, and its default norm."""
 
     apply: Callable[[np.ndarray], np.ndarray]
     norm: str
@@ -23,20 +23,20 @@ def reduce_channels(x: np.ndarray, how: str = "mean") -> np.ndarray:
     """Reduce channels to one map, cell by cell.
 
     Args:
-        x: ``[n, H, W]``, any real type; worked on as float32. It is left as it is.
+        x: ``[n, H, W]``, any real type; converted to float32, not modified.
         how: one of these.
 
             - ``mean``, ``sum``, ``max``: of the channels.
             - ``l2``: the Euclidean norm of the channels.
             - ``std``: their standard deviation (of the population, as ``numpy.std``).
-            - ``select-max``: the one channel whose sum over all cells is the largest, the first of
-              equals (``draw_featmap(channel_reduction='select_max')`` of mmengine's Visualizer).
+            - ``select-max``: the channel with the largest sum over all cells, the first of equals
+              (``draw_featmap(channel_reduction='select_max')`` of mmengine's Visualizer).
 
     Returns:
-        float32 ``[H, W]``, in the units of the layer; a cell is NaN if the arithmetic says so.
+        float32 ``[H, W]``, in the units of the layer; NaN where the arithmetic gives NaN.
 
     Raises:
-        FeatvizError: ``how`` is none of these.
+        FeatvizError: unknown ``how``.
     """
     check_reduce(how)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -44,7 +44,7 @@ def reduce_channels(x: np.ndarray, how: str = "mean") -> np.ndarray:
 
 
 def check_reduce(how: str) -> None:
-    """Raise FeatvizError if there is no such reduction."""
+    """Raise FeatvizError for an unknown reduction."""
     if how not in REDUCTIONS:
         raise FeatvizError(f"no reduction {how!r}: take one of {', '.join(REDUCTIONS)}")
 
@@ -55,8 +55,8 @@ def _select_max(x: np.ndarray) -> np.ndarray:
     return best
 
 
-# `mean` from zero is the heat map of class-agnostic activation: mean, clip below 0, divide by the
-# maximum. `l2` and `std` have a zero of their own; the others go from their minimum to their maximum.
+# `mean` from zero is the class-agnostic activation map: mean, clip below 0, divide by the maximum.
+# `l2` and `std` have a natural zero; the others are scaled from their minimum to their maximum.
 REDUCTIONS: Dict[str, Reduction] = {
     "mean": Reduction(lambda x: x.mean(axis=0), "zero"),
     "sum": Reduction(lambda x: x.sum(axis=0), "channel"),
@@ -68,11 +68,11 @@ REDUCTIONS: Dict[str, Reduction] = {
 
 
 def pca(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """The three principal components of the channels as red, green and blue.
+    """Map the three principal components of the channels to red, green and blue.
 
     Cells are samples, channels are variables. The data are centred; the components are the eigenvectors
     of their covariance, or of the cells' Gram matrix where that is smaller, in float64: a singular value
-    decomposition gives the same ones and takes ten times as long. A component's sign is chosen so that
+    decomposition gives the same ones and takes ten times as long. The sign of a component is chosen so that
     the loading with the largest absolute value is positive (as scikit-learn's ``svd_flip`` does by
     variables), so that colours do not flip between runs, and each is scaled by the norm ``robust``.
 
@@ -81,9 +81,9 @@ def pca(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 
     Returns:
         ``(rgb, explained)``: float32 ``[H, W, 3]`` in [0, 1], and the share of the variance that each
-        of the three explains, float64 ``[3]``. Where there are fewer components than three (fewer
-        channels or cells, or channels that depend on each other), the missing ones are 0. Cells in
-        which any channel is NaN or infinite take no part and come out NaN.
+        component explains, float64 ``[3]``. Where there are fewer than three components (fewer channels
+        or cells, or linearly dependent channels), the missing ones are 0. Cells in which any channel is
+        NaN or infinite are ignored and become NaN.
     """
     x = np.asarray(x, np.float32)
     n, height, width = x.shape
@@ -104,7 +104,7 @@ def pca(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         return rgb.reshape(height, width, 3), explained
 
     def blocks() -> Iterator[Tuple[slice, np.ndarray]]:
-        """A part of the cells at a time, ``[cells, n]``, centred and scaled: in float64 all would be twice the map."""
+        """Yield blocks of cells ``[cells, n]``, centred and scaled: all at once, float64 is twice the map's size."""
         for start in range(0, len(whole), BLOCK):
             part = slice(start, start + BLOCK)
             yield part, (flat[:, part][:, whole[part]].T - mean) / largest

@@ -1,4 +1,4 @@
-"""Maps to other sizes, and parts of maps, at sub-cell accuracy."""
+"""Resample maps, or parts of maps, to other sizes at sub-cell accuracy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from yolov5_featviz.errors import FeatvizError
 
 CACHE = 1 << 17  # bytes
 
-# Each gets positions [n] in units of cells, 0 at the centre of the first, and returns the cells that
-# the value there is made of and their weights, [taps, n] each.
+# Takes positions [n] in cells, 0 at the centre of the first, and the number of cells in the map;
+# returns the cells that contribute to each position and their weights, [taps, n] each.
 Kernel = Callable[[np.ndarray, int], Tuple[np.ndarray, np.ndarray]]
 
 
@@ -27,24 +27,24 @@ def resample(
     Args:
         x: ``[..., H, W]``.
         size: ``(height, width)`` of the result.
-        how: one of these, ``src`` being the position in the map of output pixel ``dst``.
+        how: one of these, where output pixel ``dst`` is at position ``src`` of the map.
 
-            - ``nearest``: the cell that ``dst``'s centre lies in, ``floor((dst + 0.5) in/out)``.
-            - ``bilinear``: ``src = (dst + 0.5) in/out - 0.5``, held within ``[0, in - 1]``; linear
-              between the two cells on either side, in both directions.
+            - ``nearest``: the cell that contains the centre of ``dst``, ``floor((dst + 0.5) in/out)``.
+            - ``bilinear``: ``src = (dst + 0.5) in/out - 0.5``, clipped to ``[0, in - 1]``; linear
+              between the two nearest cells, in both directions.
             - ``bilinear-left``: the same with ``src = dst in/out``.
-            - ``bicubic``: ``src`` as for ``bilinear`` but not held, over four cells by the cubic
-              convolution of R. G. Keys, *IEEE Trans. ASSP* 29 (1981), with a = -0.75, as OpenCV and
-              torch have it; cells beyond the edge repeat the edge. It overshoots at steps.
-        scale: instead of ``size``, by what to multiply it, rounded.
-        part: what to take of the map: left, top, right and bottom edge in cells, fractions included,
-            so that ``(0, 0, W, H)`` is all of it. Values beyond the map repeat its edge.
+            - ``bicubic``: ``src`` as for ``bilinear`` but not clipped, over four cells by the cubic
+              convolution of R. G. Keys, *IEEE Trans. ASSP* 29 (1981), with a = -0.75, as in OpenCV and
+              torch; cells beyond the edge repeat the edge. It overshoots at steps.
+        scale: factor by which to multiply the size, rounded; instead of ``size``.
+        part: part of the map to resample: left, top, right and bottom edge in cells, fractions included;
+            ``(0, 0, W, H)`` is the whole map. Values beyond the map repeat its edge.
 
     Returns:
         float32 ``[..., height, width]``. A value that depends on a NaN is NaN.
 
     Raises:
-        FeatvizError: ``how`` is none of these, or there is nothing to take or to make.
+        FeatvizError: unknown ``how``, or an empty part or result.
     """
     check_resample(how)
     x = np.asarray(x, np.float32)
@@ -57,13 +57,13 @@ def resample(
         raise FeatvizError(f"cannot resample {left:g},{top:g}-{right:g},{bottom:g} of {height}×{width} cells to {size}")
     across = _along(how, width, size[1], left, right)
     down = _along(how, height, size[0], top, bottom)
-    # Width first, while the map is small: what is left are whole rows, which memory likes best.
+    # Width first, while the map is small: the second pass then works on whole contiguous rows.
     wide = _apply(x.reshape(-1, height, width).swapaxes(1, 2), *across).swapaxes(1, 2)
     return _apply(np.ascontiguousarray(wide), *down).reshape((*x.shape[:-2], *size))
 
 
 def check_resample(how: str) -> None:
-    """Raise FeatvizError if there is no such way of resampling."""
+    """Raise FeatvizError for an unknown resampling method."""
     if how not in RESAMPLERS:
         raise FeatvizError(f"no resampling {how!r}: take one of {', '.join(RESAMPLERS)}")
 
@@ -74,14 +74,14 @@ def _along(how: str, n: int, out: int, start: float, stop: float) -> Tuple[np.nd
 
 
 def _apply(x: np.ndarray, cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """``x [k, n, m]`` to ``[k, out, m]``."""
+    """Resample ``x [k, n, m]`` to ``[k, out, m]``."""
     result: np.ndarray
     if len(cells) == 1:
         result = x.take(cells[0], axis=1)
         return result
     result = np.empty((x.shape[0], cells.shape[1], x.shape[2]), np.float32)
     rows = max(1, CACHE // (4 * x.shape[0] * x.shape[2]))
-    for first in range(0, cells.shape[1], rows):  # so much at a time as stays in the processor's cache
+    for first in range(0, cells.shape[1], rows):  # in blocks that fit in the processor's cache
         part = slice(first, first + rows)
         np.multiply(x.take(cells[0, part], axis=1), weights[0, part, None], out=result[:, part])
         for cell, weight in zip(cells[1:, part], weights[1:, part]):
@@ -110,7 +110,7 @@ def _cubic(src: np.ndarray, n: int, a: float = -0.75) -> Tuple[np.ndarray, np.nd
     return cells.clip(0, n - 1), np.where(d <= 1, near, far).astype(np.float32)
 
 
-# name -> what of a pixel lies on what of a cell (0.5: the centres, 0: the left edges), and the kernel
+# name -> aligned point of pixels and cells (0.5: the centres, 0: the left edges), and the kernel
 RESAMPLERS: Dict[str, Tuple[float, Kernel]] = {
     "nearest": (0.5, _nearest),
     "bilinear": (0.5, _linear),

@@ -1,1 +1,1 @@
-"""Which parts of the image a score or a channel depends on."""
+"""Attribution: which parts of the image a score or a channel depends on."""

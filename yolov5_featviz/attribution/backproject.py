@@ -1,6 +1,6 @@
-"""From a layer back to the image: which pixels, and how changed, would make a channel respond more.
+"""Project a layer's response back to the image: which changes of pixels would make a channel respond more.
 
-The rules by which gradients go back through ReLU are those of ``captum``, an optional extra.
+The rules for gradients through ReLU are those of ``captum``, an optional extra.
 """
 
 from __future__ import annotations
@@ -41,39 +41,39 @@ def backproject(
     """Project a layer's response back to the space of the image.
 
     Args:
-        model: any ``nn.Module``. It is left as it was.
-        image: what it is given, ``[1, C, H, W]``, prepared as it wants it.
-        layer: the layer, one that yields one feature map; as in a layer selection.
-        channel: whose response is explained; None for the sum of all channels.
-        cell: where on the map: ``max``, where it responds most; ``(row, column)``; or ``all``, the sum.
-        method: how the gradient of that response by the image is taken.
+        model: any ``nn.Module``. It is not changed.
+        image: the model's input ``[1, C, H, W]``, preprocessed.
+        layer: a layer that returns one feature map; as in a layer selection.
+        channel: the channel whose response is explained; None for the sum of all channels.
+        cell: where on the map: ``max``, the largest response; ``(row, column)``; or ``all``, the sum.
+        method: how the gradient of that response with respect to the image is computed.
 
             - ``guided-backprop``: through each ReLU only where the forward signal was positive and
               the gradient is (J. T. Springenberg et al., ICLR 2015 workshop).
             - ``deconvolution``: through each ReLU only where the gradient is positive, whatever the
               forward signal was (M. D. Zeiler and R. Fergus, ECCV 2014).
-            - ``gradient``: as it is (K. Simonyan et al., ICLR 2014 workshop).
+            - ``gradient``: unchanged (K. Simonyan et al., ICLR 2014 workshop).
         region: where in the input the image lies, for overlays; see :class:`FeatureMap`.
-        name: of the image, for captions.
+        name: name of the image, for captions.
         reshape: as for :func:`yolov5_featviz.features.capture.capture`.
 
     Returns:
-        A feature map of stride 1, ``[C, H, W]``: the gradient, in units of the response to a unit of
-        input. ``.rgb()`` draws it in colours, ``.heatmap("l2").over(photo)`` where it is strong.
+        A feature map of stride 1, ``[C, H, W]``: the gradient, in units of the response per unit of
+        input. ``.rgb()`` draws it in colours, ``.heatmap("l2").over(photo)`` its strength.
 
     Raises:
-        FeatvizError: an argument is not understood, captum is not installed, the model has no
-            ``nn.ReLU``, by which the first two methods are defined (``F.relu`` is not seen), or the
-            layer yields no feature map.
+        FeatvizError: invalid argument, captum is not installed, the model has no ``nn.ReLU``, by
+            which the first two methods are defined (``F.relu`` is not found), or the layer returns
+            no feature map.
     """
     if method not in BACKPROJECTIONS:
         raise FeatvizError(f"no method {method!r}: take one of {', '.join(BACKPROJECTIONS)}")
     try:
         import captum.attr
     except ImportError:
-        raise FeatvizError("this needs captum: pip install 'yolov5-featviz[backproject]'") from None
+        raise FeatvizError("backproject needs captum: pip install 'yolov5-featviz[backproject]'") from None
     if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
-        raise FeatvizError(f"this needs one image [1, C, H, W], not {describe_output(image)}")
+        raise FeatvizError(f"backproject needs one image [1, C, H, W], not {describe_output(image)}")
     with gradients_on(), plain_errors():
         index = index_layers(differentiable(model))
         selected = select_layers(index, layer)
@@ -81,12 +81,12 @@ def backproject(
             raise FeatvizError(f"{layer!r} names {len(selected)} layers: take one of them")
         if method != "gradient" and not any(isinstance(module, nn.ReLU) for module in index.root.modules()):
             raise FeatvizError(
-                f"{BACKPROJECTIONS[method][0]} is defined for ReLU, of which there is none: take method='gradient'"
+                f"{BACKPROJECTIONS[method][0]} is defined for ReLU, and the model has none: take method='gradient'"
             )
         response = _Response(index.root, selected[0], channel, cell, reshape)
         _, engine, options = BACKPROJECTIONS[method]
         with eval_mode(response), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # captum's, that it sets hooks and gradients
+            warnings.simplefilter("ignore")  # captum warns that it sets hooks and gradients
             found = getattr(captum.attr, engine)(response).attribute(image.detach().clone(), **options)
     what = "all channels" if channel is None else f"channel {channel}"
     where = "" if response.at is None else f" at {response.at[0]},{response.at[1]}"
@@ -96,7 +96,7 @@ def backproject(
 
 
 class _Response(nn.Module):
-    """A model of which only the response of one layer comes out, ``[1]``."""
+    """A model reduced to the response of one layer, ``[1]``."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class _Response(nn.Module):
                 raise FeatvizError(
                     f"{self.layer.title} yields {describe_output(output)}, not a feature map{why}"
                 ) from None
-            return output.clone() if isinstance(output, torch.Tensor) else None  # what follows may work in place
+            return output.clone() if isinstance(output, torch.Tensor) else None  # later layers may work in place
 
         handle = self.layer.module.register_forward_hook(keep)
         try:

@@ -1,6 +1,6 @@
 """Class activation maps: where in the image a layer raises the score of a class.
 
-The gradients are taken here, from feature maps of any layout; the formulas by which the methods weigh
+Gradients are computed here, from feature maps of any layout; the formulas by which the methods weight
 them are those of the grad-cam package (``pytorch_grad_cam``), an optional extra.
 """
 
@@ -48,47 +48,47 @@ def cam(
     name: str = "",
     reshape: Optional[Reshape] = None,
 ) -> List[HeatMap]:
-    """Class activation maps of ``layers``.
+    """Compute class activation maps of ``layers``.
 
     Args:
-        model: any ``nn.Module``. It is left as it was, its gradients included.
-        image: what it is given, ``[1, C, H, W]``, prepared as it wants it.
-        layers: a layer selection; those of groups that yield no feature map, or do not feed the
-            score, are passed over.
-        target: whose score is explained.
+        model: any ``nn.Module``. It is not changed, nor are its gradients.
+        image: the model's input ``[1, C, H, W]``, preprocessed.
+        layers: a layer selection; those of groups that return no feature map, or do not feed the
+            score, are skipped.
+        target: the target whose score is explained.
 
             - of a classifier: a class by its number; None for the one with the highest score.
-            - of a detector whose family is known: a class by name or number, for all its detections;
-              ``person:0`` for the most certain person, ``:0`` for the most certain of all; a box
+            - of a detector of a known family: a class by name or number, for all its detections;
+              ``person:0`` for the person with the highest score, ``:0`` for the highest of all; a box
               (left, top, right, bottom in pixels of the input) for the detection there; None for all.
             - of any model: a function from its output to a score, a tensor of one element.
         method: one of these, ``A`` being a layer's activations ``[C, H, W]`` and ``G`` the gradient of
-            the score by them.
+            the score with respect to them.
 
             - ``layer-cam``: the sum over channels of ``max(G, 0) A`` (P.-T. Jiang et al., *IEEE Trans.
-              Image Process.* 30, 2021). Weighs each cell by itself, hence suits detections, which
+              Image Process.* 30, 2021). Weights each cell by itself, hence suits detections, which
               depend on few cells each, and shallow layers.
             - ``grad-cam``: of ``mean(G) A``, the mean taken over the cells of a channel (R. R. Selvaraju
               et al., ICCV 2017). For the last layers of classifiers.
-            - ``grad-cam++``: with the weights of A. Chattopadhay et al., WACV 2018, which take
-              activations for positive; they are not after SiLU.
+            - ``grad-cam++``: with the weights of A. Chattopadhay et al., WACV 2018, which assume
+              positive activations; after SiLU they are not.
             - ``eigen-cam``: the cells' component along the first principal axis of the channels (M. B.
               Muhammad and M. Yeasin, IJCNN 2020), with the sign that agrees with the mean activation.
-              It knows no target and needs no package.
-        merge: one map for all layers, the mean of what each gives, scaled to its maximum, at the
-            finest of their sizes; else one for each.
+              Independent of targets, and needs no package.
+        merge: return one map for all layers, the mean of their maps, each scaled to its maximum, at
+            the finest of their sizes; else one for each.
         region: where in the input the image lies, for overlays; see :class:`FeatureMap`.
-        name: of the image, for captions.
+        name: name of the image, for captions.
         reshape: as for :func:`yolov5_featviz.features.capture.capture`.
 
     Returns:
         A :class:`HeatMap` for each layer, or one. Negative values are 0, the largest is 1; a layer that
-        speaks against the score everywhere gives a map of 0. ``feature_map.data`` holds the values
-        before that, ``[1, H, W]``.
+        lowers the score everywhere gives a map of 0. ``feature_map.data`` holds the values before that,
+        ``[1, H, W]``.
 
     Raises:
-        FeatvizError: an argument is not understood, grad-cam is not installed, nothing of that kind
-            was detected, or a layer asked for by name yields no feature map or does not feed the score.
+        FeatvizError: invalid argument, grad-cam is not installed, no such detection, or a layer
+            selected by name returns no feature map or does not feed the score.
     """
     check_method(method, target)
     weigh = _method(method)
@@ -119,7 +119,7 @@ def cam(
 
 
 def _gradients(score: torch.Tensor, tensors: List[torch.Tensor]) -> Dict[int, Optional[torch.Tensor]]:
-    """The gradient of the score by each tensor, by the tensor's id; None where the score does not depend on it."""
+    """Return the gradient of the score by each tensor's id; None where the score does not depend on the tensor."""
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     if not wanted:
         raise FeatvizError("none of the layers is run with gradients: this model switches them off")
@@ -128,7 +128,7 @@ def _gradients(score: torch.Tensor, tensors: List[torch.Tensor]) -> Dict[int, Op
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """One tensor that a layer put out, and how it is brought to ``[1, C, H, W]``."""
+    """One tensor that a layer returned, and its conversion to ``[1, C, H, W]``."""
 
     layer: Layer
     level: Optional[str]
@@ -137,14 +137,14 @@ class _Kept:
 
 
 def check_method(method: str, target: Any = None) -> None:
-    """Raise FeatvizError if there is no such method, it takes no target, or it needs grad-cam, which is not there."""
+    """Raise FeatvizError for an unknown method, one that takes no target, or a missing grad-cam package."""
     _method(method)
     if method == "eigen-cam" and target is not None:
-        raise FeatvizError(f"eigen-cam shows what activations have in common, whatever the target: leave {target} out")
+        raise FeatvizError(f"eigen-cam does not depend on a target: leave {target} out")
 
 
 def _method(method: str) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]:
-    """From activations and gradients, ``[1, C, H, W]``, to a map ``[H, W]``."""
+    """Return a function from activations and gradients, ``[1, C, H, W]``, to a map ``[H, W]``."""
     if method not in CAM_METHODS:
         raise FeatvizError(f"no method {method!r}: take one of {', '.join(CAM_METHODS)}")
     if method == "eigen-cam":
@@ -153,9 +153,9 @@ def _method(method: str) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndar
         import pytorch_grad_cam
     except ImportError:
         raise FeatvizError(
-            f"{method} needs the grad-cam package: pip install 'yolov5-featviz[cam]'; eigen-cam does without"
+            f"{method} needs the grad-cam package: pip install 'yolov5-featviz[cam]'; eigen-cam works without it"
         ) from None
-    engine = getattr(pytorch_grad_cam, CAM_METHODS[method][1])(nn.Linear(1, 1), [])  # of a model it is told later
+    engine = getattr(pytorch_grad_cam, CAM_METHODS[method][1])(nn.Linear(1, 1), [])  # used for its formula only
 
     def weigh(activations: np.ndarray, gradients: Optional[np.ndarray]) -> np.ndarray:
         return np.asarray(engine.get_cam_image(None, None, None, activations, gradients, False)[0], np.float32)
@@ -164,7 +164,7 @@ def _method(method: str) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndar
 
 
 def _eigen_cam(activations: np.ndarray) -> np.ndarray:
-    """Not the package's, which needs memory for the square of the number of cells, and has a sign by chance."""
+    """Compute Eigen-CAM; the package's needs memory quadratic in the number of cells, and its sign is arbitrary."""
     channels, height, width = activations.shape
     cells = np.nan_to_num(activations).reshape(channels, -1).T.astype(np.float64)
     mean = cells.mean(axis=1)
@@ -177,7 +177,7 @@ def _eigen_cam(activations: np.ndarray) -> np.ndarray:
 def _run(
     index: LayerIndex, layers: List[Layer], image: torch.Tensor, reshape: Optional[Reshape]
 ) -> Tuple[List[_Kept], Any]:
-    """Run the model on the image; return what the layers put out, and the model's output."""
+    """Run the model on the image; return the outputs of the layers, and of the model."""
     given, patch = Input((int(image.shape[2]), int(image.shape[3])), 1), patch_size(index.root)
     found: Dict[str, List[_Kept]] = {}
 
@@ -187,7 +187,7 @@ def _run(
 
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             found[layer.path] = _keep(layer, output, to_array)
-            return output.clone() if isinstance(output, torch.Tensor) else None  # what follows may work in place
+            return output.clone() if isinstance(output, torch.Tensor) else None  # later layers may work in place
 
         return hook
 
@@ -210,7 +210,7 @@ def _run(
 
 
 def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarray]) -> List[_Kept]:
-    """Those tensors of a layer's output that are feature maps."""
+    """Return those tensors of a layer's output that are feature maps."""
     kept: List[_Kept] = []
     why = ""
     for level, tensor in tensors_of(output):
@@ -226,24 +226,22 @@ def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarr
 
 
 def _score(index: LayerIndex, output: Any, target: Any) -> Tuple[torch.Tensor, str]:
-    """The score of the target, with its gradient, and what it is the score of, in words."""
+    """Return the score of the target, with its gradient, and its description."""
     score, words = (target(output), "") if callable(target) else (index.score or class_score)(output, target)
     if not isinstance(score, torch.Tensor) or score.numel() != 1:
-        raise FeatvizError(
-            f"target made {describe_output(score)} of the output: make a tensor of one element, the score"
-        )
+        raise FeatvizError(f"target returned {describe_output(score)}: return a tensor of one element, the score")
     if not score.requires_grad:
         raise FeatvizError("the score has no gradient: this model, or the target, switches gradients off")
     return score.sum(), words or "the score"
 
 
 def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
-    """The score of a class, by its number; of the one with the highest if ``target`` is None; and what it is."""
+    """Return the score of a class by number, or the highest if ``target`` is None, and its description."""
     scores = next((tensor for _, tensor in tensors_of(output) if tensor.dim() == 2), None)
     if scores is None:
         raise FeatvizError(
             f"the model yields {describe_output(output)}, no class scores [1, classes]: "
-            "give as target a function from that to a score"
+            "give as target a function from the output to a score"
         )
     if target is not None and not str(target).isdigit():
         raise FeatvizError(f"no class {target!r}: give a number, 0 to {scores.shape[1] - 1}")
@@ -270,7 +268,7 @@ def _merged(maps: List[FeatureMap], title: str) -> HeatMap:
 
 @contextmanager
 def gradients_on() -> Iterator[None]:
-    """Compute gradients within the block, also in ``no_grad`` and inference mode."""
+    """Enable gradients within the block, also in ``no_grad`` and inference mode."""
     with ExitStack() as stack:
         if hasattr(torch, "inference_mode"):  # torch 1.9
             stack.enter_context(torch.inference_mode(False))
@@ -288,7 +286,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def differentiable(model: nn.Module) -> nn.Module:
-    """The model; a copy, if parts of it were made in inference mode and hence can have no part in gradients."""
+    """Return the model, or a copy if it has tensors made in inference mode, which cannot take part in gradients."""
 
     def tensors(value: Any) -> Iterator[torch.Tensor]:
         if isinstance(value, torch.Tensor):

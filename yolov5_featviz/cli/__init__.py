@@ -1,4 +1,4 @@
-"""Command line: parse arguments, call the library. Nothing here imports torch before a command runs."""
+"""Command line: parse arguments, call the library. torch is not imported before a command runs."""
 
 from yolov5_featviz.cli.entry import guarded, launch, main
 

@@ -1,4 +1,4 @@
-"""``yolov5-featviz compare``: show the same images to several models."""
+"""``yolov5-featviz compare``: compare models on the same images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yolov5_featviz.console import say
 from yolov5_featviz.draw.encode import FORMATS
 
 NAME = "compare"
-HELP = "show the same images to several models: figures on one scale, and tables"
+HELP = "compare models on the same images: figures on one scale, and tables"
 EXAMPLES = """\
 examples:
   yolov5-featviz compare --weights old.pt new.pt --layers 17,20,23 --source images/
@@ -37,15 +37,17 @@ FLAGS = (
         nargs="+",
         required=True,
     ),
-    Flag(
-        "layers", "layers", "17,20,23 for all of them, or a=17 b=20, by their names", "LAYERS", nargs="+", required=True
-    ),
+    Flag("layers", "layers", "17,20,23 for all models, or a=17 b=20 by name", "LAYERS", nargs="+", required=True),
     SOURCE,
-    Flag("names", "names", "of the models; default: of the files, or the folders they are in", "NAME", nargs="+"),
-    Flag("labels", "labels", "label files; default: 'labels' for 'images' in the path, else what is detected", "DIR"),
+    Flag("names", "names", "names of the models; default: of the files, or of their folders", "NAME", nargs="+"),
+    Flag(
+        "labels", "labels", "folder of label files; default: 'labels' for 'images' in the path, else detections", "DIR"
+    ),
     Flag("imgsz", "imgsz", "input size; default 640", "N", flags.whole("--imgsz"), others=("--img", "--img-size")),
     Flag("conf-thres", "conf", "confidence threshold; default 0.25", "CONF", flags.number("--conf-thres")),
-    Flag("iou-thres", "iou", "overlap threshold of the suppression; default 0.45", "IOU", flags.number("--iou-thres")),
+    Flag(
+        "iou-thres", "iou", "IoU threshold of non-maximum suppression; default 0.45", "IOU", flags.number("--iou-thres")
+    ),
     LOOK["reduce"],
     LOOK["cmap"]._replace(help="any matplotlib colour map; default jet"),
     LOOK["alpha"]._replace(
@@ -56,7 +58,7 @@ FLAGS = (
     Flag("width", "width", "inches, or ieee-column, cvpr-page, nature-double...; default ieee-page", "WIDTH", _width),
     Flag("project", "project", "default runs/compare", "DIR"),
     Flag("name", "name", "default exp; exp2 and so on if it exists", "NAME"),
-    Flag("yolov5", "yolov5", "the checkout of all models, or of each", "DIR", nargs="+"),
+    Flag("yolov5", "yolov5", "YOLOv5 checkout of all models, or one for each", "DIR", nargs="+"),
     flags.DEVICE,
     *(flag for flag in flags.REPORT if flag.name != "report"),
     flags.TRUST,

@@ -1,4 +1,4 @@
-"""The console script: choose the command, run it, turn exceptions into one line and an exit code."""
+"""Console script: dispatch commands, turn exceptions into one-line errors and exit codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = {module.NAME: module for module in (run, layers, image, figure, compa
 
 
 def parser() -> Parser:
-    """The parser of the whole command line, with a sub-parser for each command."""
+    """Build the parser of the whole command line, with a sub-parser for each command."""
     top = Parser(
         prog="yolov5-featviz",
         description="Draw what chosen layers of a detector, or of any other PyTorch model, respond to.",
@@ -38,7 +38,7 @@ def parser() -> Parser:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """The console script.
+    """Run the console script.
 
     Returns:
         The exit code: 0 done, 1 something failed while running, 2 the input is wrong; 130, 143 or 129 if ended by
@@ -48,17 +48,17 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def launch(here: Path) -> int:
-    """Run YOLOv5's own ``detect.py`` with the program's arguments, as the ``detect.py`` beside this package does."""
+    """Run YOLOv5's own ``detect.py`` with the program's arguments; called by the ``detect.py`` beside this package."""
     return guarded(lambda: run.run_script("detect.py", sys.argv[1:], here / "weights", here=False))
 
 
 def dispatch(arguments: List[str], recorded: Sequence[str] = ()) -> int:
-    """Run one command; its files record ``recorded`` as the command line, if given, else ``arguments``."""
+    """Run one command; files record ``recorded``, if given, as the command line instead of ``arguments``."""
     if arguments == ["--version"]:
         out(__version__)
         return 0
     if not arguments:
-        raise FeatvizError(f"no command: take one of {', '.join(COMMANDS)}; yolov5-featviz --help says more")
+        raise FeatvizError(f"no command: take one of {', '.join(COMMANDS)}; see yolov5-featviz --help")
     name = arguments[0]
     if name not in COMMANDS and name not in ("-h", "--help"):
         kind = "flag" if name.startswith("-") else "command"
@@ -77,13 +77,13 @@ def _again(words: List[str], recorded: Sequence[str]) -> int:
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command and return its exit code; print a user's mistake, or the machine's, as one line."""
+    """Run a command and return its exit code; print user and system errors as one line."""
     with streams():
         try:
             with stop.signals():
                 code = _exit_code(command)
                 number = stop.asked()
-                if number is not None and number != signal.SIGINT:  # which the script took for Ctrl-C, and handled
+                if number is not None and number != signal.SIGINT:  # the script handled it as Ctrl-C
                     code = 128 + number
         except KeyboardInterrupt as error:
             stopped = stop.Stopped.of(error)
@@ -98,15 +98,15 @@ def _exit_code(command: Callable[[], int]) -> int:
     except FeatvizError as error:
         say("error: " + printable(" ".join(str(error).split())))
         return 2
-    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         return 1
     except OSError as error:
         words = error.strerror or reason(error)
         say(f"error: {f'{printable(error.filename)}: ' if error.filename else ''}{words}")
         return 2 if error.errno == errno.ENAMETOOLONG else 1
-    except SystemExit as end:  # argparse has shown its help
+    except SystemExit as end:  # argparse has printed its help
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
-        if stop.asked():  # some libraries make an error of their own of the interrupt
+        if stop.asked():  # some libraries convert the interrupt to another exception
             raise stop.Stopped.of(error) from None
         raise

@@ -13,15 +13,15 @@ from yolov5_featviz.console import say
 NAME = "figure"
 HELP = "make a figure for a paper from a YAML file"
 EXAMPLES = """\
-docs/figures.md says what may stand in the file.
+docs/figures.md documents the keys of the file.
 
 examples:
   yolov5-featviz figure figure.yaml
   yolov5-featviz figure figure.yaml --output figure.pdf figure.png --dpi 600
 """
 FLAGS = (
-    Flag("output", "outputs", "files to write instead of those in the YAML: pdf, svg, png, tif", "FILE", nargs="+"),
-    Flag("dpi", "dpi", "instead of that in the YAML", "DPI", flags.whole("dpi", low=-9999)),
+    Flag("output", "outputs", "overrides the outputs in the YAML: pdf, svg, png, tif", "FILE", nargs="+"),
+    Flag("dpi", "dpi", "overrides the dpi in the YAML", "DPI", flags.whole("dpi", low=-9999)),
     flags.DEVICE,
     flags.TRUST,
 )
@@ -37,7 +37,7 @@ def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
     """Write the figure."""
     from yolov5_featviz.yolov5.figure import write_figure
 
-    asked = flags.given(o, FLAGS)
-    for path in write_figure(o.figure, command=command, **asked):
+    options = flags.given(o, FLAGS)
+    for path in write_figure(o.figure, command=command, **options):
         say(f"wrote {path}")
     return 0

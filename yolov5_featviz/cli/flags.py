@@ -1,7 +1,7 @@
-"""The flags of the command line: each stands here, and nowhere else.
+"""Tables of all command-line flags.
 
-Parsers and ``--help`` are made from these tables, and so are the fields that a command's options object is given;
-what is not given keeps the default of that object. Tests hold the tables against the objects and the docs.
+Parsers, ``--help`` and the fields of each command's options object are generated from these tables; flags that are
+not given keep the default of the options object. Tests compare the tables with the objects and the docs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ PREFIX = "--visualize-"
 
 
 class Flag(NamedTuple):
-    """One flag.
+    """Command-line flag.
 
     Attributes:
-        name: without dashes or prefix.
-        field: what it sets of the options object, or several fields, set to what ``read`` returns.
-        help: what it does, and the default.
-        metavar: stands for its value in the help; None for a flag without a value.
-        read: makes the field's value from the text. May raise FeatvizError.
-        value: what a flag without a value sets.
-        nargs: as argparse has it.
-        modes: where it does something: modes, ``report`` or ``overlay``. Empty for everywhere.
-        others: other names for it, with their dashes.
+        name: name without dashes or prefix.
+        field: field or fields of the options object, set to the result of ``read``.
+        help: description with the default.
+        metavar: placeholder of the value in the help; None for a flag without a value.
+        read: converts the text to the field's value; may raise FeatvizError.
+        value: value set by a flag without a value.
+        nargs: as in argparse.
+        modes: modes, ``report`` or ``overlay``, in which it has an effect; empty for all.
+        others: aliases, with their dashes.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Flag(NamedTuple):
 
     @property
     def dest(self) -> str:
-        """Its attribute in argparse's namespace, which has it only if it was given."""
+        """Name of its attribute in the argparse namespace, present only if the flag was given."""
         return f"flag_{self.name.replace('-', '_')}"
 
 
 def whole(what: str, low: int = 1) -> Callable[[str], int]:
-    """A reader of whole numbers, not below ``low``."""
+    """Return a converter to integers of at least ``low``."""
 
     def read(text: str) -> int:
         try:
@@ -67,7 +67,7 @@ def whole(what: str, low: int = 1) -> Callable[[str], int]:
 
 
 def number(what: str) -> Callable[[str], float]:
-    """A reader of numbers."""
+    """Return a converter to floats."""
 
     def read(text: str) -> float:
         try:
@@ -79,12 +79,12 @@ def number(what: str) -> Callable[[str], float]:
 
 
 def words(text: str) -> List[str]:
-    """A comma list, in lower case, each word once."""
+    """Split a comma list into lower-case words without duplicates."""
     return list(dict.fromkeys(part.strip().lower() for part in text.split(",")))
 
 
 def strength(text: str) -> Tuple[float, str]:
-    """``0.4`` or ``add:0.4`` as strength and blend."""
+    """Parse ``0.4`` or ``add:0.4`` as strength and blend."""
     found = re.fullmatch(r"(add:)?(\d*\.?\d+)", text.strip())
     if not found:
         raise FeatvizError(f"alpha {text!r} is not understood: take 0 to 1, such as 0.4, or add:0.4")
@@ -92,28 +92,28 @@ def strength(text: str) -> Tuple[float, str]:
 
 
 def on_off(text: str) -> bool:
-    """``on`` or ``off``."""
+    """Parse ``on`` or ``off``."""
     if text not in ("on", "off"):
         raise FeatvizError(f"report {text}: take on or off")
     return text == "on"
 
 
 def folder(text: str) -> str:
-    """A folder's name."""
+    """Check that a folder's name is not empty."""
     if not text:
-        raise FeatvizError("an empty value where a folder is wanted: name one")
+        raise FeatvizError("empty folder name: give a folder")
     return text
 
 
 def listed(names: Iterable[str], default: str = "") -> str:
-    """Choices for a help text, with the default marked."""
+    """Join choices for a help text, with the default marked."""
     return ", ".join(f"{name} (default)" if name == default else name for name in names)
 
 
 MAPS = ("grid", "heatmap", "channels")
 DEVICE = Flag("device", "device", "cpu, cuda, cuda:1, 0...; default: CUDA if there is a GPU", "DEVICE")
 TRUST = Flag("trust-weights", "trust", "unpickle the checkpoint without any check: it can then run any code")
-YOLOV5 = Flag("yolov5", "yolov5", "the YOLOv5 checkout to use; found by itself otherwise", "DIR", folder)
+YOLOV5 = Flag("yolov5", "yolov5", "the YOLOv5 checkout to use; found automatically by default", "DIR", folder)
 CHANNELS_ON = ("grid", "heatmap", "channels", "pca")
 
 LOOK = (
@@ -129,14 +129,14 @@ LOOK = (
     Flag(
         "norm",
         "norm",
-        f"how values become colours: {listed(NORMS, 'channel')}; heat maps have the one that fits their reduction",
+        f"how values become colours: {listed(NORMS, 'channel')}; heat maps use the one of their reduction",
         "NORM",
         modes=MAPS,
     ),
     Flag(
         "reduce",
         "reduce",
-        f"channels to a heat map: {listed(REDUCTIONS, 'mean')}",
+        f"how channels become a heat map: {listed(REDUCTIONS, 'mean')}",
         "HOW",
         modes=("heatmap", "report"),
     ),
@@ -151,12 +151,12 @@ LOOK = (
     Flag(
         "alpha",
         ("alpha", "blend"),
-        "strength of the heat over the image; add:0.4 adds it instead of mixing both; default 0.4",
+        "opacity of the heat map over the image; add:0.4 adds instead of blending; default 0.4",
         "ALPHA",
         strength,
         modes=("heatmap", "cam", "overlay"),
     ),
-    Flag("overlay", "overlay", "lay single channels over the image, as heat maps are", modes=("channels",)),
+    Flag("overlay", "overlay", "overlay single channels on the image, like heat maps", modes=("channels",)),
     Flag("boxes", "boxes", "draw the detections over the image", modes=("heatmap", "cam", "overlay")),
     Flag(
         "method",
@@ -168,47 +168,47 @@ LOOK = (
     Flag(
         "target",
         "target",
-        "for cam: a class, by name or number; person:0 for the most certain detection of one; default all "
-        "detections, or a classifier's best class",
+        "for cam: a class, by name or number; person:0 for its most confident detection; default all "
+        "detections, or a classifier's top class",
         "TARGET",
         modes=("cam",),
     ),
     Flag("merge", "merge", "for cam: one map for all layers", modes=("cam",)),
     Flag("format", "formats", f"comma list of {listed([*FORMATS, 'npy'], 'png')}", "FORMATS", words),
-    Flag("dpi", "dpi", "pixels an inch; default 300", "DPI", whole("dpi", low=-9999)),
+    Flag("dpi", "dpi", "pixels per inch; default 300", "DPI", whole("dpi", low=-9999)),
     Flag("plain", "plain", "no captions, only pixels"),
 )
 REPORT = (
-    Flag("report", "report", "index.html, one page about the run: on (default) or off", "WHEN", on_off),
+    Flag("report", "report", "index.html, a report of the run: on (default) or off", "WHEN", on_off),
     Flag("quiet", "say", "print only errors", value=-1),
-    Flag("verbose", "say", "name every file, and print rankings in full", value=1),
+    Flag("verbose", "say", "print every file name, and full rankings", value=1),
 )
 RUN = (
     Flag("layers", "layers", "17,20,23 | -2 | 0-9 | SPP | 17.m.0.cv2 | all, backbone, neck, detect", "LAYERS"),
     *LOOK,
-    Flag("dir", "folder", "where the pictures go; default the run folder", "DIR", folder),
+    Flag("dir", "folder", "output folder of the pictures; default the run folder", "DIR", folder),
     Flag(
         "every",
         "every",
-        "each N epochs of a training (default 10) or frames of a video (default 1)",
+        "every N epochs of a training (default 10) or frames of a video (default 1)",
         "N",
         whole("--visualize-every"),
     ),
     Flag(
         "limit",
         "limit",
-        "N images at most (default 8 in validation and training, else all)",
+        "at most N images (default 8 in validation and training, else all)",
         "N",
         whole("--visualize-limit"),
     ),
     *REPORT,
-    Flag("summary", "summary", "keep YOLOv5's model-summary pass, skipped otherwise"),
+    Flag("summary", "summary", "keep YOLOv5's model-summary pass, skipped by default"),
 )
-OWN_NAMES = (YOLOV5, TRUST)  # flags of `run` that have no prefix
+OWN_NAMES = (YOLOV5, TRUST)  # flags of `run` without prefix
 
 
 def add(parser: Any, flags: Iterable[Flag], prefix: str = "--", also: str = "") -> None:
-    """Add flags to a parser, under ``prefix``, and under ``also``, of which the help says nothing."""
+    """Add flags to a parser under ``prefix``, and under ``also``, which the help omits."""
     for flag in flags:
         options: Dict[str, Any] = {"dest": flag.dest, "default": argparse.SUPPRESS}
         if flag.metavar is None:
@@ -222,10 +222,10 @@ def add(parser: Any, flags: Iterable[Flag], prefix: str = "--", also: str = "") 
 
 
 def given(o: argparse.Namespace, flags: Iterable[Flag], prefix: str = "--") -> Dict[str, Any]:
-    """What was given, as fields of an options object.
+    """Return the given flags as fields of an options object.
 
     Raises:
-        FeatvizError: a value is not understood, or two flags set the same field.
+        FeatvizError: a value is invalid, or two flags set the same field.
     """
     fields: Dict[str, Any] = {}
     by: Dict[str, Flag] = {}
@@ -243,7 +243,7 @@ def given(o: argparse.Namespace, flags: Iterable[Flag], prefix: str = "--") -> D
 
 
 def check_modes(o: argparse.Namespace, flags: Iterable[Flag], look: Any, report: bool, prefix: str = "--") -> None:
-    """Raise FeatvizError for a flag that was given and does nothing in the modes of ``look``."""
+    """Raise FeatvizError for a given flag that has no effect in the modes of ``look``."""
     active = {*look.modes, *(["report"] if report else []), *(["overlay"] if look.overlay else [])}
     for flag in flags:
         if flag.modes and hasattr(o, flag.dest) and not active.intersection(flag.modes):

@@ -1,4 +1,4 @@
-"""``yolov5-featviz image``: put images through any model and draw its layers."""
+"""``yolov5-featviz image``: run any model on images and draw its layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.version import __version__
 
 NAME = "image"
-HELP = "put images through any other model and draw its layers"
+HELP = "run any other model on images and draw its layers"
 EXAMPLES = """\
 examples:
   yolov5-featviz image --model torchvision:resnet50 --weights default --layers layer1,layer4 --source cat.jpg
@@ -24,7 +24,7 @@ SOURCE = Flag(
     "source", "source", "an image, a folder of images, or a pattern such as 'a/*.jpg'", "IMAGES", required=True
 )
 LOOK = tuple(flag for flag in flags.LOOK if flag.name != "boxes")
-DRAWN = (*LOOK, Flag("dir", "folder", "where the pictures go; default runs/featviz/exp", "DIR", flags.folder))
+DRAWN = (*LOOK, Flag("dir", "folder", "output folder of the pictures; default runs/featviz/exp", "DIR", flags.folder))
 FLAGS = (
     MODEL._replace(required=True),
     Flag(
@@ -36,12 +36,12 @@ FLAGS = (
     ),
     SOURCE,
     Flag(
-        "weights", "weights", "a state dict, or 'default' to download the library's; else those at hand, or random", "W"
+        "weights", "weights", "a state dict, or 'default' to download the library's; else cached ones, or random", "W"
     ),
     Flag(
         "imgsz",
         "imgsz",
-        "bring images to a square; default: the model's own way, or 384 if it has none",
+        "resize images to a square; default: the model's own transform, or 384 if it has none",
         "N",
         flags.whole("--imgsz"),
     ),
@@ -55,7 +55,7 @@ def add_arguments(parser: Parser) -> None:
     flags.add(parser, FLAGS)
     group = parser.add_argument_group("what to draw")
     flags.add(group, (*DRAWN, *flags.REPORT), also=flags.PREFIX)
-    for name in ("--boxes", f"{flags.PREFIX}boxes"):  # so that the error says why there is none
+    for name in ("--boxes", f"{flags.PREFIX}boxes"):  # accepted only to explain why there is none
         parser.add_argument(name, action="store_true", dest="boxes", help=argparse.SUPPRESS)
 
 
@@ -63,7 +63,7 @@ def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
     """Draw layers for each image."""
     if o.boxes:
         raise FeatvizError("--boxes: `image` has no detections to draw; `run detect.py` does")
-    asked = {"weights": None, "imgsz": None, "trust": False, "device": None, **flags.given(o, FLAGS)}
+    options = {"weights": None, "imgsz": None, "trust": False, "device": None, **flags.given(o, FLAGS)}
     reported = {"report": True, "say": 0, **flags.given(o, flags.REPORT)}
     look_fields = flags.given(o, DRAWN)
     folder = look_fields.pop("folder", None)
@@ -73,15 +73,15 @@ def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
 
     look = Look(**look_fields)
     flags.check_modes(o, DRAWN, look, reported["report"])
-    zoo = zoo_model(asked["model"], asked["weights"], asked["imgsz"], asked["trust"], reported["say"] < 0)
-    about = run_record(command, [asked["weights"]] if asked["weights"] == zoo.weights else [])
+    zoo = zoo_model(options["model"], options["weights"], options["imgsz"], options["trust"], reported["say"] < 0)
+    about = run_record(command, [options["weights"]] if options["weights"] == zoo.weights else [])
     return run_images(
-        zoo, asked["layers"], asked["source"], look, folder, say, about, **reported, device=asked["device"]
+        zoo, options["layers"], options["source"], look, folder, say, about, **reported, device=options["device"]
     )
 
 
 def zoo_model(model: str, weights: Optional[str], imgsz: Optional[int], trust: bool, quiet: bool = False) -> Any:
-    """Load ``model``, as :func:`yolov5_featviz.models.zoo.load_model` does, and print what it is."""
+    """Load ``model`` with :func:`yolov5_featviz.models.zoo.load_model` and print a description."""
     from yolov5_featviz.models.zoo import load_model
     from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint
 

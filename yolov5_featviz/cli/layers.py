@@ -29,12 +29,12 @@ FLAGS = (
     Flag(
         "imgsz",
         "imgsz",
-        "input size, or height and width; default 640, or what --model wants",
+        "input size, or height and width; default 640, or that of --model",
         "N",
         nargs="+",
         others=("--img", "--img-size"),
     ),
-    Flag("depth", "depth", "how deep to go into modules; default 1, or 2 for --model", "N", flags.whole("--depth")),
+    Flag("depth", "depth", "levels of modules to list; default 1, or 2 for --model", "N", flags.whole("--depth")),
     Flag("json", "json", "as JSON"),
     flags.YOLOV5,
     flags.TRUST,
@@ -48,10 +48,10 @@ def add_arguments(parser: Parser) -> None:
 
 def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
     """Print the table of layers."""
-    asked = {"weights": None, "model": None, "depth": None, "trust": False, "yolov5": None, **flags.given(o, FLAGS)}
-    if asked["weights"] is None and asked["model"] is None:
+    options = {"weights": None, "model": None, "depth": None, "trust": False, "yolov5": None, **flags.given(o, FLAGS)}
+    if options["weights"] is None and options["model"] is None:
         raise FeatvizError("give --weights, a YOLOv5 checkpoint, or --model, such as torchvision:resnet50")
-    sizes = [flags.whole("--imgsz")(word) for word in asked.get("imgsz", ())]
+    sizes = [flags.whole("--imgsz")(word) for word in options.get("imgsz", ())]
     if len(sizes) > 2:
         raise FeatvizError(f"--imgsz {' '.join(map(str, sizes))}: give one size, or height and width")
     from yolov5_featviz.models.layers import list_layers
@@ -60,14 +60,14 @@ def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
     from yolov5_featviz.yolov5.script.validate import locate_weights
     from yolov5_featviz.yolov5.weights.guard import guard
 
-    if asked["model"] is None:
-        model = load(locate_weights(asked["weights"], [Path("weights")]), asked["yolov5"], asked["trust"])
+    if options["model"] is None:
+        model = load(locate_weights(options["weights"], [Path("weights")]), options["yolov5"], options["trust"])
         size, depth = (640, 640), 1
     else:
-        zoo = zoo_model(asked["model"], asked["weights"], None, asked["trust"])
+        zoo = zoo_model(options["model"], options["weights"], None, options["trust"])
         model, size, depth = zoo.model, zoo.input_size(), 2
     size = (sizes[0], sizes[-1]) if sizes else size
-    with nullcontext() if asked["trust"] or asked["model"] is not None else guard(imports=True):
-        rows = list_layers(model, size, asked["depth"] or depth)
-    out(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) if "json" in asked else layer_table(rows))
+    with nullcontext() if options["trust"] or options["model"] is not None else guard(imports=True):
+        rows = list_layers(model, size, options["depth"] or depth)
+    out(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) if "json" in options else layer_table(rows))
     return 0

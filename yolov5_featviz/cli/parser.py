@@ -1,4 +1,4 @@
-"""Argument parsers whose errors are one line with the nearest right word."""
+"""Argument parsers with one-line errors that suggest the nearest valid word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yolov5_featviz.text import near, printable
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, with FeatvizError for a user's mistake and :func:`yolov5_featviz.console.out` for the help."""
+    """ArgumentParser that raises FeatvizError and prints help with :func:`yolov5_featviz.console.out`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **options})
@@ -30,10 +30,10 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         for word in args or ():
             name, _, value = word.partition("=")
-            if name.startswith("--") and value == "--":  # of which argparse makes a list
-                self.error(f"{name} needs a value, and -- is none")
+            if name.startswith("--") and value == "--":  # argparse would make a list of it
+                self.error(f"{name} needs a value, not --")
         parsed, rest = super().parse_known_args(args, namespace)
-        if rest:  # here, and not in parse_args, which a sub-parser's caller does not call
+        if rest:  # not in parse_args, which is not called for sub-parsers
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return parsed, rest
 
@@ -43,21 +43,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_flags() -> Parser:
-    """The flags that ``run`` adds to those of the script."""
+    """Build the parser of the flags that ``run`` adds to those of the script."""
     parser = Parser(prog="yolov5-featviz", usage=argparse.SUPPRESS, add_help=False)
     add_run_flags(parser)
     return parser
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what ``run`` takes beside the script's own flags."""
+    """Add the flags of ``run`` that are not the script's own."""
     group = parser.add_argument_group("flags added by yolov5-featviz")
     table.add(group, table.RUN, table.PREFIX)
     table.add(group, table.OWN_NAMES)
 
 
 def split(arguments: Iterable[str]) -> Tuple[List[str], List[str]]:
-    """Part the command line into our flags, as ``--flag=value``, and the rest, untouched and in order."""
+    """Split the command line into our flags, as ``--flag=value``, and the rest, unchanged and in order."""
     actions = run_flags()._option_string_actions
     takes = {name: not isinstance(action, argparse._StoreTrueAction) for name, action in actions.items()}
     ours: List[str] = []

@@ -19,8 +19,8 @@ examples:
 
 def add_arguments(parser: Parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("checkout", metavar="CHECKOUT", help="the folder that holds detect.py")
-    parser.add_argument("--reverse", action="store_true", help="take them out again")
+    parser.add_argument("checkout", metavar="CHECKOUT", help="the folder of detect.py")
+    parser.add_argument("--reverse", action="store_true", help="remove them again")
 
 
 def execute(o: argparse.Namespace, command: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""``yolov5-featviz redo``: make a figure again and compare both."""
+"""``yolov5-featviz redo``: reproduce a figure and compare both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from yolov5_featviz.cli.parser import Parser
 from yolov5_featviz.console import out
 
 NAME = "redo"
-HELP = "make a figure again from its record and compare both"
+HELP = "reproduce a figure from its record and compare both"
 EXAMPLES = """\
 examples:
   yolov5-featviz redo runs/detect/exp/bus/stage17_C3_features.png
@@ -21,7 +21,7 @@ FLAGS = (
     Flag("weights", "weights", "the checkpoints, if they are not found by name", "W", nargs="+"),
     Flag("source", "source", "the image, if it is not found by name", "IMAGE"),
     flags.YOLOV5,
-    Flag("run", "anything", "run the figure's command whatever it is: it can do all that you can"),
+    Flag("run", "anything", "run the figure's command without restrictions: it has all your rights"),
     flags.TRUST,
 )
 
@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
-    """Make the figure again; ``o.again`` runs a recorded command."""
+    """Reproduce the figure; ``o.again`` runs a recorded command."""
     from yolov5_featviz.yolov5.redo import redo
 
-    return redo(o.figure, o.again, tell=out, **flags.given(o, FLAGS))
+    return redo(o.figure, o.again, log=out, **flags.given(o, FLAGS))

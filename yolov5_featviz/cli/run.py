@@ -24,21 +24,21 @@ examples:
 def add_arguments(parser: Parser) -> None:
     """Add the command's arguments."""
     parser.usage = "yolov5-featviz run SCRIPT [the script's own flags] [flags below]"
-    parser.add_argument("script", metavar="SCRIPT", help="its path, or its name in the YOLOv5 that is found")
+    parser.add_argument("script", metavar="SCRIPT", help="its path, or its name in the YOLOv5 in use")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     add_run_flags(parser)
 
 
 def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
-    """Never called: :func:`run_script` takes the words as they are."""
+    """Never called: :func:`run_script` gets the raw arguments."""
     raise FeatvizError("give the script first: yolov5-featviz run detect.py ...")
 
 
 def options(ours: List[str]) -> Any:
-    """Our flags as :class:`yolov5_featviz.yolov5.script.artist.RunOptions`, checked as far as possible without a model.
+    """Parse our flags into :class:`yolov5_featviz.yolov5.script.artist.RunOptions`, checked without loading a model.
 
     Raises:
-        FeatvizError: a flag's value is not understood, or a flag does nothing.
+        FeatvizError: a value is invalid, or a flag has no effect.
     """
     from yolov5_featviz.yolov5.script.artist import RunOptions
 
@@ -62,7 +62,7 @@ def run_script(
     ours, rest = split(arguments)
     if "-h" in rest or "--help" in rest:
         out(run_flags().format_help())
-    asked = options(ours)
+    run_options = options(ours)
     from yolov5_featviz.yolov5.script import runner
 
-    return runner.run(script, rest, asked, weights_folder, here, command or ["run", script, *arguments])
+    return runner.run(script, rest, run_options, weights_folder, here, command or ["run", script, *arguments])

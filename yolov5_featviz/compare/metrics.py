@@ -1,4 +1,4 @@
-"""Numbers for feature maps, as reviewers know them: each a formula with its source."""
+"""Metrics of feature maps, each with its formula and source."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 
-TOLERANCE = 15.0  # pixels, of the pointing game
+TOLERANCE = 15.0  # of the pointing game, in pixels
 
 
 def energy_inside(heat: np.ndarray, boxes: Boxes, stride: Tuple[float, float], window: Region) -> float:
-    """The share of a heat map's energy that lies inside the boxes.
+    """Compute the fraction of a heat map's energy inside the boxes.
 
     The energy-based pointing game: ``sum(L inside) / (sum(L inside) + sum(L outside))``, taken over the
-    pixels of the network's input (H. Wang et al., *Score-CAM*, CVPR Workshops 2020, sec. 4.3). There it
-    is taken of the map of one class and its box, here of any map and all boxes together.
+    pixels of the network's input (H. Wang et al., *Score-CAM*, CVPR Workshops 2020, sec. 4.3). The paper
+    applies it to the map of one class and its box; here it applies to any map and all boxes together.
 
     Args:
-        heat: ``[H, W]``; negative values count as 0, as in a class activation map, and so do NaN.
-        boxes: in pixels of the input; what lies in several counts once.
-        stride: pixels of the input to a cell, ``(down, across)``. A pixel has the value of its cell.
-        window: the part of the input that the image fills; padding counts on neither side.
+        heat: ``[H, W]``; negative values count as 0, as in a class activation map; so does NaN.
+        boxes: in pixels of the input; overlapping areas count once.
+        stride: input pixels per cell, ``(down, across)``. A pixel has the value of its cell.
+        window: the image's region in the input; padding is not counted.
 
     Returns:
         From 0 to 1; NaN where there are no boxes, or no energy.
@@ -47,16 +47,16 @@ def energy_inside(heat: np.ndarray, boxes: Boxes, stride: Tuple[float, float], w
 def pointing_hit(
     heat: np.ndarray, boxes: Boxes, stride: Tuple[float, float], window: Region, tolerance: float = TOLERANCE
 ) -> Optional[bool]:
-    """Whether the highest point of a heat map lies on one of the boxes.
+    """Whether the maximum of a heat map lies in one of the boxes.
 
     The pointing game, whose score is hits / (hits + misses) (J. Zhang et al., *Top-Down Neural Attention
-    by Excitation Backprop*, ECCV 2016 and IJCV 126, 2018). There each class of an image is a round, here
-    the image is. The point is the centre of the cell with the largest value, of equals the first, row by
-    row.
+    by Excitation Backprop*, ECCV 2016 and IJCV 126, 2018). The paper counts one trial per class of an
+    image; here it is one per image. The point is the centre of the cell with the largest value; ties take
+    the first in row-major order.
 
     Args:
-        heat, boxes, stride, window: see :func:`energy_inside`; only cells whose centre lies in the image count.
-        tolerance: how far from a box the point may lie, in pixels of the input; 15 in the original.
+        heat, boxes, stride, window: see :func:`energy_inside`; only cells with their centre in the image count.
+        tolerance: allowed distance from a box, in pixels of the input; 15 in the paper.
 
     Returns:
         None where there are no boxes, or no positive value.
@@ -72,17 +72,17 @@ def pointing_hit(
 
 
 def entropy(heat: np.ndarray, counted: Optional[np.ndarray] = None) -> float:
-    """How evenly a heat map is spread over its cells: Shannon's entropy, by its maximum.
+    """Compute the Shannon entropy of a heat map, divided by its maximum.
 
     ``-sum(p log p) / log N``, with ``p = L / sum(L)`` over ``N`` cells (C. E. Shannon, *Bell System
     Technical Journal* 27, 1948; the ratio is E. C. Pielou's evenness, *J. Theor. Biol.* 13, 1966).
 
     Args:
         heat: ``[H, W]``; negative values and NaN count as 0.
-        counted: bool ``[H, W]``, which cells count; all if None.
+        counted: bool ``[H, W]``, cells to include; all if None.
 
     Returns:
-        From 0, all in one cell, to 1, the same everywhere; NaN where there is nothing, or one cell.
+        From 0, all in one cell, to 1, uniform; NaN if the map is zero or has one cell.
     """
     values = _positive(heat) if counted is None else _positive(heat)[counted]
     total = values.sum()
@@ -93,10 +93,10 @@ def entropy(heat: np.ndarray, counted: Optional[np.ndarray] = None) -> float:
 
 
 def hoyer(x: np.ndarray) -> float:
-    """Hoyer's sparseness of a vector: ``(sqrt(n) - |x|_1 / |x|_2) / (sqrt(n) - 1)``.
+    """Compute Hoyer's sparseness of a vector: ``(sqrt(n) - |x|_1 / |x|_2) / (sqrt(n) - 1)``.
 
-    P. O. Hoyer, *J. Mach. Learn. Res.* 5, 2004. From 0, all of one size, to 1, only one is not 0; NaN of
-    a vector of zeros, or of one element.
+    P. O. Hoyer, *J. Mach. Learn. Res.* 5, 2004. From 0, all magnitudes equal, to 1, one non-zero
+    element; NaN for a vector of zeros, or of one element.
     """
     x = np.abs(np.asarray(x, np.float64).ravel())
     norm = np.sqrt((x**2).sum())
@@ -107,13 +107,13 @@ def hoyer(x: np.ndarray) -> float:
 
 
 def channel_sparsity(data: np.ndarray, counted: Optional[np.ndarray] = None) -> float:
-    """How few channels a layer responds with: :func:`hoyer` of the channels' mean absolute activations.
+    """Compute channel sparsity: :func:`hoyer` of the channels' mean absolute activations.
 
-    The fraction of zeros, which is often given for ReLU networks, says nothing here: SiLU has none.
+    The fraction of zeros, often reported for ReLU networks, is not meaningful here: SiLU yields none.
 
     Args:
-        data: ``[C, H, W]``; what is not finite counts as 0.
-        counted: bool ``[H, W]``, which cells count; all if None.
+        data: ``[C, H, W]``; non-finite values count as 0.
+        counted: bool ``[H, W]``, cells to include; all if None.
     """
     cells = np.abs(np.nan_to_num(np.asarray(data, np.float64), posinf=0, neginf=0)).reshape(len(data), -1)
     cells = cells if counted is None else cells[:, counted.ravel()]
@@ -121,21 +121,21 @@ def channel_sparsity(data: np.ndarray, counted: Optional[np.ndarray] = None) -> 
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear centred kernel alignment of two representations of the same samples.
+    """Compute linear centred kernel alignment of two representations of the same samples.
 
     ``|Y'X|_F² / (|X'X|_F |Y'Y|_F)``, columns centred (S. Kornblith et al., *Similarity of Neural Network
-    Representations Revisited*, ICML 2019, eq. 5 and table 1). It does not change if either is rotated or
-    scaled. With fewer samples than features it is biased upwards.
+    Representations Revisited*, ICML 2019, eq. 5 and table 1). It is invariant to rotation and
+    scaling of either. With fewer samples than features it is biased upwards.
 
     Args:
-        x: ``[n, p]``, a row for each sample; it is worked on as float64.
+        x: ``[n, p]``, one row per sample; computed in float64.
         y: ``[n, q]``.
 
     Returns:
-        From 0 to 1; NaN where one of them is constant.
+        From 0 to 1; NaN if either is constant.
 
     Raises:
-        FeatvizError: they are not of the same samples.
+        FeatvizError: the numbers of samples differ.
     """
     x, y = _centred(x, y)
     own = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
@@ -143,7 +143,7 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def debiased_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """:func:`linear_cka` without its bias: near 0 for representations that have nothing in common, however few samples.
+    """Compute debiased linear CKA: near 0 for unrelated representations, however few samples.
 
     ``HSIC1(K, L) / sqrt(HSIC1(K, K) HSIC1(L, L))``, with ``K = XX'`` and ``L = YY'`` and the unbiased estimator
     ``HSIC1 = (tr(KL) + sum(K) sum(L) / (n-1)(n-2) - 2 sum(KL) / (n-2)) / n(n-3)``, diagonals 0 (L. Song et al.,
@@ -154,11 +154,11 @@ def debiased_cka(x: np.ndarray, y: np.ndarray) -> float:
         x, y: see :func:`linear_cka`.
 
     Returns:
-        1 for the same up to rotation and scale; near 0, on either side, for unrelated ones. NaN for fewer than 4
-        samples, and where one of them is constant.
+        1 for representations equal up to rotation and scale; near 0, of either sign, for unrelated ones. NaN for
+        fewer than 4 samples, or if either is constant.
 
     Raises:
-        FeatvizError: they are not of the same samples.
+        FeatvizError: the numbers of samples differ.
     """
     x, y = _centred(x, y)
     if len(x) < 4:
@@ -175,7 +175,7 @@ def _centred(x: np.ndarray, y: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def _hsic1(x: np.ndarray, y: np.ndarray) -> float:
-    """Times ``n (n - 3)``, without making the ``[n, n]`` matrices. Samples are centred, so that their sums are 0."""
+    """Compute ``n (n - 3) HSIC1`` of centred samples without forming the ``[n, n]`` matrices."""
     n = len(x)
     k, m = (x**2).sum(axis=1), (y**2).sum(axis=1)  # the diagonals; rows without them sum to -k and -m
     trace = np.linalg.norm(x.T @ y) ** 2 - k @ m
@@ -183,10 +183,10 @@ def _hsic1(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def same_samples(a: LayerOutput, b: LayerOutput) -> Tuple[np.ndarray, np.ndarray]:
-    """The cells of two maps of one image that show the same places, ``[n, C]`` of each.
+    """Return corresponding cells of two maps of one image, ``[n, C]`` of each.
 
-    Maps of one grid keep their cells, those whose centre lies in the image. Otherwise the image's part of each is
-    brought to the smaller height and width, bilinearly. What is not finite is 0.
+    Maps on the same grid keep the cells whose centre lies in the image. Otherwise the image region of both is
+    resampled bilinearly to the smaller height and width. Non-finite values become 0.
     """
     sides = [np.nan_to_num(fm.values, posinf=0, neginf=0) for fm in (a, b)]
     if same_grid(a, b):
@@ -199,18 +199,18 @@ def same_samples(a: LayerOutput, b: LayerOutput) -> Tuple[np.ndarray, np.ndarray
 
 
 def same_grid(a: LayerOutput, b: LayerOutput) -> bool:
-    """Whether equal cells of two maps of one image show the same place."""
+    """Whether two maps of one image share a grid."""
     return (a.data.shape[1:], a.input_size, a.window) == (b.data.shape[1:], b.input_size, b.window)
 
 
 def image_cells(fm: LayerOutput) -> Tuple[int, int]:
-    """How many cells high and wide the image is, rounded."""
+    """Return the image's height and width in cells, rounded."""
     left, top, right, bottom = fm.to_cells()
     return max(1, round(bottom - top)), max(1, round(right - left))
 
 
 def on_image(values: np.ndarray, fm: LayerOutput, size: Tuple[int, int]) -> np.ndarray:
-    """The image's part of values ``[..., H, W]`` on the grid of a map, brought to ``size``, bilinearly."""
+    """Resample the image region of values ``[..., H, W]`` on a map's grid to ``size``, bilinearly."""
     return resample(values, size, part=fm.to_cells())
 
 
@@ -219,7 +219,7 @@ def _positive(heat: np.ndarray) -> np.ndarray:
 
 
 def _pixels(cells: int, stride: float, start: float, stop: float) -> Tuple[np.ndarray, np.ndarray]:
-    """Of the pixels between two edges, the cell that each lies in, and its centre."""
+    """Return the cell and the centre of each pixel between two edges."""
     centres = np.arange(int(np.ceil(start - 0.5)), int(np.ceil(stop - 0.5))) + 0.5
     centres = centres[(centres >= 0) & (centres < cells * stride)]
     return np.minimum((centres / stride).astype(int), cells - 1), centres

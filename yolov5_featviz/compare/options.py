@@ -1,4 +1,4 @@
-"""What a comparison is asked for."""
+"""Options of a comparison."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from yolov5_featviz.figures.style import WIDTHS, Style
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What is asked for; see ``yolov5-featviz compare --help``.
+    """Options of a comparison; see ``yolov5-featviz compare --help``.
 
     Raises:
-        FeatvizError: one of them is not understood.
+        FeatvizError: a value is invalid.
     """
 
     weights: Sequence[str]
@@ -50,7 +50,7 @@ class CompareOptions:
         if len(set(self.names)) < len(self.names):
             raise FeatvizError(f"--names {' '.join(self.names)}: give each model a name of its own")
         if self.labels is not None and not os.path.isdir(self.labels):
-            raise FeatvizError(f"no folder {self.labels}: --labels takes that of the label files")
+            raise FeatvizError(f"no folder {self.labels}: --labels takes the folder of the label files")
         if self.imgsz < 1:
             raise FeatvizError(f"--imgsz {self.imgsz}: take 32 or more")
         for flag, value in (("--conf-thres", self.conf), ("--iou-thres", self.iou), ("--alpha", self.alpha)):

@@ -1,4 +1,4 @@
-"""Figures of several models side by side."""
+"""Figures that compare models side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from yolov5_featviz.figures.style import Style
 from yolov5_featviz.models.layer_output import LayerOutput
 
 LAYERS_ON_A_PAGE = 5
-LEAST_INCHES = 1.1  # of a panel's width: in narrower ones the names at the boxes hide the picture
+LEAST_INCHES = 1.1  # least width of a panel: box labels would cover narrower ones
 DIFFERENCE = "RdBu_r"
 
 
@@ -35,7 +35,7 @@ def draw_pages(
     truth: Optional[Boxes],
     o: CompareOptions,
 ) -> List[Tuple[str, Composition]]:
-    """Rows are models, then differences to the first; columns are detections, then layers."""
+    """Draw pages with one row per model, then differences to the first; columns are detections, then layers."""
     size = seen[0].size
     whole = (0.0, 0.0, float(size[1]), float(size[0]))
     photo = photograph(seen[0].pixels)
@@ -79,7 +79,7 @@ def draw_pages(
 
 
 def _heats(maps: Sequence[LayerOutput], reduce: str) -> Tuple[List[np.ndarray], Tuple[float, float]]:
-    """The heat maps of one layer of each model, in its units, and the two values between which all are shown."""
+    """Compute the heat maps of one layer of each model, unscaled, and their common colour limits."""
     norm = REDUCTIONS[reduce].norm
     heats = [reduce_channels(fm.values, reduce) for fm in maps]
     ends = [normalize(values[None], norm)[1][0] for values in heats]
@@ -88,9 +88,9 @@ def _heats(maps: Sequence[LayerOutput], reduce: str) -> Tuple[List[np.ndarray], 
 
 
 def difference(a: LayerOutput, b: LayerOutput, first: np.ndarray, other: np.ndarray) -> Tuple[np.ndarray, LayerOutput]:
-    """``other - first``, heat maps of ``b`` and ``a``, and a map that lies as the result does.
+    """Compute ``other - first``, heat maps of ``b`` and ``a``; return it with a map that has its geometry.
 
-    If their grids are not the same, the image's part of both is brought to the larger height and width, bilinearly.
+    If their grids differ, the image region of both is resampled bilinearly to the larger height and width.
     """
     if same_grid(a, b):
         return other - first, a

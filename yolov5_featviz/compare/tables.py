@@ -1,4 +1,4 @@
-"""Numbers of several models as CSV, LaTeX and text."""
+"""Tables of metrics of several models as CSV, LaTeX and text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from yolov5_featviz.text import align, printable
 
 
 class Metric(NamedTuple):
-    """A number in tables: its name there and in LaTeX, factor, digits, whether more is better, whether it spreads."""
+    """Format of a metric: names in text and LaTeX, factor, digits, whether more is better, whether to show spread."""
 
     name: str
     latex: str
@@ -48,7 +48,7 @@ METRICS: Dict[str, Metric] = {
 
 
 class Row(NamedTuple):
-    """The numbers of one layer of one model for one image; NaN where there is none."""
+    """Metrics of one layer of one model for one image; NaN where undefined."""
 
     image: str
     layer: str
@@ -70,14 +70,14 @@ def measure_image(
     truths: Optional[Sequence[Boxes]] = None,
     reduce: str = "mean",
 ) -> List[Row]:
-    """The numbers of each layer and model for one image.
+    """Compute the metrics of each layer and model for one image.
 
     Args:
-        image: its name.
-        names: of the models.
-        maps: of each model, the maps of its layers.
-        truths: the boxes to measure by, in pixels of each model's input; None for those that it detected.
-        reduce: how channels become the heat map that energy, pointing and entropy are of.
+        image: name of the image.
+        names: names of the models.
+        maps: for each model, the maps of its layers.
+        truths: ground-truth boxes in pixels of each model's input; None to use the model's detections.
+        reduce: reduction to the heat map used for energy, pointing and entropy.
     """
     rows = []
     for k, of_layer in enumerate(zip(*maps)):
@@ -109,12 +109,12 @@ def measure_image(
 
 
 def layer_name(maps: Sequence[LayerOutput]) -> str:
-    """``17``, or ``17 / 20`` where models differ."""
+    """Return ``17``, or ``17 / 20`` where models differ."""
     return " / ".join(dict.fromkeys(fm.layer.name for fm in maps))
 
 
 class Mean(NamedTuple):
-    """Means over images of one layer of one model: metric -> mean, standard deviation and number of images."""
+    """Means of one layer of one model: metric -> mean, standard deviation and number of images."""
 
     layer: str
     model: str
@@ -122,7 +122,7 @@ class Mean(NamedTuple):
 
 
 def means(rows: Sequence[Row]) -> List[Mean]:
-    """Means and standard deviations (of the sample) over the images for which there is a number."""
+    """Compute means and sample standard deviations over the images where a metric is defined."""
     found = []
     for layer, model in dict.fromkeys((row.layer, row.model) for row in rows):
         mine = [row for row in rows if (row.layer, row.model) == (layer, model)]
@@ -140,7 +140,7 @@ def means(rows: Sequence[Row]) -> List[Mean]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The means, for the terminal."""
+    """Format the means for the terminal."""
     head = ["layer", "model", *(metric.name for metric in METRICS.values())]
     body = []
     for mean in means(rows):
@@ -153,29 +153,29 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """All numbers, a line for each image, layer and model; empty where there is none."""
+    """Format all metrics as CSV, one line per image, layer and model; empty where undefined."""
     return _csv([Row._fields, *(map(_cell, row) for row in rows)])
 
 
 def means_csv(rows: Sequence[Row]) -> str:
-    """Means, standard deviations and numbers of images, a line for each layer and model."""
+    """Format means, standard deviations and numbers of images as CSV, one line per layer and model."""
     head = ["layer", "model", *(f"{metric}{end}" for metric in METRICS for end in ("", "_sd", "_n"))]
     lines = [[m.layer, m.model, *(_cell(x) for metric in METRICS for x in m.values[metric])] for m in means(rows)]
     return _csv([head, *lines])
 
 
 def to_latex(rows: Sequence[Row], first: str) -> str:
-    """The means as a table for LaTeX, standard deviations behind where there is more than one image.
+    """Format the means as a LaTeX table, with standard deviations if there is more than one image.
 
-    Where all models were measured by the same boxes, the best of each layer is bold. It needs the package booktabs.
+    If all models were measured with the same boxes, the best value of each layer is bold. Needs the package booktabs.
     """
     found = means(rows)
     by = sorted({row.boxes for row in rows})
-    said = {"labels": "ground-truth boxes", "detections": "boxes that each model detected itself, not the same ones"}
+    sources = {"labels": "ground-truth boxes", "detections": "boxes that each model detected itself, not the same ones"}
     lines = [
         r"% needs \usepackage{booktabs}",
         f"% {len({row.image for row in rows})} images; box area, energy and pointing by the "
-        + " or the ".join(said[boxes] for boxes in by),
+        + " or the ".join(sources[boxes] for boxes in by),
         f"% CKA is linear, to {first}; formulas and sources: docs/compare.md",
         r"\begin{tabular}{ll" + "r" * len(METRICS) + "}",
         r"\toprule",
@@ -202,9 +202,9 @@ def table_files(rows: Sequence[Row], about: Mapping[str, Any]) -> Iterator[Tuple
     for name, content in (("metrics.csv", to_csv(rows)), ("means.csv", means_csv(rows))):
         yield name, content.encode("utf-8", "replace")
         yield f"{name}.json", f"{dumps({**about, 'file': name, 'shows': 'numbers'})}\n".encode()
-    # TeX reads no line of more than 200,000 characters, comment or not
-    told = {**about, "file": "table.tex", "shows": "numbers", "images": {"name": f"{len(about['images'])} images"}}
-    record = dumps(told if len(about["images"]) > 100 else {**told, "images": about["images"]})
+    # TeX limits lines to 200,000 characters, comments included
+    described = {**about, "file": "table.tex", "shows": "numbers", "images": {"name": f"{len(about['images'])} images"}}
+    record = dumps(described if len(about["images"]) > 100 else {**described, "images": about["images"]})
     yield "table.tex", f"% {KEY} {record}\n{to_latex(rows, str(about['models'][0]))}".encode("utf-8", "replace")
 
 

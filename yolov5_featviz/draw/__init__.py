@@ -1,1 +1,1 @@
-"""Feature maps to pictures. No module here reads or writes a file, except fonts."""
+"""Draw feature maps as pictures, without pyplot; files are written only by ``Picture.save``."""

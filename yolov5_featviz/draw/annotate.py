@@ -1,4 +1,4 @@
-"""Draw boxes with their names into an image."""
+"""Draw labelled boxes into an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yolov5_featviz.draw.palette import box_colours, is_dark
 
 
 def draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float) -> List[Text]:
-    """Draw boxes into the pixels, with a place for each label, and return the labels."""
+    """Draw boxes into the pixels, with a background for each label, and return the labels."""
     import cv2
 
     height, width = pixels.shape[:2]
@@ -41,15 +41,15 @@ def place_labels(
     picture: Tuple[int, int],
     covered: Sequence[Tuple[int, int, int, int]] = (),
 ) -> List[Tuple[int, int]]:
-    """Left and top edge for the label of each box: above it, else inside, else below, where it covers no other.
+    """Return left and top edge of each box's label: above the box, else inside, else below, without overlap.
 
-    Where all of these are taken it stands at the right edge of its box, else as near as there is room.
+    Where all of these are taken it is placed at the right edge of its box, else at the nearest free place.
 
     Args:
         corners: left, top, right and bottom edge of the boxes, in pixels.
         sizes: width and height of their labels; (0, 0) for none.
         picture: height and width of the picture, in which all labels stay.
-        covered: left and top edge, width and height of what else they must not cover.
+        covered: left and top edge, width and height of other areas to keep free.
     """
     height, width = picture
     found: List[Tuple[int, int]] = []

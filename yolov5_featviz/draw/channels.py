@@ -1,10 +1,4 @@
-"""Feature maps to pictures. Nothing here touches a file, and nothing here uses pyplot's state.
-
-A picture of values is kept as it will be stored: one byte a pixel, an index into a palette of 256
-colours. Most of the palette is the colour map; the rest are the greys of paper and ink. So a value
-goes through one array operation to its pixel, the file is a third the size of an RGB one, and
-whoever reads the file back gets the values back. Pictures that hold a photograph are RGB.
-"""
+"""Choose and rank the channels of a feature map."""
 
 from __future__ import annotations
 
@@ -21,16 +15,16 @@ from yolov5_featviz.text import align
 
 
 def check_map(feature_map: LayerOutput) -> None:
-    """Raise FeatvizError if there is nothing in the map to draw."""
+    """Raise FeatvizError if the map is empty."""
     if 0 in feature_map.data.shape:
-        raise FeatvizError(f"{feature_map.layer.title} put out an empty map, {list(feature_map.data.shape)}")
+        raise FeatvizError(f"{feature_map.layer.title} returned an empty map, {list(feature_map.data.shape)}")
 
 
 FORMS = "64 (the first 64), all, 0,5,9, 8-15, first:8, last:8, top:16, top:16:contrast"
 
 ChannelSpec = Union[str, int, Sequence[int]]
 
-# Each maps values [C, N], NaN where there is none but at least one in each channel, to [C] scores.
+# Each maps values [C, N], with NaN for missing ones but not all of a channel, to scores [C].
 MEASURES: Dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mean": lambda x: np.nanmean(x, axis=1),
     "max": lambda x: np.nanmax(x, axis=1),
@@ -41,13 +35,13 @@ RANKINGS = (*MEASURES, "contrast")
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The channels of a feature map, the best first.
+    """The channels of a feature map, best first.
 
     Attributes:
-        by: what they are ranked by.
-        channels: channel numbers, the best first; of equals, the lower number.
+        by: the measure that they are ranked by.
+        channels: channel numbers, best first; of equals, the lower number.
         scores: name of a measure -> float64 ``[C]``, by channel number. The one of ``by`` is the first.
-        note: that it is not by what was asked for, and why; else empty.
+        note: why another measure than the requested one was used; else empty.
     """
 
     by: str
@@ -56,20 +50,20 @@ class Ranking:
     note: str = ""
 
     def rows(self, n: Optional[int] = None) -> List[Dict[str, Union[int, float]]]:
-        """The first ``n`` (or all), each with its rank from 1, its channel number and its scores."""
+        """Return the first ``n`` rows (or all), each with rank from 1, channel number and scores."""
         return [
             {"rank": i, "channel": channel, **{name: float(s[channel]) for name, s in self.scores.items()}}
             for i, channel in enumerate(self.channels[:n], 1)
         ]
 
     def to_csv(self) -> str:
-        """All rows as comma-separated values under a line of names."""
+        """Return all rows as comma-separated values with a header line."""
         lines = [",".join(["rank", "channel", *self.scores])]
         lines += [",".join(f"{value:.9g}" for value in row.values()) for row in self.rows()]
         return "\n".join([*lines, ""])
 
     def table(self, n: Optional[int] = None) -> str:
-        """The first ``n`` rows (or all) in columns, under the note if there is one."""
+        """Return the first ``n`` rows (or all) as aligned text, below the note if there is one."""
         rows = [[f"{v}" if isinstance(v, int) else f"{v:.4g}" for v in row.values()] for row in self.rows(n)]
         table = align([["rank", "channel", *self.scores], *rows], right=range(2 + len(self.scores)))
         return f"{self.note}\n{table}" if self.note else table
@@ -79,7 +73,7 @@ class Ranking:
 
 
 class Choice(NamedTuple):
-    """Channels to show, in order, and the ranking that they were chosen by, if they were."""
+    """Channels to show, in order, and the ranking by which they were chosen, if any."""
 
     channels: List[int]
     ranking: Optional[Ranking] = None
@@ -95,17 +89,17 @@ def rank(feature_map: LayerOutput, by: str = "mean") -> Ranking:
             ``s`` the pooled standard deviation,
             ``s² = ((n_in - 1) var_in + (n_out - 1) var_out) / (n_in + n_out - 2)``
             (Cohen's d, *Statistical Power Analysis for the Behavioral Sciences*, 1988, ch. 2).
-            A cell is inside if its centre is, and each box has at least the cell in which its own
-            centre lies; cells in the letterbox's padding count on neither side. Without boxes, or
-            where they leave no two cells on either side, the ranking falls back to ``std`` and
-            says so in ``note``.
+            A cell is inside if its centre is, and each box has at least the cell that contains its
+            centre; cells in the letterbox's padding are on neither side. Without boxes, or with
+            fewer than two cells on either side, the ranking falls back to ``std``, and ``note``
+            gives the reason.
 
     Returns:
         The ranking. Only finite values count; a channel without any scores NaN and comes last.
         A channel that is constant on both sides has a contrast of 0, or infinity if they differ.
 
     Raises:
-        FeatvizError: ``by`` is none of these.
+        FeatvizError: unknown ``by``.
     """
     if by not in RANKINGS:
         raise FeatvizError(f"no ranking by {by!r}: take one of {', '.join(RANKINGS)}")
@@ -129,7 +123,7 @@ def rank(feature_map: LayerOutput, by: str = "mean") -> Ranking:
 
 
 def _where_there_are_values(measure: Callable[..., np.ndarray], *parts: np.ndarray) -> np.ndarray:
-    """``measure`` of the channels that hold a number in each of the parts, NaN for the others."""
+    """Apply ``measure`` to the channels with a finite value in each of the parts; NaN for the others."""
     there = np.all([np.isfinite(part).any(axis=1) for part in parts], axis=0)
     result = np.full(len(there), np.nan)
     if there.any():
@@ -147,7 +141,7 @@ def _contrast(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
 
 
 def sides(feature_map: LayerOutput) -> Tuple[np.ndarray, np.ndarray]:
-    """Which cells lie inside a box and which outside all, bool ``[H, W]`` each; the padding is on neither side."""
+    """Return bool masks ``[H, W]`` of the cells inside a box, and outside all; padding is in neither."""
     size, boxes = feature_map.size, feature_map.boxes
     if boxes is None or feature_map.stride is None:
         inside = np.zeros(size, bool)
@@ -158,11 +152,11 @@ def sides(feature_map: LayerOutput) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def choose(feature_map: LayerOutput, spec: Union[ChannelSpec, Choice]) -> Choice:
-    """Channels of ``feature_map`` by any ``spec`` of :func:`choose_channels`, or the best ones.
+    """Resolve ``spec``, as for :func:`choose_channels` or ``top:...``, to channels of ``feature_map``.
 
-    ``top:16`` are the 16 with the highest mean, ``top:16:std`` those by another measure of
-    :func:`rank`, best first; all there are if there are fewer. A choice already made stays as it
-    is. Raises FeatvizError as both do.
+    ``top:16`` selects the 16 with the highest mean, ``top:16:std`` those by another measure of
+    :func:`rank`, best first; all of them if there are fewer. A :class:`Choice` is returned as it is.
+    Raises FeatvizError as both do.
     """
     if isinstance(spec, Choice):
         return spec
@@ -174,7 +168,7 @@ def choose(feature_map: LayerOutput, spec: Union[ChannelSpec, Choice]) -> Choice
 
 
 def parse_top(spec: ChannelSpec) -> Optional[Tuple[int, str]]:
-    """``top:16:std`` as ``(16, "std")``; None for another form. Raises FeatvizError for a bad one."""
+    """Parse ``top:16:std`` to ``(16, "std")``; None for another form. Raises FeatvizError if invalid."""
     if not isinstance(spec, str) or not spec.strip().lower().startswith("top:"):
         return None
     found = re.fullmatch(r"top:(\d{1,9})(?::(\w+))?", spec.strip().lower())
@@ -182,27 +176,27 @@ def parse_top(spec: ChannelSpec) -> Optional[Tuple[int, str]]:
         raise FeatvizError(f"channels {spec!r} are not understood: take one of {FORMS}")
     n, by = int(found.group(1)), found.group(2) or "mean"
     if n == 0:
-        raise FeatvizError(f"channels {spec!r} leave nothing to show: take one of {FORMS}")
+        raise FeatvizError(f"channels {spec!r} select nothing: take one of {FORMS}")
     if by not in RANKINGS:
         raise FeatvizError(f"channels {spec!r}: no ranking by {by!r}: take one of {', '.join(RANKINGS)}")
     return n, by
 
 
 def choose_channels(spec: ChannelSpec, count: int) -> List[int]:
-    """Turn a choice of channels into channel numbers.
+    """Convert a channel selection to channel numbers.
 
     Args:
-        spec: ``64`` or ``first:64`` for the first 64, ``last:8``, ``all``, or a comma list of
-            numbers and ranges such as ``0,5,8-15``; one single channel is ``5-5``. Asking for more
-            than there are with the first three gives all there are. In Python also a number, for
-            the first so many, or a sequence of channel numbers.
+        spec: ``64`` or ``first:64`` for the first 64, ``last:8``, ``all``, or a comma-separated list
+            of numbers and ranges such as ``0,5,8-15``; one single channel is ``5-5``. The first three
+            forms select all channels if there are fewer. In Python also an int, for the first so
+            many, or a sequence of channel numbers.
         count: number of channels of the map.
 
     Returns:
-        Channel numbers within ``0..count-1``, in the order asked for, each once.
+        Channel numbers within ``0..count-1``, in the order requested, each once.
 
     Raises:
-        FeatvizError: ``spec`` has another form, is empty, or names a channel that does not exist.
+        FeatvizError: invalid or empty ``spec``, or a channel that does not exist.
     """
     if not isinstance(spec, (str, int)):
         spec = ",".join(f"{channel}-{channel}" for channel in spec)
@@ -213,7 +207,7 @@ def choose_channels(spec: ChannelSpec, count: int) -> List[int]:
     if ends:
         n = min(int(ends.group(2)), count)
         if n == 0:
-            raise FeatvizError(f"channels {spec!r} leave nothing to show: take one of {FORMS}")
+            raise FeatvizError(f"channels {spec!r} select nothing: take one of {FORMS}")
         return list(range(count - n, count)) if ends.group(1) == "last" else list(range(n))
     chosen: List[int] = []
     for part in spec.split(","):
@@ -222,7 +216,7 @@ def choose_channels(spec: ChannelSpec, count: int) -> List[int]:
             raise FeatvizError(f"channels {spec!r} are not understood: take one of {FORMS}")
         first, last = int(span.group(1)), int(span.group(2) or span.group(1))
         if first > last:
-            raise FeatvizError(f"channels {part.strip()!r}: a range goes upwards")
+            raise FeatvizError(f"channels {part.strip()!r}: ranges are ascending")
         if last >= count:
             raise FeatvizError(f"no channel {last}: this layer has channels 0 to {count - 1}")
         chosen.extend(range(first, last + 1))

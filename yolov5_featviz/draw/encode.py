@@ -24,12 +24,12 @@ try:
 except ImportError:  # no wheel for this machine
     isal_zlib = None  # type: ignore[assignment, unused-ignore]
 
-BAND = 1 << 18  # bytes of a picture that are compressed at a time, so that they stay in the processor's cache
-_PDF = threading.Lock()  # matplotlib has one set of parameters for all threads
+BAND = 1 << 18  # bytes of a picture compressed at a time, to stay in the processor's cache
+_PDF = threading.Lock()  # matplotlib's parameters are shared by all threads
 
 
 class Encodable(Protocol):
-    """What an encoder needs; :class:`yolov5_featviz.draw.picture.Picture` documents the attributes."""
+    """Interface of a picture to the encoders; see :class:`yolov5_featviz.draw.picture.Picture` for the attributes."""
 
     @property
     def pixels(self) -> np.ndarray: ...
@@ -48,22 +48,22 @@ class Encodable(Protocol):
 
 
 def format_of(path: str | Path) -> str:
-    """The format that a file's ending names. Raises FeatvizError if there is no such format."""
+    """Return the format that a file's extension names. Raises FeatvizError for an unsupported one."""
     ending = str(path).rsplit(".", 1)[-1].lower() if "." in str(path) else ""
     ending = {"jpeg": "jpg", "tiff": "tif"}.get(ending, ending)
     if ending not in FORMATS:
-        raise FeatvizError(f"{str(path)!r} ends in no format there is: take one of {', '.join(FORMATS)}")
+        raise FeatvizError(f"{str(path)!r} has an unsupported extension: use one of {', '.join(FORMATS)}")
     return ending
 
 
 def check_format(format: str) -> None:
-    """Raise FeatvizError if there is no such format."""
+    """Raise FeatvizError for an unsupported format."""
     if format not in FORMATS:
         raise FeatvizError(f"no format {format!r}: take one of {', '.join(FORMATS)}")
 
 
 def png(picture: Encodable, dpi: float) -> bytes:
-    """PNG (ISO/IEC 15948), lossless, 8 bits of palette or of RGB."""
+    """Encode as PNG (ISO/IEC 15948), lossless, with an 8-bit palette or 8-bit RGB."""
     rows, times = picture.repeated
     height, width = int(times.sum()), rows.shape[1]
     colour = 3 if rows.ndim == 2 else 2
@@ -88,17 +88,17 @@ def png(picture: Encodable, dpi: float) -> bytes:
 
 
 def filtered(pixels: np.ndarray, times: Optional[np.ndarray] = None) -> np.ndarray:
-    """Lines of a PNG for uint8 ``[H, W]`` or ``[H, W, 3]``, ``[H, 1 + bytes]``, the filter first.
+    """Return the PNG scanlines of uint8 ``[H, W]`` or ``[H, W, 3]``: ``[H, 1 + bytes]``, filter type first.
 
-    ``times``, ``[H]``, says how often each row comes, if not once.
+    ``times``, ``[H]``, is the repeat count of each row; None: once.
 
-    A row that repeats the one above is written as its difference to it, a run of zeros; any other as
-    the differences between neighbours, of which enlarged cells, too, have runs of zeros.
+    A row equal to the one above is stored as its difference to it, a run of zeros; any other as the
+    differences between neighbours, which are runs of zeros in enlarged cells, too.
     """
     height, width = pixels.shape[:2]
     rows = np.ascontiguousarray(pixels).reshape(height, -1)
     step = rows.shape[1] // width
-    words = rows.view(np.uint64) if rows.shape[1] % 8 == 0 else rows  # to compare eight pixels at a time
+    words = rows.view(np.uint64) if rows.shape[1] % 8 == 0 else rows  # to compare eight bytes at a time
     new = np.append(True, (words[1:] != words[:-1]).any(axis=1)).nonzero()[0]
     fresh = rows[new]
     changes = np.empty((len(new), 1 + rows.shape[1]), np.uint8)
@@ -114,7 +114,7 @@ def filtered(pixels: np.ndarray, times: Optional[np.ndarray] = None) -> np.ndarr
 
 
 def compressed(pixels: np.ndarray, times: Optional[np.ndarray] = None) -> bytes:
-    """:func:`filtered` lines as a zlib stream: by ISA-L where it is installed, several times as fast as zlib."""
+    """Compress :func:`filtered` lines to a zlib stream: by ISA-L if installed, several times as fast as zlib."""
     deflate = run_lengths() if isal_zlib is None else isal_zlib.compressobj(2)
     times = np.ones(len(pixels), int) if times is None else times
     ends = np.cumsum(times)
@@ -122,7 +122,7 @@ def compressed(pixels: np.ndarray, times: Optional[np.ndarray] = None) -> bytes:
     stops = {*np.searchsorted(ends, np.arange(step, ends[-1], step)).tolist(), len(pixels)} - {0}
     packed, start = [], 0
     for stop in sorted(stops):
-        before = start > 0  # the row above the band, to which its first one is compared
+        before = start > 0  # the row above the band, for comparison with its first one
         part = times[start - before : stop].copy()
         part[:before] = 1
         packed.append(deflate.compress(filtered(pixels[start - before : stop], part)[before:].data))
@@ -131,7 +131,7 @@ def compressed(pixels: np.ndarray, times: Optional[np.ndarray] = None) -> bytes:
 
 
 def run_lengths() -> Any:
-    """A compressor by zlib that looks for nothing but runs, which is all there is to find in such lines, and fast."""
+    """Return a zlib compressor that searches only for runs: fast, and such lines contain nothing else."""
     return zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_RLE)
 
 
@@ -149,20 +149,20 @@ def _pillow(picture: Encodable, dpi: float, format: str, **options: Any) -> byte
 
 
 def jpg(picture: Encodable, dpi: float) -> bytes:
-    """JPEG at quality 95 with full colour resolution: lossy, for where nothing else is taken."""
+    """Encode as JPEG at quality 95 with full colour resolution: lossy, for where nothing else is accepted."""
     file = _pillow(picture, dpi, "jpeg", quality=95, subsampling=0)
     about = f"{KEY} {dumps(picture.about)}".encode()
-    parts = [about[i : i + 65533] for i in range(0, len(about), 65533)]  # which is what a segment holds
+    parts = [about[i : i + 65533] for i in range(0, len(about), 65533)]  # the most that a segment holds
     comments = [b"\xff\xfe" + struct.pack(">H", 2 + len(part)) + part for part in parts]
-    start = 4 + int.from_bytes(file[4:6], "big")  # behind the first segment, which JFIF wants to be its own
+    start = 4 + int.from_bytes(file[4:6], "big")  # after the JFIF segment, which has to be the first
     return b"".join([file[:start], *comments, file[start:]])
 
 
 def tif(picture: Encodable, dpi: float) -> bytes:
-    """TIFF, lossless, compressed by LZW, which every publisher's software reads."""
+    """Encode as TIFF, lossless, compressed by LZW, which every publisher's software reads."""
     about = f"{picture.title}\n{KEY} {dumps(picture.about)}"
     file = bytearray(_pillow(picture, dpi, "tiff", compression="tiff_lzw", description=about))
-    # The directory stands at an even place; what older libtiff leaves in the byte before it is chance.
+    # The directory starts at an even offset; older libtiff leaves the padding byte before it uninitialised.
     directory = int.from_bytes(file[4:8], "little" if file[:2] == b"II" else "big")
     if _end_of_strips(file) == directory - 1:
         file[directory - 1] = 0
@@ -178,7 +178,7 @@ def _end_of_strips(file: bytearray) -> int:
 
 
 def svg(picture: Encodable, dpi: float) -> bytes:
-    """SVG: the pixels as a PNG inside it, the lettering as text."""
+    """Encode as SVG: the pixels as an embedded PNG, the lettering as text."""
     height, width = picture.pixels.shape[:2]
     image = base64.b64encode(png(picture.without_text(), dpi)).decode()
     lines = [
@@ -200,7 +200,7 @@ def svg(picture: Encodable, dpi: float) -> bytes:
 
 
 def pdf(picture: Encodable, dpi: float) -> bytes:
-    """PDF: the pixels lossless and not resampled, the lettering as text in an embedded TrueType font."""
+    """Encode as PDF: the pixels lossless and not resampled, the lettering as text in an embedded TrueType font."""
     from matplotlib.artist import Artist
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.figure import Figure
@@ -210,7 +210,7 @@ def pdf(picture: Encodable, dpi: float) -> bytes:
     art = np.ascontiguousarray(picture.without_text().to_rgb()[::-1])
 
     class Sheet(Artist):
-        """What is on the page, given to the renderer as it is: an axes would resample it."""
+        """The content of the page, passed to the renderer directly: an axes would resample it."""
 
         def draw(self, renderer: Any) -> None:
             context = renderer.new_gc()
@@ -225,7 +225,7 @@ def pdf(picture: Encodable, dpi: float) -> bytes:
                     x += text_size(part, text.points, text.dpi)[0] * 72 / dpi
             context.restore()
 
-    logging.getLogger("fontTools.subset").setLevel(logging.WARNING)  # or it tells every step of embedding a font
+    logging.getLogger("fontTools.subset").setLevel(logging.WARNING)  # it logs each step of embedding a font
     figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
     figure.patch.set_visible(False)
     figure.add_artist(Sheet())
@@ -239,7 +239,7 @@ def pdf(picture: Encodable, dpi: float) -> bytes:
 
 @contextmanager
 def parameters(values: Dict[str, Any]) -> Iterator[None]:
-    """matplotlib's parameters, only these, for a while: whatever else the script sets meanwhile stays set."""
+    """Set some of matplotlib's parameters temporarily; others that are set meanwhile stay set."""
     import matplotlib
 
     parameters: Any = matplotlib.rcParams

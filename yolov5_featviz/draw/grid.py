@@ -19,8 +19,8 @@ from yolov5_featviz.draw.picture import Picture, Repeated, lettered
 from yolov5_featviz.draw.record import map_record
 from yolov5_featviz.models.layer_output import LayerOutput
 
-GRID_INCHES = 6.0  # a grid is at least this wide: whole-pixel cells rarely hit it exactly
-PAGE = 256  # channels on one page of a grid
+GRID_INCHES = 6.0  # minimum width of a grid: whole-pixel cells rarely match it exactly
+PAGE = 256  # channels per page of a grid
 
 
 def grid(
@@ -37,21 +37,21 @@ def grid(
 
     Args:
         feature_map: the map, ``[C, H, W]``.
-        channels: which; see :func:`yolov5_featviz.draw.channels.choose`. Those chosen as the best stand
-            in their order, with rank, number and score above.
+        channels: which channels; see :func:`yolov5_featviz.draw.channels.choose`. Ranked ones are drawn
+            in their order, labelled with rank, number and score.
         norm: how values become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`.
         cmap: name of a matplotlib colour map.
-        dpi: pixels an inch. Lettering keeps its size in points, and the picture comes out at
-            least six inches wide.
+        dpi: pixels per inch. Text keeps its size in points, and the picture is at least six inches
+            wide.
         plain: only the cells, without title and channel numbers.
         resample: how a cell is filled; see :func:`yolov5_featviz.arrays.resample.resample`.
-        page: only the first, second... 256 of the channels, counted from 0.
+        page: draw only this page of 256 channels, counted from 0.
 
     Returns:
-        The picture. NaN is grey; a channel that holds one single value says which.
+        The picture. NaN is grey; a constant channel is labelled with its value.
 
     Raises:
-        FeatvizError: one of the arguments is not understood, or the map has no pixels.
+        FeatvizError: invalid argument, or an empty map.
     """
     check_look(cmap, dpi)
     check_norm(norm)
@@ -86,8 +86,8 @@ def mosaic(
 ) -> Picture:
     """Lay out maps ``[n, H, W]`` in [0, 1], or photographs uint8 ``[n, H, W, 3]``, side by side.
 
-    Each carries its ``words`` above it, unless ``plain``, and is found in the picture's ``cells`` by
-    its number. The other arguments are as for :func:`grid`.
+    Each has its label from ``words`` above it, unless ``plain``, and its place in the picture's
+    ``cells`` under its number. The other arguments are as for :func:`grid`.
     """
     n, height, width = values.shape[:3]
     gap = max(1, round(dpi / 75))
@@ -123,7 +123,7 @@ def mosaic(
 
 
 def _enlarged(values: np.ndarray, scale: int, resample: str) -> Tuple[np.ndarray, int]:
-    """Maps as palette codes, or photographs as they are, and how often their rows and columns are to be repeated."""
+    """Return maps as palette codes, or photographs as they are, and the repeat count of their rows and columns."""
     if values.ndim == 4:
         return values, scale
     if resample == "nearest":
@@ -133,7 +133,7 @@ def _enlarged(values: np.ndarray, scale: int, resample: str) -> Tuple[np.ndarray
 
 
 def grids(feature_map: LayerOutput, channels: Union[ChannelSpec, Choice] = "64", **options: Any) -> Iterator[Picture]:
-    """As :func:`grid`, but on pages of at most 256 channels each, one after the other."""
+    """Draw as :func:`grid` on pages of at most 256 channels each, one after the other."""
     check_map(feature_map)
     choice = choose(feature_map, channels)
     pages = -(-len(choice.channels) // PAGE)
@@ -143,9 +143,9 @@ def grids(feature_map: LayerOutput, channels: Union[ChannelSpec, Choice] = "64",
 
 @lru_cache(maxsize=256)
 def _layout(n: int, height: int, width: int, label_h: int, label_w: int, gap: int, target: int) -> Tuple[int, int]:
-    """Columns for ``n`` cells and pixels to a value, between square and 16:9 as a whole, with few places left over.
+    """Choose columns for ``n`` cells and pixels per value: between square and 16:9 as a whole, with few empty places.
 
-    As wide as ``target`` at least, unless that made it more than half as high again.
+    At least as wide as ``target``, unless the height would exceed 1.5 times that.
     """
 
     def at(columns: int) -> Tuple[float, int]:
@@ -165,9 +165,9 @@ def _layout(n: int, height: int, width: int, label_h: int, label_w: int, gap: in
 
 @lru_cache(maxsize=16)
 def _strips(words: Tuple[str, ...], columns: int, step: int, dpi: float) -> np.ndarray:
-    """The labels of cells ``step`` pixels apart, row by row, uint8 ``[rows, height, columns * step]``.
+    """Return the labels of cells ``step`` pixels apart, row by row, uint8 ``[rows, height, columns * step]``.
 
-    They are the same in each picture of a layer, and come again for each image.
+    Cached, because they are the same for each image.
     """
     strips = np.full((-(-len(words) // columns), text_size("", 6, dpi)[1], columns * step), PAPER, np.uint8)
     for i, word in enumerate(words):
@@ -179,7 +179,7 @@ def _strips(words: Tuple[str, ...], columns: int, step: int, dpi: float) -> np.n
 
 
 def _labels(chosen: Sequence[int], values: np.ndarray, ranking: Optional[Ranking], first: int) -> List[str]:
-    """The number of each channel, with rank and score if it was ranked, else its value where it holds only one."""
+    """Return each channel's number, with rank and score if it was ranked, else with its value if it is constant."""
     if ranking is not None:
         scores = ranking.scores[ranking.by]
         return [

@@ -1,4 +1,4 @@
-"""Reduce a feature map to one map, and lay it over the image."""
+"""Reduce a feature map to a heat map, and overlay it on the image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
+from yolov5_featviz.arrays.array import as_array
 from yolov5_featviz.arrays.image import as_rgb
 from yolov5_featviz.arrays.normalize import NORMS, check_norm, normalize
 from yolov5_featviz.arrays.reduce import REDUCTIONS, check_reduce, reduce_channels
@@ -22,9 +23,10 @@ from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import map_record
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
+from yolov5_featviz.text import printable
 
 BLENDS = ("mix", "add")
-WIDE_INCHES = 6.0  # in wider ones the lettering grows with the image, as print shrinks it
+WIDE_INCHES = 6.0  # beyond it lettering grows with the image, since print shrinks it
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +34,10 @@ class HeatMap:
     """One map of a layer, ready to be coloured.
 
     Attributes:
-        values: float32 ``[H, W]`` in [0, 1]; NaN where there is no number.
+        values: float32 ``[H, W]`` in [0, 1], or NaN.
         legend: what 0 and 1 mean.
         title: what it shows, in words.
-        feature_map: where it comes from.
+        feature_map: the feature map that it was made from.
         about: how it was made; see :func:`yolov5_featviz.draw.record.map_record`.
     """
 
@@ -53,9 +55,9 @@ class HeatMap:
         resample: str = "nearest",
         scale: Optional[int] = None,
     ) -> Picture:
-        """Draw it alone, each value as ``scale`` by ``scale`` pixels.
+        """Draw the map alone, each value as ``scale`` by ``scale`` pixels.
 
-        ``scale`` None makes it at least 3.3 inches wide or 5 high. The other arguments are as for
+        If ``scale`` is None, at least 3.3 inches wide or 5 high. The other arguments are as for
         :meth:`over`.
         """
         check_look(cmap, dpi)
@@ -74,28 +76,27 @@ class HeatMap:
         dpi: int = 300,
         plain: bool = False,
     ) -> Picture:
-        """Lay it over the image that it belongs to, from which any padding is cut off first.
+        """Draw the map over the image that it belongs to, without any padding.
 
-        What the network did not see of the image, because it was cropped, stays as it is.
+        Parts of the image that were cropped before the network keep their colours.
 
         Args:
-            image: the image as it was before it was padded for the network, a path, array, tensor or
-                PIL image as in :func:`yolov5_featviz.arrays.image.as_rgb`; or, of exactly the size of the
-                network's input, that input.
-            alpha: strength of the heat, in [0, 1].
+            image: the original image, before padding, as a path, array, tensor or PIL image; see
+                :func:`yolov5_featviz.arrays.image.as_rgb`. Or, of exactly the size of the network's
+                input, that input.
+            alpha: strength of the heat map, in [0, 1].
             cmap: name of a matplotlib colour map.
-            blend: ``mix``: ``alpha * heat + (1 - alpha) * image``. This is the default because a
-                value has the same weight wherever it lies; ``add``: ``alpha * heat + image``, held
-                below 255, leaves the image its brightness, but hides the heat where that is high.
+            blend: ``mix``: ``alpha * heat + (1 - alpha) * image``, the default because a value has the
+                same weight everywhere; ``add``: ``alpha * heat + image``, clipped at 255, keeps the
+                image's brightness, but hides the heat where that is high.
             boxes: draw the detections, with names and scores.
-            resample: how the map is brought to the size of the image.
-            dpi: pixels an inch. The picture has the pixels of the image, or if that is narrower than
-                two inches, whole multiples of them.
-            plain: no captions, and the pixels of the image in any case.
+            resample: how the map is resized to the image.
+            dpi: pixels per inch. The picture has the size of the image in pixels, or a whole multiple
+                of it if that is narrower than two inches.
+            plain: no captions, and exactly the size of the image.
 
         Raises:
-            FeatvizError: an argument is not understood, the image cannot be read, or boxes are asked
-                for but not known.
+            FeatvizError: invalid argument, an image that cannot be read, or boxes that are unknown.
         """
         check_look(cmap, dpi)
         check_alpha(alpha, blend)
@@ -125,11 +126,21 @@ class HeatMap:
         return picture.told({**self.about, **laid})
 
     def save(self, path: str | Path, **options: Any) -> None:
-        """Draw it alone, with the options of :meth:`picture`, and write it as ``Picture.save`` does."""
+        """Draw the map alone, with the options of :meth:`picture`, and write it as ``Picture.save`` does."""
         self.picture(**options).save(path)
+
+    def __array__(self, dtype: Any = None, copy: Optional[bool] = None) -> np.ndarray:
+        """The ``values``."""
+        return as_array(self.values, dtype, copy)
+
+    def __repr__(self) -> str:
+        return f"<HeatMap {printable(self.title)}: {list(self.values.shape)}>"
 
     def _repr_png_(self) -> bytes:
         return self.picture().to_png()
+
+    def _repr_html_(self) -> str:
+        return self.picture()._repr_html_()
 
 
 def heatmap(
@@ -142,15 +153,15 @@ def heatmap(
 
     Args:
         feature_map: the map, ``[C, H, W]``.
-        reduce: how; see :func:`yolov5_featviz.arrays.reduce.reduce_channels`.
-        channels: of which channels; see :func:`yolov5_featviz.draw.channels.choose`.
-        norm: how its values are brought to [0, 1]; see :func:`yolov5_featviz.arrays.normalize.normalize`.
-            None leaves that to the reduction: ``mean``, ``l2`` and ``std`` go from 0 to their
-            maximum, so that a map without a positive value is 0 throughout, the others from their
-            minimum to their maximum.
+        reduce: the reduction; see :func:`yolov5_featviz.arrays.reduce.reduce_channels`.
+        channels: which channels; see :func:`yolov5_featviz.draw.channels.choose`.
+        norm: normalisation to [0, 1]; see :func:`yolov5_featviz.arrays.normalize.normalize`.
+            None for the reduction's default: ``mean``, ``l2`` and ``std`` from 0 to their maximum,
+            so that a map without a positive value is 0 throughout, the others from their minimum
+            to their maximum.
 
     Raises:
-        FeatvizError: one of the arguments is not understood, or the map has no pixels.
+        FeatvizError: invalid argument, or an empty map.
     """
     check_reduce(reduce)
     check_map(feature_map)
@@ -163,7 +174,7 @@ def heatmap(
 
 
 def channel(feature_map: LayerOutput, k: int, norm: str = "channel") -> HeatMap:
-    """One channel of a layer, by its number. Raises FeatvizError if there is no such channel or ``norm``."""
+    """Return one channel of a layer, by number. Raises FeatvizError if there is no such channel or ``norm``."""
     check_map(feature_map)
     (k,) = choose(feature_map, [k]).channels
     data = feature_map.values
@@ -185,7 +196,7 @@ def _heat(
 
 
 def check_alpha(alpha: float, blend: str) -> None:
-    """Raise FeatvizError for a strength outside [0, 1] or a way of blending that there is not."""
+    """Raise FeatvizError for an ``alpha`` outside [0, 1] or an unknown ``blend``."""
     if not 0 <= alpha <= 1:
         raise FeatvizError(f"alpha {alpha:g} is out of range: take 0 (only the image) to 1")
     if blend not in BLENDS:
@@ -195,17 +206,17 @@ def check_alpha(alpha: float, blend: str) -> None:
 def aligned(
     values: np.ndarray, feature_map: LayerOutput, image: Tuple[int, int], size: Tuple[int, int], how: str = "bilinear"
 ) -> np.ndarray:
-    """A map ``[H, W]`` of a layer brought to ``size``, without the padding around the image.
+    """Resample a layer's map ``[H, W]`` to ``size``, without the padding around the image.
 
-    Cell ``i`` of a layer of stride ``s`` stands for the pixels ``i s`` to ``(i + 1) s`` of the
-    network's input, so the padding ends at ``region / s`` cells, fractions included. ``image`` is
-    the size of the image itself: if it is that of the input, nothing is cut off.
+    Cell ``i`` of a layer of stride ``s`` covers the pixels ``i s`` to ``(i + 1) s`` of the network's
+    input, so the padding ends at ``region / s`` cells, fractions included. ``image`` is the size of
+    the image itself: if it is that of the input, nothing is cut off.
     """
     return resample(values, size, how, part=feature_map.to_cells(_window(feature_map, image)))
 
 
 def blended(heat: np.ndarray, palette: np.ndarray, image: np.ndarray, alpha: float, blend: str = "mix") -> np.ndarray:
-    """Palette indices ``[H, W]`` over an image ``[H, W, 3]``; see :meth:`HeatMap.over`. uint8, never wrapping."""
+    """Blend palette indices ``[H, W]`` with an image ``[H, W, 3]``, saturating at 255; see :meth:`HeatMap.over`."""
     import cv2
 
     colours = cv2.applyColorMap(heat, np.ascontiguousarray(palette[:, None]))
@@ -220,7 +231,7 @@ def _window(feature_map: LayerOutput, image: Tuple[int, int]) -> Tuple[float, fl
 
 
 def _seen(feature_map: LayerOutput, image: Tuple[int, int], size: Tuple[int, int]) -> Tuple[slice, slice]:
-    """Rows and columns of the image, drawn at ``size``, that are in the network's input."""
+    """Return the rows and columns of the image, drawn at ``size``, that are in the network's input."""
     left, top, right, bottom = _window(feature_map, image)
     height, width = feature_map.input_size or (bottom, right)
     down, across = size[0] / (bottom - top), size[1] / (right - left)

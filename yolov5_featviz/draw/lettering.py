@@ -15,7 +15,7 @@ SEPARATOR = " · "
 
 
 class Text(NamedTuple):
-    """Lettering in a picture: the top left corner of its line in pixels, and how it is set."""
+    """A line of text in a picture: its top left corner in pixels, font size and colours."""
 
     x: int
     y: int
@@ -35,7 +35,7 @@ def _font(pixels: int, file: str) -> Any:
 
 @lru_cache(maxsize=4096)
 def font_file(text: str = "") -> str:
-    """The font of lettering: the one that comes with matplotlib; where that lacks a letter, one that is installed."""
+    """Return the font for a text: matplotlib's own, or an installed one where that lacks a character."""
     from matplotlib import get_data_path
 
     own = f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
@@ -44,7 +44,7 @@ def font_file(text: str = "") -> str:
         return own
     from matplotlib.font_manager import fontManager
 
-    # the font of last resort has a frame for each letter there is, and no letters
+    # Last Resort fonts have a placeholder for every character
     fonts = [font for font in fontManager.ttflist if font.style == "normal" and "Last Resort" not in font.name]
     files = (entry.fname for entry in sorted(fonts, key=lambda entry: (entry.weight != 400, entry.name, entry.fname)))
     return next((file for file in files if wanted <= _letters_of(file)), own)
@@ -56,33 +56,33 @@ def _letters_of(file: str) -> FrozenSet[int]:
 
     try:
         return frozenset(get_font(file).get_charmap())
-    except (OSError, RuntimeError):  # it is gone, or damaged
+    except (OSError, RuntimeError):  # missing or damaged
         return frozenset()
 
 
 def letters(text: str, points: float, dpi: float) -> np.ndarray:
-    """``text`` as palette indices from ``PAPER`` to ``INK``, ``[line height, width]``."""
-    # part by part, since of a title most parts come again and again
+    """Rasterise ``text`` to palette indices from ``PAPER`` to ``INK``, ``[line height, width]``."""
+    # in parts, because most parts of a title recur and are cached
     if SEPARATOR not in text:
         return _letters(text, points, dpi)
     return np.hstack([_letters(part, points, dpi) for part in parts(text)])
 
 
 def text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
-    """Width and height of a line in pixels."""
+    """Return width and height of a line in pixels."""
     sizes = [_text_size(part, points, dpi) for part in parts(text)]
     return sum(width for width, _ in sizes), sizes[0][1]
 
 
 @lru_cache(maxsize=256)
 def largest(texts: Tuple[str, ...], points: float, dpi: float) -> Tuple[int, int]:
-    """Width and height that each of several lines fits in."""
+    """Return the width and height that fit each of several lines."""
     widths, heights = zip(*(text_size(text, points, dpi) for text in texts))
     return max(widths), max(heights)
 
 
 def parts(text: str) -> List[str]:
-    """A line in parts that are set one after the other, each in a font that has its letters."""
+    """Split a line into parts, each of which is set in a font that has its characters."""
     first, *rest = printable(text).split(SEPARATOR)
     return [first, *(SEPARATOR + part for part in rest)]
 
@@ -107,7 +107,7 @@ def _text_size(text: str, points: float, dpi: float) -> Tuple[int, int]:
 
 
 def text_metrics(text: str, points: float, dpi: float) -> Tuple[int, int, int]:
-    """For whoever sets the text himself: size of the letters, height above the base line, and length, in pixels."""
+    """Return font size, ascent and length of a line in pixels, for formats that keep text as text."""
     size = _pixels(points, dpi)
     return size, _font(size, font_file()).getmetrics()[0], text_size(text, points, dpi)[0]
 

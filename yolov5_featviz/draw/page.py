@@ -1,4 +1,4 @@
-"""A picture under a head with title and colour scale."""
+"""Page layout: a picture below a head with title and colour scale."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from yolov5_featviz.draw.picture import Picture, lettered
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 
-PANEL_INCHES = 3.3  # and a single map this
+PANEL_INCHES = 3.3  # minimum width of a single map
 
 
 class Legend(NamedTuple):
-    """What the two ends of the colour scale mean, and for what they hold."""
+    """The labels of both ends of the colour scale, and what they apply to."""
 
     low: str
     high: str
@@ -28,7 +28,7 @@ class Legend(NamedTuple):
 
 
 def map_title(feature_map: LayerOutput, shown: str) -> str:
-    """One line: image, layer, type, what is shown of it, size and stride."""
+    """Return a one-line title: image, layer, type, what is shown of it, size and stride."""
     layer = feature_map.layer
     _, height, width = feature_map.data.shape
     name = f"Layer {layer.name}" if layer.name[:1].isdigit() else layer.name
@@ -46,7 +46,7 @@ def map_title(feature_map: LayerOutput, shown: str) -> str:
 
 
 def channel_words(count: int, choice: Choice, chosen: Optional[Sequence[int]] = None) -> str:
-    """Which of ``count`` channels are shown: ``64 channels``, ``top 16 of 64 channels by contrast``."""
+    """Describe which of ``count`` channels are shown: ``64 channels``, ``top 16 of 64 channels by contrast``."""
     n = len(choice.channels if chosen is None else chosen)
     if choice.ranking is not None:
         by = choice.ranking.note or f"by {choice.ranking.by}"
@@ -57,7 +57,7 @@ def channel_words(count: int, choice: Choice, chosen: Optional[Sequence[int]] = 
 
 
 def legend(norm: str, limits: np.ndarray) -> Legend:
-    """What the ends of the colour scale mean in a picture of several channels."""
+    """Return the legend of a picture of several channels."""
     kind = NORMS[norm]
     low, high = kind.ends or (f"{limits[0, 0]:.3g}", f"{limits[0, 1]:.3g}")
     return Legend(low, high, kind.scope)
@@ -72,17 +72,17 @@ def sheet(
     plain: bool,
     colours: Optional[np.ndarray] = None,
 ) -> Tuple[np.ndarray, int, List[Text]]:
-    """An empty page for a body of ``height`` and ``width``, under a head with title and colour scale.
+    """Create an empty page for a body of ``height`` and ``width``, below a head with title and colour scale.
 
     Returns:
-        ``(canvas, top, texts)``: palette indices, ``[head + body, margin + width]``, or if ``colours``
-        is a palette, RGB; the first row of the body; and the lettering of the head, which is not in
-        the canvas yet.
+        ``(canvas, top, texts)``: palette indices ``[head + body, margin + width]``, or RGB if ``colours``
+        is a palette; the first row of the body; and the texts of the head, which are not in the canvas
+        yet.
     """
     gap = max(1, round(dpi / 75))
     head, texts = _head(title, key, width - gap, dpi) if not plain else (np.empty((0, 0), np.uint8), [])
     top = gap if plain else head.shape[0] + 2 * gap
-    wide = -(-(gap + width) // 8) * 8  # for formats.filtered, which compares eight pixels at a time
+    wide = -(-(gap + width) // 8) * 8  # for encode.filtered, which compares eight bytes at a time
     canvas = np.full((top + height, wide) if colours is None else (top + height, wide, 3), PAPER, np.uint8)
     if colours is not None:
         canvas[...] = colours[PAPER]
@@ -91,7 +91,7 @@ def sheet(
 
 
 def _head(title: str, key: Optional[Legend], width: int, dpi: float) -> Tuple[np.ndarray, List[Text]]:
-    """Title and colour scale, ``[height, width]``: on one line if they fit, else on two, else smaller and on more."""
+    """Lay out title and colour scale, ``[height, width]``: on one line if they fit, else two, else smaller."""
     for points in (8.0, 7.0, 6.0):
         lines = _wrap(title, points, dpi, width)
         scale = _scale_bar(key, points, dpi) if key else []
@@ -119,7 +119,7 @@ def _head(title: str, key: Optional[Legend], width: int, dpi: float) -> Tuple[np
 
 
 def _scale_bar(key: Legend, points: float, dpi: float) -> List[Tuple[int, Optional[str]]]:
-    """The colour scale from left to right, as widths in pixels and words; None is the ramp."""
+    """Return the colour scale from left to right, as widths in pixels and texts; None is the ramp."""
     space = round(dpi / 20)
     low, high, scope = (text_size(word, points, dpi)[0] for word in (key.low, key.high, key.scope))
     bar = [(low + space, key.low), (round(dpi / 2), None), (space, ""), (high, key.high)]
@@ -127,27 +127,27 @@ def _scale_bar(key: Legend, points: float, dpi: float) -> List[Tuple[int, Option
 
 
 def _wrap(title: str, points: float, dpi: float, width: int) -> List[str]:
-    """The parts of a title on as few lines as they fit on."""
+    """Wrap the parts of a title to as few lines as possible."""
     lines: List[str] = []
     for part in title.split(SEPARATOR):
         if lines and text_size(lines[-1] + SEPARATOR + part, points, dpi)[0] <= width:
             lines[-1] += SEPARATOR + part
             continue
         short, keep = part, len(part)
-        while keep > 8 and text_size(short, points, dpi)[0] > width:  # a long file name loses its middle
+        while keep > 8 and text_size(short, points, dpi)[0] > width:  # shorten a long file name in the middle
             keep -= 1
             short = f"{part[: keep // 2]}…{part[-(keep // 2) :]}"
         lines.append(short)
     return lines
 
 
-LEAST_INCHES = 2.0  # narrower images are enlarged, or their captions would not fit
+LEAST_INCHES = 2.0  # narrower images are enlarged, so that captions fit
 
 
 def enlarged(
     values: np.ndarray, dpi: int, how: str, paint: Callable[[np.ndarray], np.ndarray], scale: Optional[int] = None
 ) -> np.ndarray:
-    """Maps ``[n, H, W]`` as pixels, by a whole factor larger, if None is given to a size fit for print."""
+    """Paint maps ``[n, H, W]`` as pixels, enlarged by a whole factor; by default to a size fit for print."""
     check_resample(how)
     _, height, width = values.shape
     if scale is None:
@@ -169,7 +169,7 @@ def panel(
     plain: bool,
     labels: List[Text] = [],  # noqa: B006
 ) -> Picture:
-    """One map or image under a head."""
+    """Draw one map or image below a head."""
     height, width = body.shape[:2]
     if plain:
         return lettered(Picture(body, palette_of(cmap), dpi, title, {0: (0, 0, width, height)}, labels))

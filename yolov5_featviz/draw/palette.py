@@ -1,4 +1,9 @@
-"""Colour maps as palettes of 256 colours, and the colours of boxes."""
+"""Colour maps as palettes of 256 colours, and the colours of boxes.
+
+A picture of values has one byte per pixel, an index into a palette: most of it is the colour map, the
+rest are the greys of paper and text. A value becomes a pixel in one array operation, the file is a third
+the size of an RGB one, and values can be read back from it. Pictures with a photograph are RGB.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +16,21 @@ from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.errors import FeatvizError
 
 COLOURS = 248  # palette entries of the colour map; 0 is the lowest value, 247 the highest
-PAPER, INK = 248, 255  # the greys between them smooth the letters
-NAN = 251  # the grey of cells that hold no number
+PAPER, INK = 248, 255  # the greys in between are for antialiasing
+NAN = 251  # the grey of NaN
 
 RGB = Tuple[int, int, int]
 
 
 def check_look(cmap: str, dpi: int) -> None:
-    """Raise FeatvizError if there is no such colour map, or no picture to be made at that many dots an inch."""
+    """Raise FeatvizError for an unknown colour map, or a ``dpi`` out of range."""
     palette_of(cmap)
     if not 10 <= dpi <= 2400:
         raise FeatvizError(f"dpi {dpi} is out of range: take 10 to 2400, 300 for print")
 
 
 def quantise(y: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] to palette indices; NaN to its grey."""
+    """Convert values in [0, 1] to palette indices, and NaN to its grey."""
     scaled = y * np.float32(COLOURS - 1)
     scaled += np.float32(0.5)
     missing = np.isnan(scaled)
@@ -37,7 +42,7 @@ def quantise(y: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def palette_of(cmap: str) -> np.ndarray:
-    """The 256 colours of a picture: a matplotlib colour map's, then the greys of paper and ink, ``[256, 3]``."""
+    """Return a picture's 256 colours: a matplotlib colour map, then the greys of paper and text, ``[256, 3]``."""
     import matplotlib.cm
 
     # matplotlib.colormaps came with 3.5, and get_cmap left with 3.9
@@ -58,7 +63,7 @@ def palette_of(cmap: str) -> np.ndarray:
     return palette
 
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; vermilion, sky blue, yellow...
+# Okabe and Ito's colours, safe for colour-blind readers: vermilion, sky blue, yellow...
 BOX_COLOURS: List[RGB] = [
     (213, 94, 0),
     (86, 180, 233),
@@ -72,16 +77,16 @@ BOX_COLOURS: List[RGB] = [
 
 
 def class_colours(names: Iterable[str]) -> Dict[str, RGB]:
-    """A colour for each class of a picture, by its place in the alphabet."""
+    """Return a colour for each class of a picture, in alphabetical order."""
     return {name: BOX_COLOURS[i % len(BOX_COLOURS)] for i, name in enumerate(sorted(set(names)))}
 
 
 def box_colours(boxes: Boxes) -> List[RGB]:
-    """A colour for each box, that of its class; the first one where classes are not known."""
+    """Return the class colour of each box; the first colour where classes are unknown."""
     colours = class_colours(boxes.labels)
     return [colours[name] for name in boxes.labels] or BOX_COLOURS[:1] * len(boxes)
 
 
 def is_dark(colour: RGB) -> bool:
-    """Whether letters on a colour are to be white: by its luma (ITU-R BT.601), of 255."""
+    """Return whether text on a colour should be white: by its luma (ITU-R BT.601), out of 255."""
     return bool(np.dot(colour, (0.299, 0.587, 0.114)) < 110)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from copy import copy
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -17,14 +19,14 @@ from yolov5_featviz.text import printable
 
 
 class Repeated(NamedTuple):
-    """Pixels whose rows repeat: ``rows``, ``[n, W]`` or ``[n, W, 3]``, and how many ``times`` each comes, ``[n]``."""
+    """Pixels with repeated rows: ``rows``, ``[n, W]`` or ``[n, W, 3]``, and their repeat counts ``times``, ``[n]``."""
 
     rows: np.ndarray
     times: np.ndarray
 
 
 class _Pixels:
-    """The pixels of a picture, made from rows that repeat when somebody asks for them; a PNG needs only the rows."""
+    """Descriptor of a picture's pixels, expanded from repeated rows on first access; a PNG needs only the rows."""
 
     def __get__(self, picture: Any, owner: Any = None) -> Any:
         if picture is None:
@@ -45,11 +47,11 @@ class Picture:
     Attributes:
         pixels: uint8, ``[height, width]``, indices into ``palette``, or ``[height, width, 3]``, RGB.
         palette: uint8 ``[256, 3]``, RGB.
-        dpi: pixels an inch, written into the file.
+        dpi: pixels per inch, stored in the file.
         title: what the picture shows, in words.
         cells: where each channel was drawn: channel -> ``(x, y, width, height)`` in pixels.
-        texts: the lettering that is in the pixels, for formats that keep text as text.
-        about: how it was made, for its file; see :func:`yolov5_featviz.draw.record.map_record`.
+        texts: the lettering in the pixels, for formats that keep text as text.
+        about: how it was made, stored in the file; see :func:`yolov5_featviz.draw.record.map_record`.
     """
 
     pixels: np.ndarray
@@ -62,26 +64,28 @@ class Picture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", printable(self.title))
-        object.__setattr__(self, "texts", [text._replace(text=printable(text.text)) for text in self.texts])
+        clean = ((text, printable(text.text)) for text in self.texts)
+        texts = [text if words is text.text else text._replace(text=words) for text, words in clean]
+        object.__setattr__(self, "texts", texts)
 
     @property
     def repeated(self) -> Repeated:
-        """The pixels as rows and how often each comes."""
+        """The pixels as rows and their repeat counts."""
         found = self.__dict__["_pixels"]
         return found if isinstance(found, Repeated) else Repeated(found, np.ones(len(found), int))
 
     def told(self, about: Dict[str, Any]) -> Picture:
-        """The same picture with another record."""
+        """Return the same picture with another record."""
         picture = copy(self)
         picture.__dict__["about"] = about
         return picture
 
     def to_rgb(self) -> np.ndarray:
-        """The picture as uint8 ``[height, width, 3]``."""
+        """Return the picture as uint8 ``[height, width, 3]``."""
         return self.pixels if self.pixels.ndim == 3 else np.take(self.palette, self.pixels, axis=0)
 
     def without_text(self) -> Picture:
-        """The same picture before the lettering was put in."""
+        """Return the same picture without lettering."""
         pixels = self.pixels.copy()
         for text in self.texts:
             width, height = text_size(text.text, text.points, text.dpi)
@@ -90,35 +94,41 @@ class Picture:
         return replace(self, pixels=pixels, texts=())
 
     def encode(self, format: str, dpi: Optional[int] = None) -> bytes:
-        """The picture as a file of one of :data:`yolov5_featviz.draw.encode.FORMATS`.
+        """Encode the picture in one of :data:`yolov5_featviz.draw.encode.FORMATS`.
 
-        ``dpi`` says how large the same pixels are to be printed, if not as large as they were laid
-        out for. Raises FeatvizError for another format.
+        ``dpi`` sets the size in print of the same pixels; by default that of the layout. Raises
+        FeatvizError for an unsupported format.
         """
         check_format(format)
         return FORMATS[format](self, dpi or self.dpi)
 
     def to_png(self, dpi: Optional[int] = None) -> bytes:
-        """The picture as a PNG file, with its dpi (or another) and its title inside."""
+        """Encode the picture as PNG, with its dpi (or another) and its title."""
         return self.encode("png", dpi)
 
     def save(self, path: str | Path, dpi: Optional[int] = None) -> None:
-        """Write a file, whole or not at all, in the format that its ending names.
+        """Write a file atomically, in the format of its extension.
 
-        ``dpi`` as in :meth:`encode`. Raises FeatvizError for another ending, OSError if the disk
-        says no.
+        ``dpi`` as in :meth:`encode`. Raises FeatvizError for an unsupported extension, OSError if writing
+        fails.
         """
         write(path, self.encode(format_of(path), dpi))
 
     def _repr_png_(self) -> bytes:
         return self.to_png()
 
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.to_png()).decode()
+        width = self.repeated.rows.shape[1] * 96 // self.dpi  # CSS has 96 pixels an inch
+        title = escape(self.title)
+        return f'<img src="data:image/png;base64,{data}" width="{width}" alt="{title}" title="{title}">'
+
 
 Picture.pixels = _Pixels()  # type: ignore[assignment]
 
 
 def lettered(picture: Picture) -> Picture:
-    """Put the picture's texts into its pixels, in place."""
+    """Draw the picture's texts into its pixels, in place."""
     pixels = picture.pixels
     for text in picture.texts:
         block = letters(text.text, text.points, text.dpi)

@@ -1,4 +1,4 @@
-"""How a picture was made, as words that go into its file. Nothing here touches a file."""
+"""Record how a picture was made, for its file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from yolov5_featviz.version import __version__
 if TYPE_CHECKING:  # so that the command line's help does not import torch
     from yolov5_featviz.models.layer_output import LayerOutput
 
-KEY = "yolov5-featviz"  # under which files hold it; its value in the record is the version
+KEY = "yolov5-featviz"  # key of the record in a file, and of the version in the record
 
 
 def map_record(
     feature_map: LayerOutput, shows: str, channels: Sequence[int], limits: Optional[np.ndarray] = None, **how: Any
 ) -> Dict[str, Any]:
-    """What is to be told of a picture of a feature map.
+    """Return the record of a picture of a feature map.
 
     Args:
         feature_map: the map.
         shows: ``grid``, ``heatmap``, ``channel``, ``pca``...
         channels: the channels that are in it, in order.
         limits: ``[n, 2]``, the values that became 0 and 1, of each channel or of all together.
-        how: whatever else there is to say, in values that JSON knows; None is left out.
+        how: any other entries, as JSON values; None is omitted.
 
     Returns:
         ``layer``, ``level`` and ``call`` where there are several, ``map`` ``[C, H, W]``, ``input``
@@ -34,7 +34,7 @@ def map_record(
         list of such.
     """
     layer = feature_map.layer
-    told: Dict[str, Any] = {
+    record: Dict[str, Any] = {
         "layer": layer.name,
         "type": layer.type,
         "level": feature_map.level,
@@ -46,11 +46,11 @@ def map_record(
         **how,
         "scale": None if limits is None else _scale(limits),
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in record.items() if value is not None}
 
 
 def dumps(about: Mapping[str, Any]) -> str:
-    """The record as one line of JSON in ASCII, so that every format can hold it; the version comes first."""
+    """Serialise a record to one line of ASCII JSON, so that every format can hold it; the version comes first."""
     return json.dumps({KEY: __version__, **about}, separators=(",", ":"), allow_nan=False)
 
 
@@ -67,14 +67,14 @@ def spans(channels: Sequence[int]) -> str:
 
 
 def unspans(words: str) -> Iterator[int]:
-    """The channel numbers that :func:`spans` wrote, one after the other; a list of them may not fit in memory."""
+    """Iterate over the channel numbers that :func:`spans` wrote; a list of them may not fit in memory."""
     for part in filter(None, words.split(",")):
         first, _, last = part.partition("-")
         yield from range(int(first), int(last or first) + 1)
 
 
 def number(value: Any) -> Optional[float]:
-    """A value to six digits; None where JSON has none, as for infinity."""
+    """Round a value to six digits; None where JSON has none, as for infinity."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 

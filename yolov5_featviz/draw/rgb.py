@@ -1,4 +1,4 @@
-"""Three maps as red, green and blue: PCA, and maps of three channels."""
+"""Draw three maps as red, green and blue: PCA, and maps of three channels."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def pca_picture(
     plain: bool = False,
     resample: str = "nearest",
 ) -> Picture:
-    """The three principal components of the channels as red, green and blue.
+    """Draw the three principal components of the channels as red, green and blue.
 
-    See :func:`yolov5_featviz.arrays.reduce.pca` for what that means, and :meth:`HeatMap.picture` and
-    :func:`heatmap` for the arguments. Cells that hold no number are grey.
+    See :func:`yolov5_featviz.arrays.reduce.pca` for the method, and :meth:`HeatMap.picture` and
+    :func:`heatmap` for the arguments. NaN is grey.
     """
     check_look("viridis", dpi)
     check_map(feature_map)
@@ -42,7 +42,7 @@ def pca_picture(
 
 
 def _as_rgb(y: np.ndarray) -> np.ndarray:
-    """``[3, H, W]`` in [0, 1] to pixels; NaN to its grey."""
+    """Convert ``[3, H, W]`` in [0, 1] to pixels, and NaN to its grey."""
     colours = np.moveaxis(y, 0, 2) * 255
     return np.where(np.isnan(colours), palette_of("viridis")[NAN], np.rint(colours)).astype(np.uint8)
 
@@ -54,16 +54,16 @@ def rgb_picture(
     plain: bool = False,
     resample: str = "nearest",
 ) -> Picture:
-    """A map of three channels as red, green and blue, scaled together.
+    """Draw a map of three channels as red, green and blue, on one scale.
 
     Args:
         feature_map: ``[3, H, W]``.
-        norm: how values become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`. By ``signed``
+        norm: how values become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`. With ``signed``
             and ``signed-robust`` mid-grey is 0.
         dpi, plain, resample: as for :meth:`HeatMap.picture`.
 
     Raises:
-        FeatvizError: an argument is not understood, or there are not three channels.
+        FeatvizError: invalid argument, or not three channels.
     """
     check_look("gray", dpi)
     check_map(feature_map)

@@ -1,1 +1,1 @@
-"""Capture feature maps, and draw kernels and tensors."""
+"""Capture feature maps; draw kernels and tensors."""

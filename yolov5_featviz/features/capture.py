@@ -25,6 +25,7 @@ from yolov5_featviz.models.layers import (
     LayerSpec,
     index_layers,
     is_inside,
+    module_at,
     select_layers,
     unhookable,
 )
@@ -42,11 +43,11 @@ from yolov5_featviz.text import printable
 
 
 class Capture:
-    """Collects the output of chosen layers while the ``with`` block lasts.
+    """Collector of the output of chosen layers during a ``with`` block.
 
-    A mapping from layer to feature map: ``features[17]``, ``features["17.m.0"]``; iterating gives
+    A mapping from layer to feature map: ``features[17]``, ``features["17.m.0"]``; iterating yields
     every :class:`FeatureMap`, image by image and layer by layer. A later forward pass replaces the
-    maps of an earlier one. ``skipped`` holds, for layers that were passed over, why. Made by
+    maps of an earlier one. ``skipped`` holds the reason for each skipped layer. Created by
     :func:`capture`.
     """
 
@@ -59,17 +60,17 @@ class Capture:
         frame: Optional[int] = None,
     ) -> None:
         self._index, self._given = index, Input(input_size)
-        self._reshape, self._frame, self._patch = reshape, frame, patch_size(index.root)
+        self._reshape, self._frame = reshape, frame
         self._outputs: Dict[str, List[_Levels]] = {}
         self._stack = ExitStack()
         self._hooks = Hooks()
         self._context: Sequence[Context] = ()
-        self._running: Optional[str] = None  # path of the outermost module that is being run
+        self._running: Optional[str] = None  # path of the outermost module being run
         self._source = None if input_size is None else "given"  # path of the module whose input was read
-        self._thread = 0  # which runs that module
-        self._failed: Dict[str, str] = {}  # path -> why a layer that was asked for by name has no map
-        self._elsewhere = ""  # why passes were left out
-        self._mixed = ""  # why maps may be of several passes
+        self._thread = 0  # the thread that runs it
+        self._failed: Dict[str, str] = {}  # path -> why a layer selected by name has no map
+        self._elsewhere = ""  # why passes were ignored
+        self._mixed = ""  # why maps may be mixed from several passes
         self._finished = False
         self.skipped: Dict[str, str] = {}
         self.layers: List[Layer] = []
@@ -88,14 +89,15 @@ class Capture:
             stack.enter_context(_entered(self._hooks))
             stack.enter_context(_uncompiled())
             for root in (self._index.root, *self._index.copies):
-                modules = dict(root.named_modules())
-                for path in ["", *(layer.path for layer in self._index.layers)]:
-                    if path in modules and unhookable(modules[path]) is None:
+                for path in ["", *self._watched()]:
+                    module = module_at(root, path)
+                    if module is not None and unhookable(module) is None:
                         before, after = partial(self._begin, path), partial(self._end, path)
-                        self._hooks.add(modules[path], self._guarded(before), self._guarded(after))
+                        self._hooks.add(module, self._guarded(before), self._guarded(after))
                 for layer in self.layers:
-                    if layer.path in modules:
-                        self._hooks.add(modules[layer.path], after=self._guarded(partial(self._keep, layer)))
+                    module = module_at(root, layer.path)
+                    if module is not None:
+                        self._hooks.add(module, after=self._guarded(partial(self._keep, layer)))
             self._stack = stack.pop_all()
         return self
 
@@ -116,13 +118,20 @@ class Capture:
             if reason is not None:
                 self._skip(layer, reason)
 
+    def _watched(self) -> List[str]:
+        """Return where a pass may begin: all layers, or if the input size is known, those around captured ones."""
+        paths = [layer.path for layer in self._index.layers]
+        if self._source is None:
+            return paths
+        return [path for path in paths if any(is_inside(layer.path, path) for layer in self.layers)]
+
     def _skip(self, layer: Layer, reason: str) -> None:
         if not layer.optional:
             raise FeatvizError(reason)
         self.skipped[layer.path] = reason
 
     def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
-        """The hook for the passes that are ours. Nothing that goes wrong in it gets into the model's forward pass."""
+        """Restrict a hook to our own passes, and keep its errors out of the model's forward pass."""
 
         def guarded(module: nn.Module, *arguments: Any) -> None:
             try:
@@ -135,9 +144,9 @@ class Capture:
         return guarded
 
     def _is_ours(self, module: nn.Module) -> bool:
-        """Whether a pass is made where this block was entered: in that thread, or a task that was begun there.
+        """Return whether a pass runs where this block was entered: in that thread, or a task started there.
 
-        What checkpointing computes anew for the gradients was seen before, and is not always computed to its end.
+        Recomputation by gradient checkpointing is ignored: it repeats a pass, and may stop before its end.
         """
         if _GRAPH_TASK() != -1:
             return False
@@ -158,14 +167,14 @@ class Capture:
     def _begin(
         self, path: str, module: nn.Module, args: Tuple[Any, ...], kwargs: Optional[Dict[str, Any]] = None
     ) -> None:
-        """Before the model is run, or a layer, which may be called without it.
+        """Handle the start of the model, or of a layer, which may be called without it.
 
-        What is called while nothing else runs begins a pass anew. Within a pass, calls are numbered.
+        A call while nothing else runs starts a new pass. Within a pass, calls are numbered.
         """
         thread = threading.get_ident()
         if self._running is not None and thread != self._thread and _is_in_module(self._thread):
-            self._mixed = "several threads ran the model at once within one capture: let each enter one of its own"
-        # one that is itself marked as running was left by an exception
+            self._mixed = "several threads ran the model at once within one capture: use a capture for each thread"
+        # if it is itself marked as running, it was left by an exception
         anew = self._running is None or is_inside(self._running, path)
         if anew:
             self._running, self._thread = path, thread
@@ -190,7 +199,7 @@ class Capture:
     def _keep(self, layer: Layer, module: nn.Module, args: Any, output: Any) -> None:
         levels: _Levels = []
         whys: List[str] = []
-        known: Dict[int, Tuple[torch.Tensor, torch.Tensor]] = {}  # a tensor that comes twice is copied once
+        known: Dict[int, Tuple[torch.Tensor, torch.Tensor]] = {}  # a repeated tensor is copied once
         try:
             for name, tensor in tensors_of(output):
                 try:
@@ -199,11 +208,11 @@ class Capture:
                     levels.append((name, known[id(tensor)][1]))
                 except FeatvizError as error:
                     whys.append(str(error))
-                except Exception as error:  # of a kind of tensor that nobody has thought of, or the user's reshape
+                except Exception as error:  # from an unknown kind of tensor, or the user's reshape
                     whys.append(reason_of(error))
             what = describe_output(output)
-        except Exception as error:  # of an output that cannot be looked into
-            what = f"a {type(output).__name__}, which cannot be looked into ({reason_of(error)})"
+        except Exception as error:  # from an output that cannot be inspected
+            what = f"a {type(output).__name__}, which cannot be inspected ({reason_of(error)})"
         if levels:
             self._outputs.setdefault(layer.path, []).append(levels)
             return
@@ -216,24 +225,25 @@ class Capture:
             self._failed.setdefault(layer.path, reason)
 
     def _copied(self, tensor: torch.Tensor, module: nn.Module) -> torch.Tensor:
-        """A tensor as maps on the CPU, copied at once: what follows may work in place, or reuse the memory."""
+        """Copy a tensor as maps to the CPU at once: later layers may work in place, or reuse the memory."""
         odd = without_values(tensor)
         if odd:
             raise FeatvizError(odd)
-        maps = to_maps(tensor.detach(), module, self._given, self._patch, self._reshape, self._frame)
-        odd = without_values(maps)  # the user's reshape may have made anything
+        patch = patch_size(self._index.root) if tensor.dim() < 4 else None  # tokens, in a batch or not
+        maps = to_maps(tensor.detach(), module, self._given, patch, self._reshape, self._frame)
+        odd = without_values(maps)  # the user's reshape may return anything
         if odd:
             raise FeatvizError(odd)
         return maps.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
     def get(self, layer: Union[int, str], image: int = 0, level: Union[int, str] = 0, call: int = 0) -> FeatureMap:
-        """The feature map of one layer.
+        """Return the feature map of one layer.
 
         Args:
             layer: as in a layer selection, naming exactly one of the captured layers.
             image: position in the batch.
-            level: position among the tensors of a layer that yields several, or the tensor's name.
-            call: which call, of a layer that is called several times in a forward pass.
+            level: position or name of the tensor, if the layer returns several.
+            call: number of the call, if the layer is called several times in a forward pass.
 
         Raises:
             KeyError: nothing was captured under that name.
@@ -253,7 +263,7 @@ class Capture:
         return maps[position]
 
     def of_image(self, image: int, name: str = "") -> List[FeatureMap]:
-        """The maps of one image of the batch, layer by layer; ``name`` is put into captions."""
+        """Return the maps of one image of the batch, layer by layer; ``name`` is its name in captions."""
         context = self._context[image] if 0 <= image < len(self._context) else Context()
         return [
             FeatureMap(
@@ -300,30 +310,30 @@ def capture(
             model(images)
         features[17].grid().save("stage17.png")
 
-    Whatever a layer puts out is brought to ``[B, C, H, W]``: channels-last maps, the token maps of
-    transformers, single images and clips; :func:`yolov5_featviz.models.outputs.to_maps` says how. Of a
-    tuple, list, dict or dataclass each tensor is a level of its own. A layer that is called several
-    times in a forward pass has a map for each call, numbered from 0. Tensors that hold no values to
-    draw (sparse, meta, nested, quantised, complex, or without elements) are passed over.
+    Outputs are converted to ``[B, C, H, W]``: channels-last maps, the token maps of transformers, single
+    images and clips; see :func:`yolov5_featviz.models.outputs.to_maps`. Each tensor of a tuple, list, dict
+    or dataclass is a level of its own. A layer that is called several times in a forward pass has a map
+    for each call, numbered from 0. Tensors without values to draw (sparse, meta, nested, quantised,
+    complex, or without elements) are skipped.
 
-    Several threads, or asyncio tasks, may capture one model at a time: each sees the passes of its own.
+    Several threads or asyncio tasks may capture one model at a time: each sees only its own passes.
 
     Args:
-        model: any ``nn.Module``. It is not changed: hooks are set on entry and are gone on exit,
-            whether or not a forward pass raised, and no copy or file made of it meanwhile holds
-            them. A model that went through ``torch.compile`` runs uncompiled within the block (from torch
-            2.6 on; it is refused before).
+        model: any ``nn.Module``. It is not changed: hooks are set on entry and removed on exit, also
+            when a forward pass raises, and are not part of copies or files of it made meanwhile. A model
+            that went through ``torch.compile`` runs uncompiled within the block (from torch 2.6 on; it is
+            refused before).
         layers: a layer selection; see :func:`yolov5_featviz.models.layers.select_layers`.
-        reshape: the grid ``(height, width)`` on which tokens ``[B, N, C]`` lie, where that cannot be
-            told from the shapes; or a function that makes ``[B, C, H, W]`` of any output.
+        reshape: the grid ``(height, width)`` of tokens ``[B, N, C]``, where it cannot be inferred from the
+            shapes; or a function that converts any output to ``[B, C, H, W]``.
         frame: which frame of a clip's maps to keep; None for their mean over time.
 
     Raises:
         FeatvizError: the selection names no layer, or one inside a TorchScript module, which runs
-            no hooks (before any forward pass); a layer asked for by name yields nothing that is a
-            feature map or was not run, or the model was run in other threads only (at the end of the
-            block: no forward pass fails that would have run without it). Layers that came with a
-            group, a range or a pattern are passed over instead and told in ``skipped``.
+            no hooks (before any forward pass); a layer selected by name returns no feature map or
+            was not run, or the model was run in other threads only (at the end of the block, so
+            that forward passes do not fail because of it). Layers selected by a group, a range or
+            a pattern are skipped instead, and listed in ``skipped``.
     """
     index = index_layers(model)
     compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in model.modules())
@@ -346,7 +356,7 @@ _captures = 0
 
 @contextmanager
 def _entered(hooks: Hooks) -> Iterator[None]:
-    """Passes made within count, those of other threads and tasks do not."""
+    """Mark this context, so that only passes made in it count, not those of other threads and tasks."""
     _ENTERED.set((*_ENTERED.get(), hooks))
     try:
         yield
@@ -356,7 +366,7 @@ def _entered(hooks: Hooks) -> Iterator[None]:
 
 @contextmanager
 def _uncompiled() -> Iterator[None]:
-    """Compiled code, which runs none of the hooks that are set after it was compiled, is left aside in all threads."""
+    """Disable compiled code in all threads: it does not run hooks that are set after compilation."""
     global _stance, _captures
     with _LOCK:
         _captures += 1
@@ -374,7 +384,7 @@ def _uncompiled() -> Iterator[None]:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Tensors made within are normal ones, also in inference mode (torch 1.9), and no trace records what is done."""
+    """Disable tracing and inference mode (torch 1.9), so that tensors made within are normal ones."""
     set_tracing: Callable[[Any], None] = vars(torch._C)["_set_tracing_state"]
     tracing = torch._C._get_tracing_state()
     set_tracing(None)
@@ -386,7 +396,7 @@ def _apart() -> Iterator[None]:
 
 
 def _is_in_module(thread: int) -> bool:
-    """Whether a thread is running a module right now."""
+    """Return whether a thread is running a module right now."""
     frame = sys._current_frames().get(thread)
     while frame is not None and frame.f_code is not nn.Module._call_impl.__code__:
         frame = frame.f_back

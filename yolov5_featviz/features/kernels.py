@@ -1,4 +1,4 @@
-"""The weights of convolutions, as pictures."""
+"""Draw the weights of convolutions."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def kernels(
     dpi: int = 300,
     plain: bool = False,
 ) -> Picture:
-    """Draw a convolution's kernels side by side, one for each channel that it puts out.
+    """Draw a convolution's kernels side by side, one for each output channel.
 
     Args:
         model: any ``nn.Module``.
-        layer: a convolution, or a module that holds just one; as in a layer selection.
-        inputs: what of a kernel ``[inputs, height, width]`` to draw.
+        layer: a convolution, or a module that contains just one; as in a layer selection.
+        inputs: which part of a kernel ``[inputs, height, width]`` to draw.
 
-            - ``rgb``: its three inputs as red, green and blue, ``0.5 + w / (2 max|w|)``, the maximum
-              taken over the kernel: no weight is mid-grey.
+            - ``rgb``: its three inputs as red, green and blue, ``0.5 + w / (2 max|w|)``, with the
+              maximum over the kernel: mid-grey is 0.
             - ``norm``: the Euclidean norm over the inputs.
-            - a number: that input's weights. For a convolution in groups, of its group.
+            - a number: that input's weights. In a grouped convolution, of its group.
             - None: ``rgb`` if there are three inputs, else ``norm``.
-        channels: of which output channels; see :func:`yolov5_featviz.draw.channels.choose`.
+        channels: which output channels; see :func:`yolov5_featviz.draw.channels.choose`.
         norm: how weights become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`. None: for
             one input ``signed``, so that 0 is in the middle, and for the norm ``zero``.
         cmap: a matplotlib colour map. None: ``RdBu_r`` for one input, ``viridis`` for the norm.
         dpi, plain: as for a grid of channels.
 
     Raises:
-        FeatvizError: the layer is no two-dimensional convolution, or has no such input.
+        FeatvizError: the layer is not a two-dimensional convolution, or has no such input.
     """
     found, weights = _find(model, layer)
     n, count, height, width = weights.shape
@@ -86,7 +86,7 @@ def kernels(
 
 
 def _find(model: nn.Module, layer: Union[int, str]) -> Tuple[Layer, torch.Tensor]:
-    """The one convolution that ``layer`` names, and its weights on the CPU, ``[outputs, inputs, height, width]``."""
+    """Return the convolution that ``layer`` names, and its weights on the CPU, ``[outputs, inputs, height, width]``."""
     index = index_layers(model)
     selected = select_layers(index, layer)
     inside = [

@@ -1,4 +1,4 @@
-"""What a model makes of an image."""
+"""The result of a model for one image."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from yolov5_featviz.features.feature_map import FeatureMap
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model makes of an image.
+    """The result of a model for one image.
 
     Attributes:
-        image: its name.
-        pixels: uint8 RGB ``[H, W, 3]``, as it was read.
-        input_size: ``(height, width)`` in pixels of what the network was given.
-        region: where in that the image lies: left, top, right and bottom edge.
-        boxes: what was detected, in pixels of the network's input; None if the model detects nothing.
-        maps: the feature maps of the layers that were asked for.
+        image: name of the image.
+        pixels: uint8 RGB ``[H, W, 3]``, as read.
+        input_size: ``(height, width)`` of the network's input in pixels.
+        region: where in the input the image lies: left, top, right and bottom edge.
+        boxes: the detections, in pixels of the network's input; None if the model is no detector.
+        maps: the feature maps of the selected layers.
     """
 
     image: str
@@ -38,7 +38,7 @@ class Prediction:
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
 
     def __getitem__(self, layer: Union[int, str]) -> FeatureMap:
-        """The map of a layer, by its name or index; of several levels, the first."""
+        """Return the map of a layer, by name or index; of several levels, the first."""
         for feature_map in self.maps:
             if str(layer) in (feature_map.layer.name, feature_map.layer.path):
                 return feature_map

@@ -1,4 +1,4 @@
-"""Any tensor to a picture, in one call."""
+"""Draw, save or show any tensor in one call."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def picture(
     plain: bool = False,
     resample: str = "nearest",
 ) -> Picture:
-    """Draw whatever it is.
+    """Draw any tensor, array, feature map or heat map.
 
     Args:
         x: a tensor, an array, or a list of them of one shape: ``[H, W]``; one image of 1, 3 or any
             number of channels; or a batch of images. Three channels are red, green and blue: uint8
-            as it is, real values as [0, 1], or if they go beyond that, from the lowest to the
+            as it is, real values as [0, 1], or if they exceed that, from the lowest to the
             highest. One channel, or many, are maps. Also a feature map, heat map or picture.
-        channels: of many, which; see :func:`yolov5_featviz.draw.channels.choose_channels`.
+        channels: which of many channels; see :func:`yolov5_featviz.draw.channels.choose_channels`.
         norm: how the values of maps become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`.
-            By ``layer``, all maps of the batch share one scale.
-        cmap: name of a matplotlib colour map; None for gray where there is one channel, else viridis.
+            With ``layer``, all maps of the batch share one scale.
+        cmap: name of a matplotlib colour map; None for gray with one channel, else viridis.
         layout: where the channels are: ``chw``, ``hwc``, or ``auto``: last if that makes 1 or 3, or
-            4 of uint8, and first does not; else first. A fourth channel (alpha) is left out.
+            4 of uint8, and first does not; else first. A fourth channel (alpha) is dropped.
         dpi, plain, resample: see :func:`yolov5_featviz.draw.grid.grid`.
 
     Raises:
-        FeatvizError: it is nothing of the kind, or an argument is not understood.
+        FeatvizError: ``x`` is none of these, or an argument is invalid.
     """
     if isinstance(x, Picture):
         return x
@@ -88,17 +88,17 @@ def save(x: Any, path: Union[str, Path], **options: Any) -> None:
 def show(x: Any, **options: Any) -> None:
     """Draw ``x`` with the options of :func:`picture` and show it: in the notebook, or in the desktop's viewer.
 
-    Raises FeatvizError where there is neither.
+    Raises FeatvizError if there is neither.
     """
     drawn = picture(x, **options)
-    notebook: Any = sys.modules.get("IPython")  # which is loaded where a notebook runs
+    notebook: Any = sys.modules.get("IPython")  # loaded in any notebook
     if notebook is not None and getattr(notebook.get_ipython(), "kernel", None) is not None:
         notebook.display.display(drawn)
         return
     from PIL import Image, ImageShow
 
     if not ImageShow.show(Image.fromarray(drawn.to_rgb()), title=drawn.title):
-        raise FeatvizError("nothing here to show pictures with: write a file with yolov5_featviz.save(x, 'x.png')")
+        raise FeatvizError("no notebook or image viewer found: write a file with yolov5_featviz.save(x, 'x.png')")
 
 
 def _array(x: Any) -> np.ndarray:
@@ -120,7 +120,7 @@ def _array(x: Any) -> np.ndarray:
 
 
 def _batched(data: np.ndarray, layout: str) -> np.ndarray:
-    """As ``[B, C, H, W]``."""
+    """Convert to ``[B, C, H, W]``."""
     if layout not in LAYOUTS:
         raise FeatvizError(f"no layout {layout!r}: take one of {', '.join(LAYOUTS)}")
     if data.ndim == 2:
@@ -133,7 +133,7 @@ def _batched(data: np.ndarray, layout: str) -> np.ndarray:
 
 
 def _photographs(batch: np.ndarray) -> np.ndarray:
-    """``[B, 3, H, W]`` as uint8 ``[B, H, W, 3]``; what holds no number is black."""
+    """Convert ``[B, 3, H, W]`` to uint8 ``[B, H, W, 3]``; NaN becomes black."""
     batch = np.moveaxis(batch, 1, 3)
     if batch.dtype == np.uint8:
         return np.ascontiguousarray(batch)

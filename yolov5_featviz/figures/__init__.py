@@ -1,1 +1,1 @@
-"""Figures for papers: panels in rows and columns at a journal's width."""
+"""Paper figures: panels in rows and columns at a journal's column width."""

@@ -1,4 +1,4 @@
-"""Draw panels as one figure with matplotlib, and encode it."""
+"""Compose panels into one matplotlib figure and encode it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Composition:
     """A finished figure.
 
     Attributes:
-        figure: matplotlib's.
-        style: how it was set.
-        title: what it shows, in words, for the file.
-        about: how it was made, for the file.
+        figure: the matplotlib figure.
+        style: its style.
+        title: written into the file as its title.
+        about: record of how it was made, written into the file.
     """
 
     figure: Any = field(repr=False)
@@ -44,7 +44,7 @@ class Composition:
     about: Dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_rgb(self) -> np.ndarray:
-        """The figure as uint8 ``[height, width, 3]``, at its dpi."""
+        """Render as uint8 ``[height, width, 3]`` at the figure's dpi."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         with parameters(_settings(self.style)):
@@ -53,7 +53,7 @@ class Composition:
             return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
     def encode(self, format: str) -> bytes:
-        """The figure as a file of one of :data:`yolov5_featviz.draw.encode.FORMATS`; the same bytes every time."""
+        """Encode in one of :data:`yolov5_featviz.draw.encode.FORMATS`; the bytes are reproducible."""
         check_format(format)
         if format not in ("pdf", "svg"):
             return Picture(self.to_rgb(), palette_of("gray"), self.style.dpi, self.title, about=self.about).encode(
@@ -77,18 +77,18 @@ class Composition:
         return _with_lengths(_with_metadata(stream.getvalue().decode(), self.title, words), self.style).encode()
 
     def to_png(self) -> bytes:
-        """The figure as a PNG file."""
+        """Encode as PNG."""
         return self.encode("png")
 
     def save(self, path: Union[str, Path]) -> None:
-        """Write a file, whole or not at all, in the format that its ending names. Raises FeatvizError, OSError."""
+        """Write atomically, in the format given by the extension. Raises FeatvizError, OSError."""
         write(path, self.encode(format_of(path)))
 
     def _repr_png_(self) -> bytes:
         return self.to_png()
 
 
-# What a user may have set otherwise, and what makes files come out the same every time.
+# rcParams pinned against user settings, so that files are reproducible.
 _SETTINGS: Dict[str, Any] = {
     "agg.path.chunksize": 0,
     "axes.unicode_minus": True,
@@ -138,20 +138,20 @@ def compose(
     title: str = "",
     about: Optional[Dict[str, Any]] = None,
 ) -> Composition:
-    """Lay panels out as a table and draw them.
+    """Lay out panels as a table and draw them.
 
-    Columns are of one width, if in each row the panels are of one shape; otherwise rows are of one height,
-    if in each column they are; otherwise smaller panels stand in the middle of their place. A colour
-    scale stands under the last row of the panels that share it, as wide as the columns they are in.
+    Columns have equal widths if the panels of each row share one aspect ratio; otherwise rows have equal
+    heights if the panels of each column do; otherwise smaller panels are centred in their cells. A colour
+    bar is placed under the last row of the panels that share it and spans their columns.
 
     Args:
-        panels: row by row, as many in each; None leaves a place empty.
-        columns, rows: their titles; all may be left out.
+        panels: rows of equal length; None leaves a cell empty.
+        columns, rows: titles; optional.
         style: see :class:`Style`.
-        title, about: for the file; see :class:`Composition`.
+        title, about: metadata for the file; see :class:`Composition`.
 
     Raises:
-        FeatvizError: there are no panels, the figure is too narrow for them, or the font lacks a letter.
+        FeatvizError: there are no panels, the figure is too narrow for them, or the font lacks a glyph.
     """
     from matplotlib.figure import Figure
 
@@ -185,7 +185,7 @@ def compose(
 
 
 class _Draw:
-    """Puts things into a figure."""
+    """Draw the elements of a layout into a matplotlib figure."""
 
     def __init__(self, figure: Any, layout: Layout, style: Style, panels: Sequence[Sequence[Optional[Panel]]]) -> None:
         self.figure, self.layout, self.style = figure, layout, style
@@ -194,7 +194,7 @@ class _Draw:
         )
 
     def axes(self, place: Place) -> Any:
-        """Axes whose units are pixels from the top left corner of ``place``."""
+        """Add axes in pixel units with the origin at the top left corner of ``place``."""
         layout = self.layout
         x, y = place.x / layout.width, 1 - (place.y + place.height) / layout.height
         axes = self.figure.add_axes([x, y, place.width / layout.width, place.height / layout.height])
@@ -217,7 +217,7 @@ class _Draw:
         )
 
     def text(self, words: str, place: Place, turned: bool = False) -> None:
-        """A title, next to the panels that it belongs to, line by line so that all stand on one base line."""
+        """Draw a title beside its panels, line by line so that titles share a baseline."""
         layout, style = self.layout, self.style
         unit = style.dpi / 72
         lines = wrap(words, (place.height if turned else place.width) / unit, style).split("\n")
@@ -258,16 +258,16 @@ class _Draw:
         enlarged = self.axes(inset)
         self.image(enlarged, panel.paint((inset.height, inset.width), panel.zoom.box))
         self.boxes(enlarged, panel, panel.zoom.box, inset, named=False)
-        half = self.style.dpi / 72 / 2  # the frame lies within the picture
+        half = self.style.dpi / 72 / 2  # keeps the frame inside the picture
         self.frame(enlarged, (half, half, inset.width - half, inset.height - half), 0.7, zorder=8)
 
     def frame(self, axes: Any, box: Region, points: float, zorder: float) -> None:
-        """White between black, which is seen on any ground."""
+        """Draw a white frame with black edges, visible on any background."""
         self.rectangle(axes, box, "black", 2.2 * points, zorder)
         self.rectangle(axes, box, "white", points, zorder)
 
     def letter(self, letter: str, place: Place) -> Place:
-        """A panel's letter on white in its upper left corner; returns where, within the panel."""
+        """Draw a panel's letter on white in its upper left corner; return its place within the panel."""
         unit = self.style.dpi / 72
         wide, high = (round((side + 2) * unit) for side in text_extent(letter, self.style, weight="bold"))
         axes = self.axes(place._replace(width=wide, height=high))
@@ -336,7 +336,7 @@ class _Draw:
     def labels(
         self, boxes: Boxes, corners: Dict[int, Region], place: Place, covered: Sequence[Place]
     ) -> Dict[int, Tuple[Place, float]]:
-        """Where names and scores stand and how large: smaller if there is no room, and none that would hide another."""
+        """Place box captions: shrink those that do not fit, drop those that would overlap another."""
         unit = self.style.dpi / 72
         found: Dict[int, Tuple[Place, float]] = {}
         words = {i: plain(boxes.caption(i)) for i in corners if boxes.caption(i)}
@@ -379,7 +379,7 @@ class _Draw:
 
 
 def _there(box: Sequence[float], window: Region, place: Place) -> Region:
-    """A box in pixels of the image, of which ``place`` shows ``window``, in pixels from the corner of ``place``."""
+    """Map a box from image pixels to pixels relative to ``place``, which shows ``window`` of the image."""
     left, top, right, bottom = window
     across, down = place.width / (right - left), place.height / (bottom - top)
     x0, y0, x1, y1 = (float(edge) for edge in box)
@@ -387,7 +387,7 @@ def _there(box: Sequence[float], window: Region, place: Place) -> Region:
 
 
 class _Letters:
-    """The letters, one after the other."""
+    """Sequence of panel letters."""
 
     def __init__(self, style: Style) -> None:
         self.how, self.count = style.letter, 0
@@ -402,7 +402,7 @@ class _Letters:
 
 
 def _with_metadata(svg: str, title: str, words: str) -> str:
-    """An SVG file of matplotlib's with our title and words in it."""
+    """Insert a title and metadata into an SVG file written by matplotlib."""
     from xml.sax.saxutils import escape
 
     start = svg.index(">", svg.index("<svg")) + 1
@@ -411,7 +411,7 @@ def _with_metadata(svg: str, title: str, words: str) -> str:
 
 
 def _with_lengths(svg: str, style: Style) -> str:
-    """An SVG file whose text is as long as it was laid out, in whatever font there is where it is shown."""
+    """Set ``textLength`` on SVG text, so that it keeps its laid-out length in any viewer font."""
 
     def longer(found: Match[str]) -> str:
         weight = "bold" if re.search(r"font: (bold|700)|font-weight: (bold|700)", found[1]) else "normal"

@@ -1,4 +1,4 @@
-"""Place the panels, titles and colour scales of a figure, in whole pixels."""
+"""Layout of a figure's panels, titles and colour bars in whole pixels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figures.style import LINE, LINES, Style, text_extent, wrap
 
-BAR = 4.0  # height of a colour scale in points
+BAR = 4.0  # height of a colour bar in points
 CORNERS = ("upper left", "upper right", "lower left", "lower right")
 
-# From the size to be painted (height, width) and the part of the image (in its pixels) to uint8 RGB.
+# (height, width) to paint and the part of the image to show (in image pixels) -> uint8 RGB
 Paint = Callable[[Tuple[int, int], Region], np.ndarray]
 
 
 class Bar(NamedTuple):
-    """A colour scale, its two ends and what it measures; panels with equal ones share it."""
+    """Colour bar: colour map, labels of both ends and quantity. Panels with equal bars share one."""
 
     cmap: str
     low: str
@@ -28,7 +28,7 @@ class Bar(NamedTuple):
 
 
 class Zoom(NamedTuple):
-    """A detail, shown enlarged over ``share`` of the panel's width; None is the corner farthest from it."""
+    """Inset that enlarges ``box`` to ``share`` of the panel's width; corner None: the one farthest from it."""
 
     box: Region
     corner: Optional[str] = None
@@ -40,12 +40,12 @@ class Panel:
     """One picture of a figure.
 
     Attributes:
-        paint: makes its pixels.
-        window: what part of the image it shows: left, top, right and bottom edge, in its pixels.
-        boxes: to be drawn, in pixels of the image.
-        zoom: a detail.
-        bar: what its colours mean.
-        named: whether names and scores stand at the boxes.
+        paint: renders its pixels.
+        window: part of the image shown: left, top, right and bottom edge in image pixels.
+        boxes: boxes to draw, in image pixels.
+        zoom: inset, if any.
+        bar: colour bar, if any.
+        named: whether to label boxes with class names and scores.
     """
 
     paint: Paint
@@ -57,7 +57,7 @@ class Panel:
 
     @property
     def aspect(self) -> float:
-        """Height to width."""
+        """Aspect ratio, height / width."""
         left, top, right, bottom = self.window
         return (bottom - top) / (right - left)
 
@@ -84,7 +84,7 @@ class Layout:
 def lay_out(
     panels: Sequence[Sequence[Optional[Panel]]], columns: Sequence[str], rows: Sequence[str], style: Style
 ) -> Layout:
-    """Place panels, titles and colour scales; see :func:`yolov5_featviz.figures.composition.compose`."""
+    """Place panels, titles and colour bars; see :func:`yolov5_featviz.figures.composition.compose`."""
 
     def pixels(points: float) -> int:
         return round(points * style.dpi / 72)
@@ -125,9 +125,9 @@ def lay_out(
 def _beside_titles(
     panels: Sequence[Sequence[Optional[Panel]]], rows: Sequence[str], style: Style, line: int, gap: int
 ) -> Tuple[int, List[int], List[int]]:
-    """Width that the rows' titles take, and the widths of columns and heights of rows beside them, in pixels.
+    """Compute the width of the row titles, the column widths and the row heights, in pixels.
 
-    How long a row's title may be depends on the row's height, and that on the lines that the titles take.
+    Iterates, since the wrapping of row titles depends on the row heights, and these on the titles' width.
     """
     aspects = np.array([[panel.aspect if panel else np.nan for panel in row] for row in panels])
     for lines in range(LINES + 1):
@@ -140,7 +140,7 @@ def _beside_titles(
 
 
 def _centred(panel: Optional[Panel], x: int, y: int, width: int, height: int) -> Place:
-    """Where in its cell a panel stands."""
+    """Centre a panel in its cell."""
     w, h = width, height
     if panel is not None:
         w, h = min(w, round(h / panel.aspect)), min(h, round(w * panel.aspect))
@@ -148,7 +148,7 @@ def _centred(panel: Optional[Panel], x: int, y: int, width: int, height: int) ->
 
 
 def _sizes(aspects: np.ndarray, width: int) -> Tuple[List[int], List[int]]:
-    """Widths of columns and heights of rows in pixels, for panels of these aspects within ``width``."""
+    """Compute column widths and row heights in pixels for panels of these aspect ratios within ``width``."""
     n, m = aspects.shape
     known = np.where(np.isnan(aspects), -np.inf, aspects)
     by_row = [row[~np.isnan(row)] for row in aspects]
@@ -169,7 +169,7 @@ def _sizes(aspects: np.ndarray, width: int) -> Tuple[List[int], List[int]]:
 
 
 def _bars_below(panels: Sequence[Sequence[Optional[Panel]]]) -> Dict[int, List[List[Tuple[Bar, int, int]]]]:
-    """Under which row which scales stand, line by line, each with its first and last column."""
+    """Assign colour bars to rows: lines of bars, each with its first and last column, by row."""
     spans: Dict[Bar, Tuple[int, int, int]] = {}
     for r, row in enumerate(panels):
         for c, panel in enumerate(row):
@@ -188,7 +188,7 @@ def _bars_below(panels: Sequence[Sequence[Optional[Panel]]]) -> Dict[int, List[L
 
 
 def _bar_words(bars: Sequence[Tuple[Bar, float]], style: Style) -> List[List[str]]:
-    """What stands below scales of these lengths in points: between their ends, or all in lines of their own."""
+    """Wrap the labels of colour bars, whose lengths are in points: between the end labels, or on separate lines."""
     small = style.font_size - 1
 
     def fits(bar: Bar, room: float) -> bool:

@@ -24,7 +24,7 @@ from yolov5_featviz.figures.painters import colours, heat, limit_words, photogra
 from yolov5_featviz.figures.spec import OF_LAYERS, Cell, Spec, needs_model
 from yolov5_featviz.models.layer_output import LayerOutput
 
-# A model: from the path of an image and a layer selection to what it makes of it; and `cam` if it has that.
+# A model maps an image path and a layer selection to a Prediction; it may also have a `cam` method.
 Models = Callable[[Sequence[str], Sequence[Optional[str]]], ContextManager[Sequence[Any]]]
 
 
@@ -33,11 +33,11 @@ def make(spec: Spec, models: Models) -> Composition:
 
     Args:
         spec: see :func:`parse`.
-        models: from checkpoints, and their checkouts, to a context in which there is a model for each,
-            to be called as :class:`yolov5_featviz.yolov5.predictor.Predictor` is.
+        models: maps checkpoints and their checkouts to a context manager that yields one model per
+            checkpoint, callable like :class:`yolov5_featviz.yolov5.predictor.Predictor`.
 
     Raises:
-        FeatvizError: a layer or channel is not there, or an image or checkpoint cannot be read.
+        FeatvizError: a layer or channel does not exist, or an image or checkpoint cannot be read.
     """
     cells = [cell for row in spec.cells for cell in row]
     keys = list(dict.fromkeys((cell.weights, cell.yolov5) for cell in cells if needs_model(cell)))
@@ -80,7 +80,7 @@ def make(spec: Spec, models: Models) -> Composition:
 
 
 class _Seen(NamedTuple):
-    """What there is to paint for a cell: the photograph, and of a layer, values and what became 0 and 1."""
+    """Data to paint a cell from: the photograph and, for a layer, its values and normalisation limits."""
 
     pixels: np.ndarray
     prediction: Optional[Prediction] = None
@@ -132,7 +132,7 @@ def _see(cell: Cell, prediction: Optional[Prediction], heat: Optional[HeatMap]) 
 
 
 def _group(cell: Cell) -> Any:
-    """What panels must have in common to share a scale."""
+    """Key of the panels that share a colour scale."""
     return (
         cell.shown,
         cell.layer,
@@ -147,7 +147,7 @@ def _group(cell: Cell) -> Any:
 
 
 def _is_absolute(norm: str) -> bool:
-    """Whether a norm has a scale of its own, the same for all values."""
+    """Whether a norm has a fixed scale, independent of the values."""
     return norm in ("sigmoid", "none", "byte")
 
 
@@ -156,7 +156,7 @@ def _is_shared(cell: Cell) -> bool:
 
 
 def _shared(seen: Mapping[Cell, _Seen]) -> Dict[Any, Tuple[float, float]]:
-    """The ends of each scale that panels share: the lowest and the highest of theirs."""
+    """Compute the limits of each shared scale: the minimum and maximum over its panels."""
     ends: Dict[Any, List[Tuple[float, float]]] = {}
     for cell, one in seen.items():
         if one.values is not None and _is_shared(cell) and not _is_absolute(one.norm):
@@ -165,7 +165,7 @@ def _shared(seen: Mapping[Cell, _Seen]) -> Dict[Any, Tuple[float, float]]:
 
 
 def _limits(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -> Tuple[float, float]:
-    """The two values between which a panel is shown."""
+    """Return a panel's colour limits."""
     if _is_absolute(seen.norm):
         return seen.limits
     if isinstance(cell.scale, tuple):
@@ -200,7 +200,7 @@ def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -
 
 
 def _window(cell: Cell, height: int, width: int) -> Region:
-    """The part of the image that is shown. Raises FeatvizError if crop or zoom lie outside."""
+    """Return the part of the image to show. Raises FeatvizError if crop or zoom lie outside."""
     whole = (0.0, 0.0, float(width), float(height))
     window = cell.crop or whole
     for name, box in (("crop", cell.crop), ("zoom", cell.zoom and cell.zoom.box)):
@@ -214,7 +214,7 @@ def _window(cell: Cell, height: int, width: int) -> Region:
 
 
 def _tiles(cell: Cell, fm: LayerOutput, image: Tuple[int, int], cmap: str, how: str) -> Tuple[Paint, Bar]:
-    """Channels side by side, and their scale."""
+    """Paint channels side by side, with their colour bar."""
     data = fm.values
     norm = cell.norm or "channel"
     scaled, ends = normalize(data[choose(fm, cell.channels or "16").channels], norm, data)
@@ -226,7 +226,7 @@ def _tiles(cell: Cell, fm: LayerOutput, image: Tuple[int, int], cmap: str, how: 
 def _on_scale(
     cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]], cmap: str, words: str
 ) -> Tuple[np.ndarray, Bar]:
-    """One map on the scale that its panel has, alone or with others."""
+    """Scale one map to its panel's limits, shared or own; return it with its colour bar."""
     assert seen.values is not None and seen.scaled is not None
     if _is_absolute(seen.norm):
         return seen.scaled, Bar(cmap, *(NORMS[seen.norm].ends or ("0", "1")), f"{words}, {NORMS[seen.norm].scope}")
@@ -241,7 +241,7 @@ def _beyond(box: Region, window: Region) -> bool:
 
 
 def _measured(cell: Cell, feature_map: LayerOutput) -> str:
-    """What the values of a panel are."""
+    """Name the quantity that a panel shows."""
     if cell.shown == "cam":
         return CAM_METHODS[cell.method][0]
     if cell.shown == "channel":

@@ -1,4 +1,4 @@
-"""Paint one panel at the size that it has in the figure."""
+"""Painters: each renders one panel at its size in the figure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yolov5_featviz.models.layer_output import LayerOutput
 
 
 def scale_between(values: np.ndarray, pair: Tuple[float, float]) -> np.ndarray:
-    """Values to [0, 1], so that ``pair`` become its ends; 0 where these are equal. NaN stays NaN."""
+    """Scale values so that ``pair`` maps to 0 and 1; 0 if both are equal. NaN stays NaN."""
     low, high = pair
     span = high - low
     scaled: np.ndarray = ((values - low) / span if span > 0 else values * 0).clip(0, 1)
@@ -24,7 +24,7 @@ def scale_between(values: np.ndarray, pair: Tuple[float, float]) -> np.ndarray:
 
 
 def photograph(pixels: np.ndarray) -> Paint:
-    """Paints an image uint8 RGB ``[H, W, 3]``."""
+    """Return a painter of an image, uint8 RGB ``[H, W, 3]``."""
     import cv2
 
     def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
@@ -47,7 +47,7 @@ def heat(
     photo: Optional[Paint] = None,
     alpha: float = 0.4,
 ) -> Paint:
-    """Paints a map ``[H, W]`` in [0, 1] of an image of size ``image``, alone or over its photograph."""
+    """Return a painter of a map ``[H, W]`` in [0, 1] of an image of size ``image``, alone or over its photograph."""
     palette = palette_of(cmap)
 
     def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
@@ -61,7 +61,7 @@ def heat(
 
 
 def colours(planes: np.ndarray, feature_map: LayerOutput, image: Tuple[int, int], how: str = "nearest") -> Paint:
-    """Paints three maps ``[3, H, W]`` in [0, 1] as red, green and blue."""
+    """Return a painter of three maps ``[3, H, W]`` in [0, 1] as red, green and blue."""
     grey = palette_of("viridis")[NAN]
 
     def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
@@ -73,7 +73,7 @@ def colours(planes: np.ndarray, feature_map: LayerOutput, image: Tuple[int, int]
 
 
 def tiles(parts: Sequence[Paint]) -> Paint:
-    """Paints several side by side, in as many columns as rows."""
+    """Return a painter of several parts in a square grid."""
     side = math.ceil(math.sqrt(len(parts)))
 
     def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
@@ -92,7 +92,7 @@ def tiles(parts: Sequence[Paint]) -> Paint:
 
 
 def cells(feature_map: LayerOutput, image: Tuple[int, int], window: Region) -> Region:
-    """A part of an image of size ``image``, in its pixels, as a part of the map, in cells."""
+    """Convert a window of an image of size ``image`` from pixels to cells of the map."""
     left, top, right, bottom = feature_map.window
     x, y = (right - left) / image[1], (bottom - top) / image[0]
     return feature_map.to_cells((left + window[0] * x, top + window[1] * y, left + window[2] * x, top + window[3] * y))

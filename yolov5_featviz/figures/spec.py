@@ -1,4 +1,4 @@
-"""Check a figure's specification: rows and columns, as YAML has them."""
+"""Figure specification: parse and check the rows and columns of a YAML figure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST = 100  # rows, and columns
 
 
 class Cell(NamedTuple):
-    """What one panel shows. What is None is left to what is shown."""
+    """Specification of one panel. None selects the default of the kind shown."""
 
     show: Optional[str] = None
     image: Optional[str] = None
@@ -51,12 +51,12 @@ class Cell(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """What is shown, by default a heat map if there is a layer."""
+        """Kind of panel; by default ``heatmap`` if a layer is given, else ``input``."""
         return self.show or ("heatmap" if self.layer is not None else "input")
 
     @property
     def title(self) -> str:
-        """In words, if no other are given."""
+        """Default title."""
         if self.shown in ("input", "detections"):
             return self.shown.capitalize()
         if self.shown == "cam":
@@ -69,7 +69,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """A figure as it is written down, checked; see :func:`parse`."""
+    """Checked figure specification; see :func:`parse`."""
 
     cells: List[List[Cell]]
     columns: List[str]
@@ -84,14 +84,14 @@ class Spec:
 
 
 def parse(given: Mapping[str, Any], find: Callable[[str, str], Optional[Path]] = lambda kind, name: Path(name)) -> Spec:
-    """Check a figure as it is written down.
+    """Parse and check a figure specification.
 
     Args:
         given: see docs/figures.md.
-        find: from ``image`` or ``weights`` and a name as it is given to a file; None if there is none.
+        find: maps a kind, ``image`` or ``weights``, and a given name to a file; None if there is none.
 
     Raises:
-        FeatvizError: something is not understood, or missing: all of it, in one line.
+        FeatvizError: something is invalid or missing; lists all errors in one line.
     """
     check = _Check(find)
     if not isinstance(given, Mapping):
@@ -106,7 +106,7 @@ def parse(given: Mapping[str, Any], find: Callable[[str, str], Optional[Path]] =
         cells.append([])
         for c, column in enumerate(columns):
             for name in sorted(set(row) & set(column) - {"title"}):
-                check.tell("", f"row {r + 1} and column {c + 1} both give {name}")
+                check.fail("", f"row {r + 1} and column {c + 1} both give {name}")
             merged = {**shared, **row, **column}
             merged.pop("title", None)
             cells[-1].append(Cell(**merged))
@@ -116,7 +116,7 @@ def parse(given: Mapping[str, Any], find: Callable[[str, str], Optional[Path]] =
     try:
         style = Style(**{name: figure[name] for name in names if name in figure})
     except FeatvizError as error:
-        check.tell("", str(error))
+        check.fail("", str(error))
     row_titles = [_title(part, ("weights", "layer", "show"), shared) for part in rows]
     column_titles = [_title(part, ("show", "layer", "weights"), shared) for part in columns]
     for words in [*row_titles, *column_titles]:
@@ -124,7 +124,7 @@ def parse(given: Mapping[str, Any], find: Callable[[str, str], Optional[Path]] =
             try:
                 check_letters(words, style)
             except FeatvizError as error:
-                check.tell("", str(error))
+                check.fail("", str(error))
     if check.errors or style is None:
         raise FeatvizError("; ".join(check.errors))
     rest = {name: figure.get(name, default) for name, default in (("imgsz", 640), ("conf", 0.25), ("iou", 0.45))}
@@ -133,14 +133,14 @@ def parse(given: Mapping[str, Any], find: Callable[[str, str], Optional[Path]] =
 
 
 def expand(part: Any) -> Any:
-    """A row or column in full: a word is what is shown, or else an image; a number is a layer."""
+    """Expand the short form of a row or column: a word is a kind of panel or else an image; a number is a layer."""
     if isinstance(part, str):
         return {"show": part} if part in SHOWS else {"image": part}
     return {"layer": part} if isinstance(part, int) and not isinstance(part, bool) else part
 
 
 def _title(part: Mapping[str, Any], by: Sequence[str], shared: Mapping[str, Any]) -> str:
-    """The title that is given, or one made of what the row or column is there for."""
+    """Return the given title, or build one from what the row or column sets."""
     if "title" in part:
         return str(part["title"])
     for name in by:
@@ -157,14 +157,14 @@ def needs_model(cell: Cell) -> bool:
 
 
 class _Check:
-    """Looks at what is given and keeps what is wrong with it."""
+    """Checker that collects errors."""
 
     def __init__(self, find: Callable[[str, str], Optional[Path]]) -> None:
         self.find = find
         self.errors: List[str] = []
         self.files: Dict[Tuple[str, str], str] = {}
 
-    def tell(self, where: str, what: str) -> None:
+    def fail(self, where: str, what: str) -> None:
         words = f"{where}: {what}" if where else what
         if words not in self.errors:
             self.errors.append(words)
@@ -172,7 +172,7 @@ class _Check:
     def keys(self, where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
         for name in given:
             if name not in known:
-                self.tell(where, f"no key {_shown(name)}{near(name, known)}")
+                self.fail(where, f"no key {_shown(name)}{near(name, known)}")
 
     def values(self, where: str, given: Mapping[str, Any], known: Mapping[str, Callable[[Any], Any]]) -> Dict[str, Any]:
         found: Dict[str, Any] = {}
@@ -187,22 +187,22 @@ class _Check:
                         raise FeatvizError(f"no {name} {printable(value, 80)}")
                     found[name] = self.files[name, str(value)] = str(path)
             except FeatvizError as error:
-                self.tell(where, str(error))
+                self.fail(where, str(error))
         return found
 
     def parts(self, name: str, given: Any) -> List[Dict[str, Any]]:
         if not isinstance(given, (list, tuple)) or not given:
-            self.tell("", f"no {name}: give a list of them")
+            self.fail("", f"no {name}: give a list of them")
             return []
         if len(given) > MOST:
-            self.tell("", f"{len(given):,} {name}: a figure has at most {MOST}")
+            self.fail("", f"{len(given):,} {name}: a figure has at most {MOST}")
             return []
         found = []
         for i, part in enumerate(given):
             where = f"{name[:-1]} {i + 1}"
             part = expand(part)
             if not isinstance(part, Mapping):
-                self.tell(where, f"{_shown(part)} is not understood: give what it shows, such as {{layer: 17}}")
+                self.fail(where, f"{_shown(part)} is not understood: give what it shows, such as {{layer: 17}}")
                 continue
             self.keys(where, part, [*_CELL, "title"])
             found.append(self.values(where, part, {**_CELL, "title": _words}))
@@ -210,22 +210,22 @@ class _Check:
 
     def cell(self, where: str, cell: Cell) -> None:
         if cell.image is None and not any("image" in error for error in self.errors):
-            self.tell(where, "no image: give one there, or one for the whole figure")
+            self.fail(where, "no image: give one there, or one for the whole figure")
         if needs_model(cell) and cell.weights is None and not any("weights" in error for error in self.errors):
-            self.tell(where, "no weights: give them there, or for the whole figure")
+            self.fail(where, "no weights: give them there, or for the whole figure")
         if cell.shown in OF_LAYERS and cell.layer is None and not any("layer" in error for error in self.errors):
-            self.tell(where, f"no layer for its {cell.shown}")
+            self.fail(where, f"no layer for its {cell.shown}")
         if cell.shown == "channel" and cell.channel is None:
-            self.tell(where, "no channel: give its number")
+            self.fail(where, "no channel: give its number")
         if cell.shown == "cam":
             try:
                 check_method(cell.method)
             except FeatvizError as error:
-                self.tell(where, str(error))
+                self.fail(where, str(error))
 
 
 def _shown(value: Any) -> str:
-    """A value that is wrong, as it is told."""
+    """Format an invalid value for a message."""
     return printable(repr(value), 80)
 
 
@@ -284,7 +284,7 @@ def _words(value: Any) -> str:
 
 
 def width_of(value: Any) -> float:
-    """A width in inches, from a number or one of :data:`yolov5_featviz.figures.style.WIDTHS`. Raises FeatvizError."""
+    """Convert a number or a key of :data:`yolov5_featviz.figures.style.WIDTHS` to inches. Raises FeatvizError."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -331,7 +331,7 @@ def _zoom(value: Any) -> Zoom:
         {"box": _edges("box"), "corner": _one_of("corner", CORNERS), "share": _number("share", 0.1, 0.9)},
     )
     if "box" not in value:
-        inner.tell("zoom", "no box: give left, top, right and bottom edge in pixels of the image")
+        inner.fail("zoom", "no box: give left, top, right and bottom edge in pixels of the image")
     if inner.errors:
         raise FeatvizError("; ".join(inner.errors))
     return Zoom(**found)

@@ -1,4 +1,4 @@
-"""Width, font and lettering of a figure; measure and wrap its text."""
+"""Figure style: width, fonts and lettering; text measuring and wrapping."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ WIDTHS: Dict[str, float] = {
     "nature-single": 89 / 25.4,
     "nature-double": 183 / 25.4,
 }
-LINE = 1.25  # from one line of a title to the next, in sizes of its letters
-LEAST = 4.5  # points, of the smallest letters
-LINES = 4  # of a title at most
-FONTS = {"sans": "DejaVu Sans", "serif": "STIXGeneral"}  # these come with matplotlib
+LINE = 1.25  # line spacing in multiples of the font size
+LEAST = 4.5  # smallest font size in points
+LINES = 4  # most lines of a title
+FONTS = {"sans": "DejaVu Sans", "serif": "STIXGeneral"}  # bundled with matplotlib
 LETTERS = ("none", "panels", "columns", "rows")
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a figure is set.
+    """Style of a figure.
 
     Attributes:
         width: in inches.
-        font: a family that matplotlib finds, or ``sans`` or ``serif``.
-        font_size: in points; what stands within panels is smaller.
-        dpi: pixels an inch, of photographs in vector formats too.
+        font: font family known to matplotlib, or ``sans`` or ``serif``.
+        font_size: in points; text within panels is smaller.
+        dpi: pixels per inch, also of photographs in vector formats.
         gap: between panels, in points.
-        letters: what is lettered: ``panels``, ``columns``, ``rows`` or ``none``.
-        letter: how: ``(a)``, ``a``, ``A``, ``a)``...
-        titles: where the columns' titles stand, ``top`` or ``bottom``.
+        letters: what to letter: ``panels``, ``columns``, ``rows`` or ``none``.
+        letter: format: ``(a)``, ``a``, ``A``, ``a)``...
+        titles: position of the column titles, ``top`` or ``bottom``.
 
     Raises:
-        FeatvizError: one of them is not understood, or the font is not found.
+        FeatvizError: a value is invalid, or the font is not found.
     """
 
     width: float = WIDTHS["ieee-column"]
@@ -76,18 +76,18 @@ class Style:
 
 
 def plain(words: str) -> str:
-    """Words that are no formula, whatever they hold: a class may be called ``$``."""
+    """Escape ``$``, so that matplotlib does not read class names as formulas."""
     return words.replace("$", r"\$")
 
 
 def font(style: Style, size: Optional[float] = None, weight: str = "normal", words: str = "") -> Any:
-    """The style's font, for matplotlib, or for ``words`` that it lacks letters of another that is installed.
+    """Return the style's font for matplotlib, or an installed fallback if it lacks glyphs of ``words``.
 
-    Raises FeatvizError if the style's is not found.
+    Raises FeatvizError if the style's font is not found.
     """
     from matplotlib.font_manager import FontProperties
 
-    # the file is what is drawn with; the names are what an SVG file carries, with what to take where it is missing
+    # `fname` is used for drawing; the families are written to SVG files, with fallbacks
     alike = ["Times New Roman", "Times", "serif"] if style.font == "serif" else ["sans-serif"]
     return FontProperties(
         family=[FONTS.get(style.font, style.font), *alike],
@@ -99,7 +99,7 @@ def font(style: Style, size: Optional[float] = None, weight: str = "normal", wor
 
 @lru_cache(maxsize=32)
 def font_file_of(name: str, weight: str = "normal") -> str:
-    """The file of a font, by its family, ``sans`` or ``serif``. Raises FeatvizError if there is none."""
+    """Find the file of a font by family, ``sans`` or ``serif``. Raises FeatvizError if there is none."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager
 
     family = FONTS.get(name, name)
@@ -112,7 +112,7 @@ def font_file_of(name: str, weight: str = "normal") -> str:
 
 
 def check_letters(words: str, style: Style) -> None:
-    """Raise FeatvizError if ``words`` cannot be set: a formula that is none, or letters that no installed font has."""
+    """Raise FeatvizError if ``words`` cannot be set: invalid mathtext, or glyphs that no installed font has."""
     missing = lacking(words, style)
     if missing and font_file(words) == font_file():
         raise FeatvizError(
@@ -122,17 +122,17 @@ def check_letters(words: str, style: Style) -> None:
 
 
 def lacking(words: str, style: Style) -> str:
-    """The first letter of ``words`` that the style's font lacks; empty if it has all."""
+    """Return the first character of ``words`` that the style's font lacks; empty if it has all."""
     from matplotlib.font_manager import get_font
 
-    if words.isascii() or "$" in words:  # a formula has fonts of its own
+    if words.isascii() or "$" in words:  # mathtext uses its own fonts
         return ""
     known = get_font(font_file_of(style.font)).get_charmap()
     return next((letter for letter in words if ord(letter) not in known and not letter.isspace()), "")
 
 
 def text_extent(words: str, style: Style, size: Optional[float] = None, weight: str = "normal") -> Tuple[float, float]:
-    """Width and height of a line in points. Raises FeatvizError for a formula that is none."""
+    """Measure the width and height of a line in points. Raises FeatvizError for invalid mathtext."""
     from matplotlib.cbook import is_math_text
     from matplotlib.textpath import text_to_path
 
@@ -140,14 +140,14 @@ def text_extent(words: str, style: Style, size: Optional[float] = None, weight: 
     try:
         width, height, _ = text_to_path.get_text_width_height_descent(words, prop, is_math_text(words))
     except (ValueError, RecursionError) as error:
-        raise FeatvizError(f"{printable(words, 80)} is no formula that matplotlib reads: {reason(error)}") from None
+        raise FeatvizError(f"matplotlib cannot read the formula {printable(words, 80)}: {reason(error)}") from None
     return float(width), max(float(height), 1.05 * float(prop.get_size_in_points()))
 
 
 def wrap(words: str, room: float, style: Style, size: Optional[float] = None) -> str:
-    """Words on as few lines as they fit on, ``room`` being in points.
+    """Wrap words to lines of at most ``room`` points.
 
-    Only a word that is too long for a line is broken; what would come after ``LINES`` lines becomes an ellipsis.
+    Only words too long for a line are broken; text beyond ``LINES`` lines is replaced by an ellipsis.
     """
 
     def fits(text: str) -> bool:
@@ -161,7 +161,7 @@ def wrap(words: str, room: float, style: Style, size: Optional[float] = None) ->
         if len(lines) > LINES:
             break
         while len(lines) <= LINES and "$" not in word and len(word) > 1 and not fits(word):
-            n, beyond = 1, len(word)  # as many letters as fit, by halves
+            n, beyond = 1, len(word)  # bisect for as many characters as fit
             while beyond - n > 1:
                 middle = (n + beyond) // 2
                 n, beyond = (middle, beyond) if fits(word[:middle]) else (n, middle)
@@ -174,6 +174,6 @@ def wrap(words: str, room: float, style: Style, size: Optional[float] = None) ->
             last = last[:-1]
         lines = [*lines[: LINES - 1], f"{last}…"]
     for line in lines:
-        if "$" in line:  # it may be a formula only now
+        if "$" in line:  # wrapping may have split a formula
             text_extent(line, style, size)
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""Any network: its layers, what they return, and where models come from."""
+"""Models of any family: their layers, what layers return, hooks, and loading by name."""

@@ -1,4 +1,4 @@
-"""Choose the device that a model runs on."""
+"""Select the device that a model runs on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def choose_device(device: Optional[Union[str, int, torch.device]] = None) -> tor
     """Return the device to run on.
 
     Args:
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or the number of a GPU, as YOLOv5's ``--device`` takes it.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or the number of a GPU, as in YOLOv5's ``--device``.
             None for the first GPU if there is one, else the CPU.
 
     Raises:
-        FeatvizError: there is no such device.
+        FeatvizError: no such device.
     """
     if device is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Forward hooks that no copy of a module and no file of it holds."""
+"""Forward hooks that are not part of copies or saved files of a module."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-# torch's names for a module's dictionaries of hooks; the last came with 2.0
+# attributes of a module that hold its hooks; the last since torch 2.0
 BEFORE, AFTER, KEYWORDS = "_forward_pre_hooks", "_forward_hooks", "_forward_pre_hooks_with_kwargs"
 _LOCK = threading.RLock()
-# a handle refers weakly to the dictionary that holds its hook: one that is given out meanwhile has to work afterwards
+# torch's handles refer weakly to the dictionary of their hook: one created meanwhile has to work afterwards
 _KEPT: Any = weakref.WeakKeyDictionary()
 
 
 class _Dictionary(OrderedDict):  # type: ignore[type-arg]
-    """A module's dictionary of hooks with ours behind it.
+    """A module's dictionary of hooks, followed by ours.
 
-    What is written goes to ``base``, the dictionary that was there. It holds none of ours, nor does any
-    copy or file that is made of this one.
+    Writes go to ``base``, the original dictionary. It holds none of ours, nor does any copy or pickle
+    of this one.
     """
 
     def __init__(self, base: Dict[Any, Any], module: nn.Module, owners: Tuple[Hooks, ...] = ()) -> None:
@@ -32,7 +32,7 @@ class _Dictionary(OrderedDict):  # type: ignore[type-arg]
         self.ours: Dict[Any, Any] = {}
 
     def _all(self) -> Dict[Any, Any]:
-        return {**self.base, **self.ours}  # a copy: another thread may set a hook while this one goes through them
+        return {**self.base, **self.ours}  # a copy: another thread may add a hook during iteration
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._all())
@@ -94,7 +94,7 @@ class _Dictionary(OrderedDict):  # type: ignore[type-arg]
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Set evaluation mode, and put each module back into its own mode afterwards."""
+    """Set evaluation mode, and restore the mode of each module afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -105,12 +105,11 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 class Hooks:
-    """Forward hooks on any number of modules, with their exact undo.
+    """Forward hooks on any number of modules, with exact undo.
 
-    The modules' own dictionaries of hooks stay as they are; another is in their place meanwhile. So no
-    deep copy that is made of a module, and no file that it is saved to, holds any of these hooks. A
-    deep copy that is run meanwhile calls them all the same, without keyword arguments: libraries run
-    copies of what they are given.
+    The modules' own dictionaries of hooks are replaced temporarily and not changed, so no deep copy or
+    saved file of a module holds any of these hooks. A deep copy that is run meanwhile still calls them,
+    without keyword arguments: some libraries run copies of the model they are given.
     """
 
     def __init__(self) -> None:
@@ -125,9 +124,9 @@ class Hooks:
         before: Optional[Callable[..., None]] = None,
         after: Optional[Callable[..., None]] = None,
     ) -> None:
-        """Call ``before(module, args, kwargs)`` and ``after(module, args, output)``, behind the hooks that are there.
+        """Call ``before(module, args, kwargs)`` and ``after(module, args, output)``, after the existing hooks.
 
-        ``kwargs`` is left out where torch shows keyword arguments to no hook (before 2.0).
+        ``kwargs`` is omitted before torch 2.0, where hooks do not get keyword arguments.
         """
         with _LOCK:
             known = self._set.setdefault(module, ([], []))
@@ -151,9 +150,9 @@ class Hooks:
         self._keys.append((there, key))
 
     def follow(self, module: nn.Module, copied: nn.Module) -> None:
-        """Call the hooks of ``module`` for ``copied`` as well, which was made of it."""
+        """Call the hooks of ``module`` also for ``copied``, a copy of it."""
         with _LOCK:
-            if not self._set:  # removed by now
+            if not self._set:  # already removed
                 return
             if not self._handles:
                 self._handles = [
@@ -177,7 +176,7 @@ class Hooks:
             hook(module, args, output)
 
     def remove(self) -> None:
-        """Take all of them away. May be called again."""
+        """Remove all hooks. May be called again."""
         with _LOCK:
             for handle in self._handles:
                 handle.remove()
@@ -195,7 +194,7 @@ class Hooks:
 
 
 def owners_of(module: nn.Module) -> Tuple[Hooks, ...]:
-    """Those who have set hooks on ``module``, or on what it is a copy of, that are still there."""
+    """Return the :class:`Hooks` that are active on ``module``, or on the module that it is a copy of."""
     there = vars(module).get(BEFORE)
     there = there if isinstance(there, _Dictionary) else vars(module).get(AFTER)
     return there.owners if isinstance(there, _Dictionary) else ()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import numpy as np
 import torch
 
+from yolov5_featviz.arrays.array import as_array
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.arrays.cells import to_cells
 from yolov5_featviz.models.layers import Layer
-from yolov5_featviz.text import file_name
+from yolov5_featviz.text import file_name, printable
 
 
 @dataclass(frozen=True)
@@ -19,15 +20,15 @@ class LayerOutput:
     """One layer's output for one image.
 
     Attributes:
-        data: ``[C, H, W]`` on the CPU, in the type the layer put out.
-        layer: where it comes from.
-        input_size: ``(height, width)`` in pixels of what the network was given, if known.
-        level: which of several tensors of the layer this is, or None if it yields one.
+        data: ``[C, H, W]`` on the CPU, in the layer's output type.
+        layer: the layer that returned it.
+        input_size: ``(height, width)`` of the network's input in pixels, if known.
+        level: name of the tensor if the layer returns several, else None.
         image: name of the image, for captions; may be empty.
-        call: which call of a layer that is called several times in a forward pass, or None.
-        region: where in the network's input the image lies, in its pixels: left, top, right and
-            bottom edge. None if it fills it. The rest is padding.
-        boxes: what was detected in the image, or None if that is not known.
+        call: number of the call if the layer is called several times in a forward pass, else None.
+        region: where in the network's input the image lies, in pixels: left, top, right and bottom
+            edge; the rest is padding. None if the image fills the input.
+        boxes: the detections in the image, or None if unknown.
     """
 
     data: torch.Tensor
@@ -40,13 +41,18 @@ class LayerOutput:
     boxes: Optional[Boxes] = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.title}: {list(self.data.shape)} {self.data.dtype}>"
+        return f"<{type(self).__name__} {printable(self.title)}: {list(self.data.shape)} {self.data.dtype}>"
 
     @property
     def values(self) -> np.ndarray:
         """The data as float32 ``[C, H, W]``."""
         values: np.ndarray = self.data.float().numpy()
         return values
+
+    def __array__(self, dtype: Any = None, copy: Optional[bool] = None) -> np.ndarray:
+        """The data as a numpy array of its own type; bfloat16 as float32."""
+        data = self.data.float() if self.data.dtype == torch.bfloat16 else self.data
+        return as_array(data.numpy(), dtype, copy)
 
     @property
     def channels(self) -> int:
@@ -60,14 +66,14 @@ class LayerOutput:
 
     @property
     def stride(self) -> Optional[Tuple[float, float]]:
-        """Input pixels to one cell of the map, ``(down, across)``; None if the input is not known."""
+        """Input pixels per cell of the map, ``(down, across)``; None if the input size is unknown."""
         if self.input_size is None:
             return None
         return self.input_size[0] / self.data.shape[1], self.input_size[1] / self.data.shape[2]
 
     @property
     def window(self) -> Region:
-        """Where the image lies: ``region``, or all of the input; in cells of the map if the input is not known."""
+        """Region of the image: ``region``, or all of the input; in cells of the map if the input size is unknown."""
         height, width = self.input_size or self.data.shape[1:]
         return self.region or (0.0, 0.0, float(width), float(height))
 
@@ -77,13 +83,13 @@ class LayerOutput:
 
     @property
     def title(self) -> str:
-        """For messages: ``bus, layer 17 (C3)``, with the call and the level where there are several."""
+        """Name for messages: ``bus, layer 17 (C3)``, with call and level if there are several."""
         call = f", call {self.call}" if self.call is not None else ""
         level = f", level {self.level}" if self.level is not None else ""
         return f"{self.image}{', ' * bool(self.image)}{self.layer.title}{call}{level}"
 
     @property
     def stem(self) -> str:
-        """For file names: ``stage17_C3``, with the call and the level where there are several."""
+        """Stem of file names: ``stage17_C3``, with call and level if there are several."""
         call = f"_call{self.call}" if self.call is not None else ""
         return file_name(self.layer.stem + call + (f"_level{self.level}" if self.level is not None else ""))

@@ -1,4 +1,4 @@
-"""Selecting and listing the layers of any ``nn.Module``."""
+"""Select and list the layers of any ``nn.Module``."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from yolov5_featviz.models.outputs import Input, patch_size, tensors_of, to_maps
 from yolov5_featviz.text import near
 
 LayerSpec = Union[str, int, Sequence[Union[str, int]]]
-Target = Union[str, int, Sequence[float], None]  # what is to be explained: a class, one of its detections, a box
+Target = Union[str, int, Sequence[float], None]  # what to explain: a class, one of its detections, a box
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One module of a model and the names it goes by.
+    """One module of a model, and its names.
 
     Attributes:
-        path: dotted path from the model that holds it, as ``named_modules()`` gives it.
+        path: dotted path in the model that holds it, as in ``named_modules()``.
         module: the module itself.
-        type: its type as the model's author knows it (``C3``, ``Conv2d``).
+        type: name of its type in the model's definition (``C3``, ``Conv2d``).
         index: its position in the model's sequence, or None for a sub-module.
-        name: how it is addressed and labelled (``17``, ``17.m.0.cv2``, ``layer4``).
-        sources: indices of the layers it reads from, where the model says so.
-        arguments: the arguments it was defined with, where the model says so.
-        optional: True if it was selected as part of a group or range, so that it may be passed
-            over when it turns out to yield no feature map.
+        name: its name in selections and captions (``17``, ``17.m.0.cv2``, ``layer4``).
+        sources: indices of the layers it reads from, if known.
+        arguments: the arguments it was defined with, if known.
+        optional: True if it was selected as part of a group or range, so that it may be skipped
+            when it returns no feature map.
     """
 
     path: str
@@ -47,17 +47,17 @@ class Layer:
 
     @property
     def title(self) -> str:
-        """For messages: ``layer 17 (C3)``."""
+        """Name for messages: ``layer 17 (C3)``."""
         return f"layer {self.name} ({self.type})"
 
     @property
     def stem(self) -> str:
-        """For file names: ``stage17_C3``; the leading word only where the name begins with a number."""
+        """Stem of file names: ``stage17_C3``; the prefix only if the name begins with a number."""
         return f"{'stage' if self.name[:1].isdigit() else ''}{self.name}_{self.type}"
 
 
 class Context(NamedTuple):
-    """What is known of an image that a network is given: its name, and where in the input it lies."""
+    """Name of an image that a network is given, and its region in the input."""
 
     image: str = ""
     region: Optional[Region] = None
@@ -65,14 +65,14 @@ class Context(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerIndex:
-    """The numbered layers of a model, and the groups into which they fall.
+    """The numbered layers of a model, and their groups.
 
     ``root`` is the module whose forward pass runs the layers once; ``groups`` maps a name such as
-    ``backbone`` to positions in ``layers``, and ``input_channels`` is what an image must have.
-    ``copies`` of the root are modules of the same make that may be run in its place. ``context``
-    tells about the images of a pass, from the root that is about to run, what is known of its
-    input, and all that it is called with. ``score`` takes from the root's output the score of a
-    target, and says what that is.
+    ``backbone`` to positions in ``layers``, and ``input_channels`` is the number of channels of an
+    image. ``copies`` of the root are equivalent modules that may be run in its place. ``context``
+    returns a :class:`Context` for each image of a pass, from the root about to run, its input, and
+    all of its arguments. ``score`` returns the score of a target from the root's output, and its
+    description.
     """
 
     root: nn.Module = field(repr=False)
@@ -84,7 +84,7 @@ class LayerIndex:
     score: Optional[Callable[[Any, Target], Tuple[torch.Tensor, str]]] = field(default=None, repr=False)
 
 
-# Model families that number their layers in a way of their own, as module:function; the first match wins.
+# Model families with their own layer numbers, as module:function; the first match wins.
 FAMILIES = (
     "yolov5_featviz.yolov5.ultralytics:index_yolo",
     "yolov5_featviz.models.openmmlab:index_openmmlab",
@@ -95,10 +95,10 @@ FAMILIES = (
 def index_layers(model: nn.Module) -> LayerIndex:
     """Number the layers of ``model``: as its family does, else its direct children in order.
 
-    ``DataParallel``, ``DistributedDataParallel`` and what ``torch.compile`` returns are seen through.
+    Wrappers (``DataParallel``, ``DistributedDataParallel``, ``torch.compile``) are removed first.
     """
     if not isinstance(model, nn.Module):
-        raise FeatvizError(f"the layers of a {type(model).__name__} cannot be looked at: give a torch.nn.Module")
+        raise FeatvizError(f"cannot list the layers of a {type(model).__name__}: give a torch.nn.Module")
     inner: Any = model
     while isinstance(inner, nn.Module):
         model = inner
@@ -128,18 +128,18 @@ def select_layers(model: Union[nn.Module, LayerIndex], layers: LayerSpec) -> Lis
     """Find the layers that a selection names.
 
     Args:
-        model: the model, or its index if that is at hand.
+        model: the model, or its index if available.
         layers: an index (``17``, ``-2``), a range (``0-9``), a type in any case (``spp``), a dotted
             path (``17.m.0.cv2``, ``backbone.layer4``), a pattern for such paths
-            (``backbone.layer*``; a ``*`` stands for anything but a dot, ``**`` for that too), a
-            group (``all``, and whatever else the model's family defines), a comma list of these, or
-            a sequence of them.
+            (``backbone.layer*``; ``*`` matches anything but a dot, ``**`` dots too), a group
+            (``all``, and others that the model's family defines), a comma-separated list of these,
+            or a sequence of them.
 
     Returns:
-        The layers in the order they were asked for, each once.
+        The layers in the order requested, each once.
 
     Raises:
-        FeatvizError: a part of the selection names nothing; the message says what there is.
+        FeatvizError: a part of the selection matches nothing; the message lists what exists.
     """
     index = model if isinstance(model, LayerIndex) else index_layers(model)
     items = [layers] if isinstance(layers, (str, int)) else list(layers)
@@ -164,7 +164,7 @@ def _find(index: LayerIndex, token: str) -> Iterable[Layer]:
     if span:
         first, last = int(span.group(1)), int(span.group(2))
         if first > last or last >= count:
-            raise FeatvizError(f"no layers {token}: this model has layers 0 to {count - 1}, and a range goes upwards")
+            raise FeatvizError(f"no layers {token}: this model has layers 0 to {count - 1}, and ranges are ascending")
         return [replace(layer, optional=True) for layer in index.layers[first : last + 1]]
     if token.lower() in index.groups:
         return [replace(index.layers[i], optional=True) for i in index.groups[token.lower()]]
@@ -188,7 +188,7 @@ def _find_by_pattern(index: LayerIndex, token: str) -> List[Layer]:
 
 
 def _find_inside(index: LayerIndex, token: str) -> Iterable[Layer]:
-    """Sub-modules, by dotted path (from the root or from a numbered layer) or by type."""
+    """Find sub-modules by dotted path (from the root or from a numbered layer) or by type."""
     head, _, tail = token.partition(".")
     prefix = None
     if tail and re.fullmatch("[0-9]{1,9}", head) and int(head) < len(index.layers):
@@ -226,12 +226,20 @@ def _submodule(index: LayerIndex, path: str, module: nn.Module) -> Layer:
 
 
 def is_inside(path: str, other: str) -> bool:
-    """Whether the module at ``path`` is the one at ``other``, or part of it; the root's path is empty."""
+    """Return whether the module at ``path`` is the one at ``other``, or part of it; the root's path is empty."""
     return not other or f"{path}.".startswith(f"{other}.")
 
 
+def module_at(root: nn.Module, path: str) -> Optional[nn.Module]:
+    """Return the module at ``path`` below ``root``, or None; the root's path is empty."""
+    found: Optional[nn.Module] = root
+    for name in path.split(".") if path else ():
+        found = None if found is None else found._modules.get(name)
+    return found
+
+
 def unhookable(module: nn.Module, title: str = "") -> Optional[str]:
-    """Why no forward hook can be set on ``module``; None if one can."""
+    """Return why no forward hook can be set on ``module``; None if one can."""
     if isinstance(module, torch.jit.ScriptModule):
         return f"{title} is TorchScript, which runs no hooks: capture the model from which it was made"
     return None
@@ -257,26 +265,26 @@ class LayerInfo:
 
 
 def list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]] = 640, depth: int = 1) -> List[LayerInfo]:
-    """Describe the layers of ``model`` for an input of ``[1, C, imgsz, imgsz]``.
+    """List the layers of ``model`` for an input of ``[1, C, imgsz, imgsz]``.
 
     Args:
-        model: any ``nn.Module``; it is run once on zeros, in evaluation mode, and left as it was.
+        model: any ``nn.Module``; it is run once on zeros, in evaluation mode, and not changed.
         imgsz: side of the input in pixels, or ``(height, width)``.
-        depth: 1 for the numbered layers only, 2 for the modules in them too, and so on.
+        depth: 1 for the numbered layers only, 2 for their children too, and so on.
 
     Returns:
-        One :class:`LayerInfo` a layer. ``shape`` is the output's shape, or a list of shapes where it
-        yields several tensors; ``gflops`` counts a multiply-add as two operations, as YOLO papers
-        do, over the module types that thop knows.
+        One :class:`LayerInfo` per layer. ``shape`` is the output's shape, or a list of shapes if the
+        layer returns several tensors; ``gflops`` counts a multiply-add as two operations, as YOLO
+        papers do, over the module types that thop supports.
 
     Raises:
-        FeatvizError: the model cannot be run at that size, or is TorchScript, or damaged.
+        FeatvizError: the model cannot be run at that size, is TorchScript, or is damaged.
     """
     try:
         return _list_layers(model, imgsz, depth)
     except FeatvizError:
         raise
-    except Exception as error:  # of a module that lacks what its class needs, for instance
+    except Exception as error:  # such as a module that lacks attributes of its class
         raise FeatvizError(f"the model's layers cannot be listed: {reason(error)}") from error
 
 
@@ -342,13 +350,13 @@ def _list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]], depth: in
 
 
 def _count_operations(index: LayerIndex, image: torch.Tensor) -> Dict[str, float]:
-    """GFLOPs by path, through thop; nothing where thop is missing or cannot follow the model."""
+    """Return GFLOPs by path, from thop; empty where thop is missing or fails on the model."""
     from copy import deepcopy
 
     try:
         import thop
 
-        # a copy, because thop leaves counters behind in the modules it has seen
+        # a copy, because thop leaves counters in the modules
         model = deepcopy(index.root).eval()
         with torch.no_grad():
             _, _, tree = thop.profile(model, inputs=(image,), verbose=False, ret_layer_info=True)

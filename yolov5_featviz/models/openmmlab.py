@@ -1,4 +1,4 @@
-"""Models of OpenMMLab (mmdetection and its relatives) are told about their images by data samples; so are we."""
+"""Layers and image metadata of OpenMMLab models (mmdetection and its relatives)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from yolov5_featviz.models.outputs import Input
 
 
 def index_openmmlab(model: Any) -> Optional[LayerIndex]:
-    """Number the parts of an OpenMMLab model: ``backbone``, ``neck``, ``bbox_head``...; None for other models."""
+    """Number the children of an OpenMMLab model: ``backbone``, ``neck``, ``bbox_head``...; None for other models."""
     if not (hasattr(model, "data_preprocessor") and callable(getattr(model, "test_step", None))):
         return None
     return index_children(model, context_of)
 
 
 def context_of(root: nn.Module, given: Input, inputs: Sequence[Any]) -> List[Context]:
-    """Name and place of each image, from the data samples among what a model was given."""
+    """Return name and region of each image, from the data samples among a model's arguments."""
     for value in inputs:
         if isinstance(value, (list, tuple)) and value and all(hasattr(sample, "metainfo") for sample in value):
             return [
@@ -31,15 +31,15 @@ def context_of(root: nn.Module, given: Input, inputs: Sequence[Any]) -> List[Con
 
 
 def region_of(meta: Dict[str, Any]) -> Optional[Region]:
-    """Where in the network's input the image of a test pipeline lies.
+    """Return where in the network's input the image of a test pipeline lies.
 
     Args:
-        meta: of a data sample: ``ori_shape`` (height, width) and ``scale_factor`` (across, down), and
+        meta: metainfo of a data sample: ``ori_shape`` (height, width) and ``scale_factor`` (across, down), and
             ``pad_param`` (top, bottom, left, right) where the pipeline pads on all sides, as mmyolo's.
 
     Returns:
-        Left, top, right and bottom edge in pixels; None if ``meta`` does not tell, or says that the
-        image was flipped, so that nothing can be laid over it as it was.
+        Left, top, right and bottom edge in pixels; None if ``meta`` lacks these, or the image was
+        flipped, so that nothing can be drawn over the original.
     """
     if "ori_shape" not in meta or "scale_factor" not in meta or meta.get("flip"):
         return None

@@ -1,4 +1,4 @@
-"""What layers put out to feature maps ``[B, C, H, W]``, however they lay it out."""
+"""Convert what layers return, in any layout, to feature maps ``[B, C, H, W]``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from yolov5_featviz.errors import FeatvizError
 
 Reshape = Union[Tuple[int, int], Callable[[torch.Tensor], torch.Tensor]]
 
-MOST, DEEPEST = 10_000, 100  # parts of an output that are looked at, and containers in containers
-EXTRA_TOKENS = 8  # class, distillation and register tokens that a grid may stand behind
+MOST, DEEPEST = 10_000, 100  # visited parts of an output, and nested containers
+EXTRA_TOKENS = 8  # class, distillation and register tokens that may precede the grid
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """What a network was given.
+    """Size and batch of a network's input.
 
     Attributes:
         size: ``(height, width)`` in pixels, if known.
@@ -33,11 +33,11 @@ class Input:
 
 
 def read_input(value: Any, channels: Optional[int]) -> Optional[Input]:
-    """Take ``value`` for what a network was given; None if it is no image.
+    """Return the size and batch of ``value`` as a network's input; None if it is not an image.
 
     Args:
         value: a tensor of images or clips, one image, or a list of images of any sizes.
-        channels: how many an image has; None if an image without a batch dimension cannot be meant.
+        channels: number of channels of an image; None if an image must have a batch dimension.
     """
 
     def is_image(x: Any) -> bool:
@@ -52,10 +52,10 @@ def read_input(value: Any, channels: Optional[int]) -> Optional[Input]:
 
 
 def crop_region(image: Tuple[int, int], resized: int, network: Tuple[int, int]) -> Region:
-    """Where an image lies that was resized until its shorter side fits, and cropped at its centre.
+    """Return the region of an image that was resized by its shorter side and centre-cropped.
 
-    As torchvision's ``Resize(resized)`` and ``CenterCrop(network)`` round; what they cut off lies
-    beyond the input.
+    Rounding is that of torchvision's ``Resize(resized)`` and ``CenterCrop(network)``; what they cut off
+    lies outside the input.
 
     Args:
         image: ``(height, width)`` of the image.
@@ -73,10 +73,10 @@ def crop_region(image: Tuple[int, int], resized: int, network: Tuple[int, int]) 
 
 
 def tensors_of(output: Any) -> Iterator[Tuple[Optional[str], torch.Tensor]]:
-    """The tensors of an output in order, each with its place in it: ``0``, ``1.0``, ``p3``, ``last_hidden_state``.
+    """Iterate over the tensors of an output, each with its place in it: ``0``, ``1.0``, ``p3``, ``last_hidden_state``.
 
-    Containers that hold themselves are entered once, and of an output of many thousands the first ``MOST``
-    parts are looked at.
+    Containers that contain themselves are entered once, and only the first ``MOST`` parts of an output
+    are visited.
     """
     left = MOST
 
@@ -107,7 +107,7 @@ def _parts(output: Any) -> Iterable[Tuple[Any, Any]]:
 
 
 def describe_output(output: Any) -> str:
-    """What a layer put out, in words."""
+    """Describe in words what a layer returned."""
     if isinstance(output, torch.Tensor):
         return f"a tensor of shape {_shape(output)}"
     shapes = [_shape(tensor) for _, tensor in tensors_of(output)]
@@ -125,7 +125,7 @@ def _shape(x: torch.Tensor) -> str:
 
 
 def without_values(x: torch.Tensor) -> str:
-    """Why a tensor has no values that can be drawn: what it is instead, in words; empty if it has."""
+    """Return why a tensor has no values to draw, in words: what it is instead; empty if it has."""
     wrapped = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)  # torch 2.0
     if wrapped is not None and wrapped(x):
         return "it is inside a transformation, such as vmap or grad of torch.func"
@@ -150,7 +150,7 @@ def without_values(x: torch.Tensor) -> str:
 
 
 def patch_size(model: nn.Module) -> Optional[Tuple[int, int]]:
-    """Pixels ``(down, across)`` of a vision transformer's patches: its first convolution that strides by its kernel."""
+    """Return a vision transformer's patch size ``(down, across)``: of its first convolution with stride = kernel."""
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             kernel, stride = module.kernel_size[-2:], module.stride[-2:]
@@ -167,40 +167,40 @@ def to_maps(
     reshape: Optional[Reshape] = None,
     frame: Optional[int] = None,
 ) -> torch.Tensor:
-    """Bring one output tensor to ``[B, C, H, W]``.
+    """Convert one output tensor to ``[B, C, H, W]``.
 
-    - ``[B, C, H, W]`` stays as it is. ``[B, H, W, C]`` is known by its shape: its second and third
+    - ``[B, C, H, W]`` stays as it is. ``[B, H, W, C]`` is recognised by its shape: its second and third
       dimension have the input's proportions (to within two cells) and its last two have not. Where
       both have, as in ``[B, 96, 96, 96]``, the layer decides: one that ends in ``Linear`` or
       ``LayerNorm`` works on the last dimension.
     - ``[B, N, C]`` is laid out on the grid of a transformer's patches, or of patches merged two by
-      two once or more often. Up to eight tokens before the grid are dropped; if that leaves a
-      choice, one token or none.
+      two once or more often. Up to eight tokens before the grid are dropped; if that is ambiguous,
+      one token or none.
     - ``[B, C, T, H, W]`` or ``[B, T, H, W, C]``, for clips: one frame, or the mean over time.
     - Without the ``B`` if the network was given one image without it.
 
     Args:
         x: the tensor.
-        module: the layer that put it out.
-        given: what the network was given.
+        module: the layer that returned it.
+        given: the network's input.
         patch: pixels ``(down, across)`` of the network's patches; see :func:`patch_size`.
-        reshape: the grid ``(height, width)`` of tokens, or a function that does it all.
+        reshape: the grid ``(height, width)`` of tokens, or a function that does the whole conversion.
         frame: which frame of a clip; None for the mean.
 
     Raises:
-        FeatvizError: ``x`` is no feature map; the message is empty, or says why not.
+        FeatvizError: ``x`` is not a feature map; the message is the reason, or empty.
     """
     if callable(reshape):
         y = reshape(x)
         if not isinstance(y, torch.Tensor) or y.dim() != 4:
-            raise FeatvizError(f"reshape made {describe_output(y)} of it")
+            raise FeatvizError(f"reshape returned {describe_output(y)}")
         return y
     if given.dims == 3 and x.dim() < 4:
         x = x[None]
     if x.dim() != 3 and x.dim() != max(4, given.dims):
         raise FeatvizError("")
     if given.batch is not None and x.shape[0] != given.batch:
-        raise FeatvizError(f"{x.shape[0]} of them for {given.batch} image{'s' * (given.batch > 1)}")
+        raise FeatvizError(f"a batch of {x.shape[0]} for {given.batch} image{'s' * (given.batch > 1)}")
     if x.dim() == 3:
         return _from_tokens(x, given, patch, reshape)
     x = _channels_first(x, module, given.size)

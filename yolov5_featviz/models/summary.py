@@ -1,4 +1,4 @@
-"""The layers of a model as a table."""
+"""Text table of a model's layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from yolov5_featviz.text import align
 
 
 def layer_table(rows: Sequence[LayerInfo]) -> str:
-    """The layers of a model as aligned text."""
+    """Format the layers of a model as aligned text."""
     head = ["index", "from", "type", "arguments", "parameters", "GFLOPs", "output shape", "stride"]
     body = [
         [

@@ -1,4 +1,4 @@
-"""Models by their names, and images brought to what they want."""
+"""Load models by name, with the preprocessing of their images."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from yolov5_featviz.text import near
 FORMS = "torchvision:resnet50, timm:resnet50, or module:function or file.py:function for one of your own"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 
-# From an image, uint8 RGB [H, W, 3], to what a model is called with, and where in its input the image then lies.
+# From an image, uint8 RGB [H, W, 3], to the argument of a model, and the image's region in its input.
 Prepare = Callable[[np.ndarray], Tuple[Any, Optional[Region]]]
 
 
 @dataclass(frozen=True)
 class ZooModel:
-    """A model, in evaluation mode, and how it wants its images.
+    """A model in evaluation mode, and the preprocessing of its images.
 
     Attributes:
         model: the model.
-        weights: where its weights come from, in words.
-        prepare: from uint8 RGB ``[H, W, 3]`` to what the model is called with, and where in the
-            network's input the image then lies, in pixels: left, top, right and bottom edge; they may
-            lie beyond it, where the image is cropped. None: the image fills it.
+        weights: origin of its weights, in words.
+        prepare: converts uint8 RGB ``[H, W, 3]`` to the model's argument, and returns as well the
+            region of the network's input where the image lies, in pixels: left, top, right and bottom
+            edge, outside the input where the image is cropped. None: the image fills the input.
     """
 
     model: nn.Module
@@ -45,7 +45,7 @@ class ZooModel:
     prepare: Prepare
 
     def input_size(self) -> Tuple[int, int]:
-        """``(height, width)`` of what the network gets of a square image."""
+        """Return ``(height, width)`` of the network's input for a square image."""
         x, region = self.prepare(np.zeros((384, 384, 3), np.uint8))
         if isinstance(x, torch.Tensor):
             return int(x.shape[2]), int(x.shape[3])
@@ -55,21 +55,21 @@ class ZooModel:
 def load_model(
     name: str, weights: Optional[str] = None, imgsz: Optional[int] = None, read: Callable[[str], Any] = torch.load
 ) -> ZooModel:
-    """Build a model by its name.
+    """Build a model by name.
 
     Args:
         name: ``torchvision:NAME``, for any of its builders; ``timm:NAME``; or ``module:function`` or
             ``file.py:function``, for a function that returns a model. It may be followed by arguments
             in parentheses: ``torchvision:resnet50(num_classes=10)``.
-        weights: path of a state dict; or ``default`` for those that the library offers, downloaded if
-            need be. None: torchvision's if they were downloaded before, else random ones.
-        imgsz: bring each image to a square of so many pixels, bicubic, and normalise it with
-            ImageNet's mean and standard deviation. None: do what comes with the model, if its library
-            says what that is, else the same with 384.
-        read: reads a file of weights.
+        weights: path of a state dict, or ``default`` for the library's, downloaded if necessary.
+            None: torchvision's if already downloaded, else random ones.
+        imgsz: resize each image to a square of so many pixels, bicubic, and normalise it with
+            ImageNet's mean and standard deviation. None: the model's own preprocessing if its library
+            defines one, else the same with 384.
+        read: function that reads a file of weights.
 
     Raises:
-        FeatvizError: there is no such model, or the weights are not its.
+        FeatvizError: no such model, or the weights do not fit it.
     """
     parts = re.fullmatch(r"([^()]+):(\w+)(?:\((.*)\))?", name.strip())
     if not parts:
@@ -95,16 +95,16 @@ def load_model(
 
 
 def load_weights(model: nn.Module, loaded: Any, path: str, name: str) -> None:
-    """Put weights into ``model``.
+    """Load weights into ``model``.
 
     Args:
         model: the model.
         loaded: a state dict, or a dictionary with one under ``state_dict``, ``model_state_dict``, ``model`` or ``ema``.
         path: where it was read from, for messages.
-        name: what the model is called, for messages.
+        name: the model's name, for messages.
 
     Raises:
-        FeatvizError: there is no state dict, or it is not that of such a model, to the last tensor.
+        FeatvizError: there is no state dict, or its tensors are not exactly those of the model.
     """
     held = loaded if isinstance(loaded, dict) else {}
     parts = [loaded, *(held.get(key) for key in ("state_dict", "model_state_dict", "model", "ema"))]
@@ -127,12 +127,12 @@ def load_weights(model: nn.Module, loaded: Any, path: str, name: str) -> None:
 
 
 def stretch_to_square(imgsz: int, mean: Any = MEAN, std: Any = STD) -> Prepare:
-    """Bring an image to a square of ``imgsz`` pixels, bicubic, whatever its aspect, and normalise it."""
+    """Return a preprocessing: resize to a square of ``imgsz`` pixels, bicubic, ignoring aspect, and normalise."""
 
     def prepare(image: np.ndarray) -> Tuple[Any, Optional[Region]]:
         from PIL import Image
 
-        bicubic = getattr(Image, "Resampling", Image).BICUBIC  # it moved there with Pillow 9.1
+        bicubic = getattr(Image, "Resampling", Image).BICUBIC  # since Pillow 9.1
         pixels = np.array(Image.fromarray(image).resize((imgsz, imgsz), bicubic))
         x = (torch.from_numpy(pixels).float() / 255 - torch.tensor(mean)) / torch.tensor(std)
         return x.permute(2, 0, 1)[None], None
@@ -141,7 +141,7 @@ def stretch_to_square(imgsz: int, mean: Any = MEAN, std: Any = STD) -> Prepare:
 
 
 def transformed(transform: Callable[[Any], torch.Tensor], resize: Optional[int]) -> Prepare:
-    """Do what comes with a model; ``resize`` is the shorter side before it crops an image at its centre, if it does."""
+    """Return a preprocessing by a model's own transform; ``resize`` is the shorter side before a centre crop."""
 
     def prepare(image: np.ndarray) -> Tuple[Any, Optional[Region]]:
         from PIL import Image
@@ -181,10 +181,10 @@ def _torchvision(name: str, arguments: Dict[str, Any], weights: Optional[str], i
     if name in vars(models.detection):
         if imgsz is not None:
             raise FeatvizError(
-                f"torchvision:{name} brings images to size by itself: leave --imgsz out, or give "
+                f"torchvision:{name} resizes images itself: leave --imgsz out, or give "
                 f"'torchvision:{name}(min_size={imgsz})'"
             )
-        return ZooModel(model, origin, _as_detectors_want(model))
+        return ZooModel(model, origin, _detector_input(model))
     transform: Any = offered.transforms() if offered else None
     resize, crop = getattr(transform, "resize_size", None), getattr(transform, "crop_size", None)
     if imgsz is not None or resize is None or len(resize) != 1:
@@ -192,8 +192,8 @@ def _torchvision(name: str, arguments: Dict[str, Any], weights: Optional[str], i
     return ZooModel(model, origin, transformed(transform, resize[0] if crop else None))
 
 
-def _as_detectors_want(model: Any) -> Prepare:
-    """Torchvision's detectors take a list of images in [0, 1] and resize, normalise and pad them themselves."""
+def _detector_input(model: Any) -> Prepare:
+    """Return the preprocessing for torchvision's detectors: lists in [0, 1], which they resize, normalise and pad."""
 
     def prepare(image: np.ndarray) -> Tuple[Any, Optional[Region]]:
         x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
@@ -222,7 +222,7 @@ def _timm(name: str, arguments: Dict[str, Any], weights: Optional[str], imgsz: O
 
 
 def _function(module: str, name: str) -> Callable[..., Any]:
-    """A function of a module, which is given by its dotted name, also from the current folder, or by its file."""
+    """Import a function from a module, given by dotted name (also in the current folder) or by file."""
     found: Any = None
     if module.endswith(".py"):
         spec = importlib.util.spec_from_file_location(Path(module).stem, module)
@@ -243,14 +243,14 @@ def _function(module: str, name: str) -> Callable[..., Any]:
         sys.path.remove(str(Path.cwd()))
     function = getattr(found, name, None)
     if hasattr(found, name) and not callable(function):
-        raise FeatvizError(f"{module}:{name} is of type {type(function).__name__}, no function that returns a model")
+        raise FeatvizError(f"{module}:{name} is of type {type(function).__name__}, not a function that returns a model")
     if not callable(function):
         raise FeatvizError(f"{module} has no function {name!r}{near(name, vars(found))}")
     return function  # type: ignore[no-any-return]
 
 
 def _arguments(text: str, name: str) -> Dict[str, Any]:
-    """``num_classes=10, aux=False`` to a dictionary; only literals."""
+    """Parse ``num_classes=10, aux=False`` to a dictionary; only literals."""
     try:
         call: Any = ast.parse(f"f({text})", mode="eval").body
         if call.args:

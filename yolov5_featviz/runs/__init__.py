@@ -1,1 +1,1 @@
-"""One run over many images: what to draw, where it goes, the report."""
+"""Runs over many images: what to draw, the run folder, the report."""

@@ -1,4 +1,4 @@
-"""Put images through a model and draw its layers."""
+"""Run a model on images and draw its layers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SUFFIXES = {".bmp", ".dng", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".t
 
 
 def find_images(source: str) -> List[Path]:
-    """The images that ``source`` names: a file, those of a folder, or those that a pattern fits; by name.
+    """List the images of ``source``, a file, a folder or a glob pattern, sorted by name.
 
     Raises FeatvizError if there is none.
     """
@@ -45,7 +45,7 @@ def find_images(source: str) -> List[Path]:
         raise FeatvizError(f"no image {printable(source)}: give a file, or a folder")
     is_dir = os.path.isdir(source)
     files = sorted(path.iterdir() if is_dir else map(Path, glob.glob(source, recursive=True)))
-    # folders and links that lead nowhere are among them, so that they are told as other damaged images are
+    # keeps folders and broken links, so that they are reported like damaged images
     found = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not any(file.is_file() for file in found):
         raise FeatvizError(
@@ -66,23 +66,23 @@ def run_images(
     say: int = 0,
     device: Optional[str] = None,
 ) -> int:
-    """Draw ``layers`` for each image of ``source``, into a folder of its own.
+    """Draw ``layers`` for each image of ``source``, into one folder per image.
 
     Args:
         zoo: the model; see :func:`yolov5_featviz.models.zoo.load_model`.
         layers: a layer selection; see :func:`yolov5_featviz.models.layers.select_layers`.
-        source: an image, a folder of images, or a pattern.
+        source: an image, a folder of images, or a glob pattern.
         look: what to draw, and how.
-        folder: where the images' folders go; ``runs/featviz/exp`` otherwise, or ``exp2`` and so on.
-            Nothing that is there is overwritten.
+        folder: parent of the images' folders; default ``runs/featviz/exp``, or ``exp2`` and so on.
+            Existing files are never overwritten.
         log: called with each message.
-        about: how the pictures come about, for the files; see :func:`yolov5_featviz.runs.provenance.run_record`.
-        report: write a page about it, too; see :class:`yolov5_featviz.runs.report.Report`.
-        say: 1 to name every file, -1 for errors only.
+        about: the run's record for the files; see :func:`yolov5_featviz.runs.provenance.run_record`.
+        report: also write the report; see :class:`yolov5_featviz.runs.report.Report`.
+        say: verbosity: 1 to log every file, -1 for errors only.
         device: see :func:`yolov5_featviz.models.device.choose_device`.
 
     Returns:
-        0; or 1 if an image could not be read or a picture not be saved, after all others were.
+        0; or 1 if an image could not be read or a picture could not be saved, after processing all others.
 
     Raises:
         FeatvizError: there is nothing to draw, or no image could be read. Nothing was written.
@@ -103,13 +103,13 @@ def run_images(
                 x, region = _prepared(zoo, image, path, place)
             except FeatvizError as error:
                 unreadable.append(error)
-                log(f"{error}; passed over")
+                log(f"{error}; skipped")
                 continue
             with Capture(index, selected) as features, torch.no_grad():
                 _run(zoo.model, x)
             for reason in set(features.skipped.values()) - known:
                 known.add(reason)
-                log(f"{reason}; passed over")
+                log(f"{reason}; skipped")
             maps = [replace(fm, region=region) for fm in features.of_image(0, name)]
             if not maps:
                 raise FeatvizError(next(iter(features.skipped.values()), f"no feature map of {layers}"))

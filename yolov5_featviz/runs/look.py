@@ -1,4 +1,4 @@
-"""Everything that is asked for of one feature map, as named files' contents. Nothing here touches a file."""
+"""Render what a :class:`Look` requests, as (file name, bytes) pairs. Nothing here accesses files."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ FILE_FORMATS = (*PICTURE_FORMATS, "npy")
 
 @dataclass(frozen=True)
 class Look:
-    """What to draw of a feature map, and how. Where a field is None, each mode has a default of its own.
+    """What to draw of a feature map, and how. None selects a default that depends on the mode.
 
     Attributes:
-        modes: any of ``grid``, ``heatmap``, ``channels`` (one file each), ``pca``, and ``cam``, class
-            activation maps, which are not made from feature maps alone; see :func:`render_cam`.
-        channels: which; see :func:`yolov5_featviz.draw.channels.choose`. None: 64 where channels are
-            shown one by one, all where they are put together.
+        modes: any of ``grid``, ``heatmap``, ``channels`` (one file per channel), ``pca``, and ``cam``, class
+            activation maps, which need more than feature maps; see :func:`render_cam`.
+        channels: see :func:`yolov5_featviz.draw.channels.choose`. None: 64 where channels are shown
+            individually, all where they are combined.
         norm: see :func:`yolov5_featviz.arrays.normalize.normalize`. None: ``channel``, and for heat maps
-            what goes with the reduction.
+            the norm of the reduction.
         reduce: for heat maps; see :func:`yolov5_featviz.arrays.reduce.reduce_channels`.
         resample: see :func:`yolov5_featviz.arrays.resample.resample`. None: ``nearest``, and ``bilinear``
             over images.
-        cmap: any of matplotlib's. None: ``viridis``, and ``jet`` over images.
-        alpha, blend, boxes: for what is laid over images; see
-            :meth:`yolov5_featviz.draw.heatmap.HeatMap.over`. Heat maps are, wherever there is an image.
-        overlay: lay the single channels over the image as well.
-        formats: any of ``png``, ``pdf``, ``svg``, ``jpg``, ``tif``; and ``npy``, the whole layer's
-            values, float32 ``[C, H, W]``.
+        cmap: a matplotlib colour map. None: ``viridis``, and ``jet`` over images.
+        alpha, blend, boxes: for overlays; see :meth:`yolov5_featviz.draw.heatmap.HeatMap.over`. Heat
+            maps are overlaid whenever there is an image.
+        overlay: also overlay single channels on the image.
+        formats: any of ``png``, ``pdf``, ``svg``, ``jpg``, ``tif``; and ``npy``, the values of all
+            channels, float32 ``[C, H, W]``.
         dpi, plain: see :func:`yolov5_featviz.draw.grid.grid`.
         method, target, merge: for class activation maps; see :func:`yolov5_featviz.attribution.cam.cam`.
 
     Raises:
-        FeatvizError: one of them is not understood.
+        FeatvizError: a value is invalid.
     """
 
     modes: Sequence[str] = ("grid",)
@@ -75,7 +75,7 @@ class Look:
 
     @property
     def shows_maps(self) -> bool:
-        """Whether anything is to be made of feature maps themselves."""
+        """Whether any output is made from feature maps directly, other than ``cam``."""
         return "npy" in self.formats or any(mode != "cam" for mode in self.modes)
 
     def __post_init__(self) -> None:
@@ -103,28 +103,28 @@ def render(
     feature_map: LayerOutput,
     look: Look,
     image: Any = None,
-    tell: Optional[Callable[[LayerOutput, Choice], None]] = None,
+    log: Optional[Callable[[LayerOutput, Choice], None]] = None,
     made: Made = None,
 ) -> Iterator[Tuple[str, bytes]]:
-    """All that ``look`` asks for.
+    """Render all files that ``look`` requests.
 
     Args:
         feature_map: what to draw.
         look: how.
         image: the image it belongs to, for overlays; see :meth:`yolov5_featviz.draw.heatmap.HeatMap.over`.
-        tell: is told what was chosen, if channels are chosen by a ranking.
-        made: says how the map came about, for the files, when the first is made; each adds what it shows.
+        log: called with the map and the choice, if channels are chosen by a ranking.
+        made: returns the record of how the map was made; called when the first file is rendered.
 
     Yields:
         ``(name, content)`` of each file, such as ``stage17_C3_features.png``, ``..._features_page2.png``,
         ``..._heatmap.png``, ``..._channel005.png``, ``..._pca.png``, ``..._features.npy``; and
-        ``..._ranking.csv`` if channels are chosen by one. How it was made is in each file; the values
-        are followed by it as a second array, and a ranking has it beside it, in ``....csv.json``.
+        ``..._ranking.csv`` if channels are chosen by one. Each file contains its record: ``npy`` files as
+        a second array, and a ranking in a separate ``....csv.json``.
 
     Raises:
-        FeatvizError: the map has no pixels, or not the channels that are asked for.
+        FeatvizError: the map has no pixels, or lacks a requested channel.
     """
-    stem, told = feature_map.stem, dict(made() if made else {})
+    stem, record = feature_map.stem, dict(made() if made else {})
     shown = together = choose(feature_map, "64" if look.channels is None else look.channels)
     if look.channels is None:
         together = choose(feature_map, "all")
@@ -132,36 +132,36 @@ def render(
         yield f"{stem}_ranking.csv", shown.ranking.to_csv().encode()
         if made is not None:
             about = map_record(feature_map, "ranking", shown.channels, by=shown.ranking.by)
-            yield f"{stem}_ranking.csv.json", f"{dumps({**told, 'file': f'{stem}_ranking.csv', **about})}\n".encode()
-        if tell is not None:
-            tell(feature_map, shown)
+            yield f"{stem}_ranking.csv.json", f"{dumps({**record, 'file': f'{stem}_ranking.csv', **about})}\n".encode()
+        if log is not None:
+            log(feature_map, shown)
     if "npy" in look.formats:
         file = f"{stem}_features.npy"
         about = map_record(feature_map, "values", range(feature_map.channels))
-        yield file, _npy(feature_map.data, {**told, "file": file, **about})
+        yield file, _npy(feature_map.data, {**record, "file": file, **about})
     if any(format in PICTURE_FORMATS for format in look.formats):
         for mode in look.modes:
             for name, picture in _pictures(mode, feature_map, look, image, shown, together):
                 for format in look.formats:
                     if format in PICTURE_FORMATS:
                         file = f"{stem}_{name}.{format}"
-                        yield file, picture.told({**told, "file": file, **picture.about}).encode(format)
+                        yield file, picture.told({**record, "file": file, **picture.about}).encode(format)
 
 
 def render_cam(heat: HeatMap, look: Look, image: Any = None, made: Made = None) -> Iterator[Tuple[str, bytes]]:
-    """A class activation map over its image, or alone if ``image`` is None. ``made`` as for :func:`render`.
+    """Render a class activation map over its image, or alone if ``image`` is None. ``made`` as for :func:`render`.
 
     Yields:
-        ``(name, content)`` of each file: ``stage17_C3_cam.png``, and ``..._cam.npy``, its values before
-        they were scaled, float32 ``[H, W]``.
+        ``(name, content)`` of each file: ``stage17_C3_cam.png``, and ``..._cam.npy``, its unscaled
+        values, float32 ``[H, W]``.
     """
-    name, told = f"{heat.feature_map.stem}_cam", dict(made() if made else {})
+    name, record = f"{heat.feature_map.stem}_cam", dict(made() if made else {})
     if "npy" in look.formats:
-        yield f"{name}.npy", _npy(heat.feature_map.data[0], {**told, "file": f"{name}.npy", **heat.about})
+        yield f"{name}.npy", _npy(heat.feature_map.data[0], {**record, "file": f"{name}.npy", **heat.about})
     for format in look.formats:
         if format in PICTURE_FORMATS:
             picture, file = _drawn(heat, look, image), f"{name}.{format}"
-            yield file, picture.told({**told, "file": file, **picture.about}).encode(format)
+            yield file, picture.told({**record, "file": file, **picture.about}).encode(format)
 
 
 def _npy(data: torch.Tensor, about: Mapping[str, Any]) -> bytes:

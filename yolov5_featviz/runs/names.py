@@ -1,4 +1,4 @@
-"""Names for the folders of images: one for each, and never one that could be that of another."""
+"""Unique folder names for images."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Dict, Iterable, List, Set, Union
 
 from yolov5_featviz.text import file_name
 
-TAKEN = "~"  # between a name that is taken and a number
+TAKEN = "~"  # between a taken name and a number
 
 
 def image_names(paths: Iterable[Union[str, PurePath]]) -> List[str]:
-    """Name each of several images for its folder, whatever their order.
+    """Name the folders of several images, independent of their order.
 
-    By the stem of its file; where two share that, by the whole file name; where two share that as well,
-    with folders in front: ``a_x.jpg`` and ``b_x.jpg``. A file that comes again gets a number behind
-    its name, ``x~2``. No name is that of another image's folder by any of these rules.
+    A name is the stem of the file; if two images share it, the file name; if they share that too, with
+    parent folders as prefix: ``a_x.jpg`` and ``b_x.jpg``. A repeated file gets a numeric suffix,
+    ``x~2``. No name collides with that of another image by any of these rules.
 
     Args:
-        paths: their files, each as often as it comes.
+        paths: the files, including repetitions.
 
     Returns:
-        A name for each, fit for a folder, all different.
+        One name per path, valid as a folder name and unique.
     """
     every = [str(path) for path in paths]
     forms = {path: _forms(path) for path in every}
@@ -46,7 +46,7 @@ def image_names(paths: Iterable[Union[str, PurePath]]) -> List[str]:
     last: Dict[str, int] = Counter()
     taken = set(names.values())
     found: Dict[str, List[str]] = {path: [] for path in forms}
-    for name, group in groups.items():  # what no form tells apart
+    for name, group in groups.items():  # still ambiguous
         for i, path in enumerate(sorted(group)):
             found[path].append(name if i == 0 else _free(name, taken, last))
     result = []
@@ -58,10 +58,10 @@ def image_names(paths: Iterable[Union[str, PurePath]]) -> List[str]:
 
 
 class Names:
-    """Names images one by one, where it is not known which others will come.
+    """Incremental version of :func:`image_names`, for images that are not known in advance.
 
-    The first to come gets its stem, another file of that stem its whole name, and so on as
-    :func:`image_names` does; a name that was given stays the image's.
+    The first image gets its stem, another file with that stem its file name, and so on; names that were
+    given do not change.
     """
 
     def __init__(self, known: Iterable[Union[str, PurePath]] = ()) -> None:
@@ -71,20 +71,20 @@ class Names:
         self.learn(known)
 
     def learn(self, paths: Iterable[Union[str, PurePath]]) -> None:
-        """Name images of which it is known that they will come, those that have none yet."""
+        """Name images that are known to follow, unless they have a name already."""
         new = [path for path in dict.fromkeys(map(str, paths)) if path not in self._names]
         for path, name in zip(new, image_names(new)):
             self._give(path, [name, *_forms(path)])
 
     def __call__(self, path: Union[str, PurePath]) -> str:
-        """The name of an image."""
+        """Return the name of an image."""
         path = str(path)
         if path not in self._names:
             self._give(path, _forms(path))
         return self._names[path]
 
     def frame(self, path: Union[str, PurePath], number: int) -> str:
-        """The name of a frame of a video: ``video_7``; ``video.mp4_7`` where an image has a name of that form."""
+        """Return the name of a video frame: ``video_7``, or ``video.mp4_7`` if an image has a name of that form."""
         path = str(path)
         if path not in self._videos:
             name = self(path)
@@ -102,7 +102,7 @@ class Names:
 
 
 def _forms(path: str) -> List[str]:
-    """What an image may be called, the shortest first."""
+    """List candidate names of an image, shortest first."""
     parts = [part for part in PurePath(path).parts if part not in ("/", "\\", "..")] or ["image"]
     stem = PurePath(parts[-1]).stem or "image"
     forms = [stem, *("_".join(parts[-n:]) for n in range(1, len(parts) + 1))]

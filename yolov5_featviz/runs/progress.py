@@ -1,4 +1,4 @@
-"""How far long work is, for whoever sits in front of a terminal."""
+"""Terminal progress bar."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from typing import Any, Iterable, Iterator, Optional, Sequence, TypeVar, Union
 
 T = TypeVar("T")
 
-PATIENCE = 0.5  # seconds that pass without a word
-PACE = 0.1  # seconds between two looks of the line
+PATIENCE = 0.5  # seconds before the bar appears
+PACE = 0.1  # seconds between redraws
 
 
 def progress(
     items: Union[Sequence[T], Iterable[T]], what: str, total: Optional[int] = None, stream: Any = None
 ) -> Iterator[T]:
-    """Yield ``items``; meanwhile one line of ``stream`` says ``what`` is being done and how far it is.
+    """Yield ``items`` and show a progress bar on ``stream``.
 
-    The line is redrawn in place and is gone at the end, also after an error. There is none where
-    ``stream`` is no terminal, so nothing of it gets into a file or a pipe, and none for work of less
-    than half a second.
+    The line is redrawn in place and removed at the end, also after an error. It is not shown if
+    ``stream`` is not a terminal, or within the first half second.
 
     Args:
-        items: what is worked on.
-        what: what is done with it, such as ``comparing``.
-        total: how many there are; the length of ``items`` if None.
-        stream: where to; ``sys.stderr`` if None.
+        items: items to process.
+        what: label, such as ``comparing``.
+        total: number of items; the length of ``items`` if None.
+        stream: output stream; ``sys.stderr`` if None.
     """
     stream = sys.stderr if stream is None else stream
     if stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
@@ -52,7 +51,7 @@ def progress(
 
 
 def _put(stream: Any, text: str) -> None:
-    with suppress(OSError):  # a terminal that has gone
+    with suppress(OSError):  # the terminal was closed
         stream.write(text)
         stream.flush()
 

@@ -1,4 +1,4 @@
-"""What files say of how they were made: putting it together, without names of users or folders, and reading it back."""
+"""Write and read provenance records, without user names or paths."""
 
 from __future__ import annotations
 
@@ -39,35 +39,35 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.files import head, opened
 from yolov5_featviz.text import align, printable
 
-LONGEST = 1 << 24  # bytes of a record, and of a file without chunks in which one is looked for
-CHUNKS = 1 << 17  # of a PNG file that are looked through
-DEPTH = 40  # of what is nested in a record; a figure's has 6
+LONGEST = 1 << 24  # bytes of a record, and of a file without chunks that is searched for one
+CHUNKS = 1 << 17  # of a PNG file that are searched
+DEPTH = 40  # nesting of a record; a figure's has 6
 DIGITS = 40  # of a number
 
 
 def run_record(command: Sequence[str], weights: Iterable[Union[str, Path]] = (), **more: Any) -> Dict[str, Any]:
-    """What all files of a run have in common.
+    """Build the part of the record that all files of a run share.
 
     Args:
-        command: the words behind ``yolov5-featviz``; see :func:`portable`.
-        weights: the checkpoints; the hash of each is taken.
-        more: whatever else there is to say; None is left out.
+        command: the arguments of ``yolov5-featviz``; see :func:`portable`.
+        weights: the checkpoints, recorded with their hashes.
+        more: additional entries; None is omitted.
     """
     import torch
 
-    told = {"command": portable(command), **more, "torch": str(torch.__version__)}
-    told["weights"] = [identity(path) for path in weights]
-    return {name: value for name, value in told.items() if value is not None and value != []}
+    record = {"command": portable(command), **more, "torch": str(torch.__version__)}
+    record["weights"] = [identity(path) for path in weights]
+    return {name: value for name, value in record.items() if value is not None and value != []}
 
 
 def identity(path: Union[str, Path], **more: Any) -> Dict[str, Any]:
-    """Name and SHA-256 of a file; only the name if it is none, as of a stream."""
+    """Return the name and SHA-256 of a file; only the name if it is not a file, such as a stream."""
     known = {"sha256": sha256(path)} if os.path.isfile(path) else {}
     return {"name": portable([str(path)])[0].replace("\\", "/").rsplit("/", 1)[-1], **known, **more}
 
 
 def sha256(path: Union[str, Path]) -> str:
-    """The SHA-256 of a file, in hexadecimal; taken once as long as the file stays as it is."""
+    """Compute the SHA-256 of a file in hexadecimal, cached until the file changes."""
     state = os.stat(path)
     return _sha256(os.path.abspath(path), state.st_size, state.st_mtime_ns)
 
@@ -82,10 +82,10 @@ def _sha256(path: str, size: int, changed: int) -> str:
 
 
 def portable(words: Iterable[str]) -> List[str]:
-    """A command line that tells nothing about the machine.
+    """Strip machine-specific details from a command line.
 
-    Paths within the current folder become relative to it; of any other only the name stays, and so
-    it does if the user's name is a part of them. Addresses lose user, password and query.
+    Paths within the current folder become relative to it; other paths, and those that contain the
+    user's name, are reduced to the file name. Addresses lose user, password and query.
     """
     return ["=".join([*flag, _portable(value)]) for flag, value in map(_parted, words)]
 
@@ -117,26 +117,26 @@ def _portable(word: str) -> str:
 @lru_cache(maxsize=1)
 def _users() -> FrozenSet[str]:
     names = {os.path.basename(os.path.expanduser("~"))}
-    with suppress(Exception):  # where nobody is known by the user's number
+    with suppress(Exception):  # the user ID has no name
         names.add(getpass.getuser())
     return frozenset(filter(None, names))
 
 
 def read_record(path: Union[str, Path]) -> Dict[str, Any]:
-    """What a file that was written here says of how it was made.
+    """Read the provenance record of a file written by this package.
 
-    The file may be anybody's: nothing in it is decoded but the record, in bounded memory, and a record
-    that is not of the shape that this package writes is refused.
+    The file is untrusted: only the record is decoded, in bounded memory, and records of another form
+    than this package writes are rejected.
 
     Args:
-        path: a ``png``, ``jpg``, ``tif``, ``svg``, ``pdf``, ``npy`` or ``tex`` file, or one that has
-            its words beside it, in a file of the same name with ``.json`` behind it.
+        path: a ``png``, ``jpg``, ``tif``, ``svg``, ``pdf``, ``npy`` or ``tex`` file, or one with its
+            record in a second file, with ``.json`` appended to the name.
 
     Returns:
         The record, checked; see :func:`check_record`.
 
     Raises:
-        FeatvizError: there is no such file, it does not say, or what it says is damaged.
+        FeatvizError: there is no such file, or its record is missing or damaged.
     """
     with opened(path) as file:
         for words in _words(file):
@@ -149,12 +149,12 @@ def read_record(path: Union[str, Path]) -> Dict[str, Any]:
         if about is not None:
             return check_record(about, beside)
     raise FeatvizError(
-        f"{printable(path)} does not say how it was made: it is not from yolov5-featviz, or was saved anew since"
+        f"{printable(path)} has no record: it was not written by yolov5-featviz, or was saved again since"
     )
 
 
 def _parsed(words: str) -> Optional[Dict[str, Any]]:
-    """A record; None if these words are none."""
+    """Parse a record; None if the text is not one."""
     try:
         about = json.loads(words, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
@@ -171,22 +171,22 @@ def _whole(digits: str) -> int:
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{digits} is no number")
+        raise ValueError(f"{digits} is not a number")
     return value
 
 
 def check_record(about: Mapping[str, Any], path: Union[str, Path] = "") -> Dict[str, Any]:
-    """Check that a record has the shape that this package writes.
+    """Check that a record has the form that this package writes.
 
     Args:
-        about: the record: a mapping, of values that JSON knows, of bounded depth.
-        path: the file that it is from, for messages.
+        about: the record: a mapping of JSON values of bounded depth.
+        path: its file, for messages.
 
     Returns:
         The same record.
 
     Raises:
-        FeatvizError: a value is of another kind than is written here, such as a ``file`` with a folder in it.
+        FeatvizError: a value is invalid, such as a ``file`` that contains a folder.
     """
     levels, level = 0, [about]
     while level:
@@ -213,12 +213,12 @@ def _is_texts(value: Any) -> bool:
 
 
 def is_base_name(value: Any) -> bool:
-    """Whether ``value`` is the name of a file without a folder."""
+    """Whether ``value`` is a file name without a folder."""
     return is_inside(value) and 0 < len(value) < 256 and value != "." and "/" not in value and os.sep not in value
 
 
 def is_inside(value: Any) -> bool:
-    """Whether ``value`` is a relative path that stays below the folder that it is relative to; empty is that folder."""
+    """Whether ``value`` is a relative path that stays inside its base folder; empty is that folder."""
     if not _is_text(value) or "\0" in value or value.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", value):
         return False
     return os.sep == "/" or not PureWindowsPath(value).drive
@@ -262,7 +262,7 @@ _SHAPES: Dict[str, Callable[[Any], bool]] = {
 
 
 def _words(file: BinaryIO) -> Iterator[str]:
-    """What may be the record, in a file of any kind."""
+    """Yield candidates for the record in a file of any format."""
     start = file.read(8)
     if start.startswith(b"\x89PNG"):
         yield from _of_png(file)
@@ -272,7 +272,7 @@ def _words(file: BinaryIO) -> Iterator[str]:
         file.seek(0)
         try:
             yield _of_npy(file)
-        except Exception:  # only the values, values of somebody else, or a header that is damaged
+        except Exception:  # no record, a foreign array, or a damaged header
             return
     else:
         content = _ends(file)
@@ -291,7 +291,7 @@ def _words(file: BinaryIO) -> Iterator[str]:
 
 
 def _ends(file: BinaryIO) -> bytes:
-    """All of a file, or of a large one its first and last bytes, where the record stands."""
+    """Read a whole file or, if it is large, its first and last bytes, where the record is."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     content = file.read(LONGEST)
@@ -322,7 +322,7 @@ def _of_png(file: BinaryIO) -> Iterator[str]:
 
 
 def _of_tiff(file: BinaryIO) -> str:
-    """The description in the first directory."""
+    """Read the description tag of the first directory."""
     file.seek(4)
     file.seek(int.from_bytes(file.read(4), "little"))
     entries = file.read(12 * int.from_bytes(file.read(2), "little"))
@@ -347,7 +347,7 @@ def _comments(content: bytes) -> str:
 
 
 def _of_npy(file: BinaryIO) -> str:
-    """The text that stands behind the values."""
+    """Read the text after the values."""
     shape, dtype = npy_header(file)
     file.seek(math.prod(shape) * dtype.itemsize, os.SEEK_CUR)
     shape, dtype = npy_header(file)
@@ -357,15 +357,15 @@ def _of_npy(file: BinaryIO) -> str:
 
 
 def npy_header(file: BinaryIO) -> Tuple[Tuple[int, ...], np.dtype]:
-    """Shape and type of an array that begins here in ``file``, which is left at its first value.
+    """Read shape and dtype of the array at the current position of ``file``, leaving it at the first value.
 
-    Raises ValueError if there is none, or one of Python objects, before any memory is taken for it.
+    Raises ValueError if there is none, or if it holds Python objects, before allocating memory.
     """
     start = file.tell()
     known: Any = np.lib.format
     version = known.read_magic(file)
     length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-    if version not in ((1, 0), (2, 0)) or length > 4096:  # what is written here has 128
+    if version not in ((1, 0), (2, 0)) or length > 4096:  # this package writes 128
         raise ValueError("no header")
     file.seek(start + 8)
     shape, _, dtype = (known.read_array_header_1_0 if version == (1, 0) else known.read_array_header_2_0)(file)
@@ -380,7 +380,7 @@ def _behind_key(text: str) -> str:
 
 
 def record_text(about: Mapping[str, Any]) -> str:
-    """The record as text, a line for each thing that is told; what a terminal would obey is left out."""
+    """Format a record as text, one line per entry, without control characters."""
     known = dict(about)
     versions = [f"{KEY} {known.pop(KEY)}"]
     versions += [
@@ -398,7 +398,7 @@ def record_text(about: Mapping[str, Any]) -> str:
 
 
 def as_json(about: Mapping[str, Any]) -> str:
-    """The record as JSON, with what a terminal would obey, and lone surrogates, as ``\\u`` escapes."""
+    """Format a record as JSON, with control characters and lone surrogates as ``\\u`` escapes."""
     text = json.dumps(about, indent=1, ensure_ascii=False)
     return "".join(c if c == "\n" or printable(c) == c else _escaped(c) for c in text)
 
@@ -409,7 +409,7 @@ def _escaped(letter: str) -> str:
 
 
 def command_line(words: Optional[Sequence[str]]) -> str:
-    """Words as one types them, with control characters replaced."""
+    """Quote words for a shell, with control characters replaced."""
     return " ".join(shlex.quote(printable(word)) for word in words or ())
 
 

@@ -1,4 +1,4 @@
-"""Write the report: one page (or several) about a run."""
+"""Write the HTML report of a run, one page or several."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from yolov5_featviz.runs.report_data import LEVELS, LIST, Part, entry, jpeg_uri,
 from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 
-PAGE = 16_000_000  # bytes of images on one page; head and foot come to that
+PAGE = 16_000_000  # bytes of images per page, without head and foot
 FORMULAS = (
     "Contrast: how many standard deviations the channel is stronger inside the boxes than outside; 0.8 is a lot. "
     "A high rank does not prove that the detection depends on the channel.",
@@ -40,20 +40,20 @@ ALPHA = 0.55
 
 
 def as_json(value: Any) -> str:
-    """JSON that can stand in a page: nothing in it ends a script or begins a comment, and all of it is ASCII."""
+    """Encode as ASCII JSON that is safe inside an HTML script element."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
 class _Page:
-    """What is known of one page while its images wait: the first of them, and how many there are.
+    """State of one page while images are collected.
 
     Attributes:
-        start: where its images begin, in bytes of all.
-        used: how many bytes its images take.
-        images: how many there are.
-        first, last: the names of its first and last image.
-        shown: whether something was detected in the image that it opens with.
-        values: what the page's head and foot say of that image.
+        start: offset of its images in the temporary file, in bytes.
+        used: bytes of its images.
+        images: number of its images.
+        first, last: names of its first and last image.
+        shown: whether something was detected in the image shown first.
+        values: template values that describe this image.
     """
 
     def __init__(self, start: int, name: str) -> None:
@@ -65,15 +65,15 @@ class _Page:
 
 
 class Report:
-    """Collects images and writes the page at the end; see ``docs/report.md`` for what is on it.
+    """Collect images and write the report at the end; ``docs/report.md`` describes its content.
 
-    The images wait in a file without a name in ``folder``, so memory stays flat, and a run that is
-    killed leaves nothing behind. The first images are shown at full detail, later ones at less
-    (``LEVELS``); what no longer fits is counted. Past ``PAGE`` bytes the report goes on in another
-    page, ``index2.html``...; the pages are linked with each other.
+    Images are kept in an unnamed temporary file in ``folder``, so memory use is constant and a killed
+    run leaves nothing behind. The first images are stored in full detail, later ones in less
+    (``LEVELS``); those that no longer fit are counted. Past ``PAGE`` bytes the report continues on
+    another page, ``index2.html``...; the pages link to each other.
 
     Args:
-        folder: where the page goes; made with the first image, if need be.
+        folder: the report's folder; created with the first image if necessary.
         about: a line about the run, under the heading.
         look: ``reduce`` and ``cmap`` are used.
     """
@@ -99,13 +99,12 @@ class Report:
         """Add an image.
 
         Args:
-            name, parts, image, size: as for :func:`entry`; parts without a map are passed over.
-            group: what it belongs to, such as ``epoch 10``: images of one name in several groups are
-                variants of each other.
-            folder: where its pictures lie, from the page.
+            name, parts, image, size: as for :func:`entry`; parts without maps are skipped.
+            group: such as ``epoch 10``; images of one name in several groups are variants of each other.
+            folder: of its pictures, relative to the page.
 
         Raises:
-            OSError: the disk says no. The images added before are safe.
+            OSError: writing fails. Images added before are kept.
         """
         parts = [(part, maps) for part, maps in parts if len(maps)]
         with self._lock:
@@ -115,7 +114,7 @@ class Report:
                 return
             pixels = photo(image)
             page = self._pages[-1] if self._pages else _Page(0, name)
-            for level in levels:  # less of an image that alone is too large for a page
+            for level in levels:  # reduce the detail of an image that alone exceeds a page
                 found = entry(name, parts, pixels, level, self.look, size)
                 item = _item(found, page.images, group, _link(folder), page.group)
                 if len(item) <= PAGE:
@@ -155,13 +154,13 @@ class Report:
         self._used += len(item)
 
     def close(self) -> Optional[Path]:
-        """Write the pages, each whole or not at all, beside any that are there.
+        """Write the pages atomically, without replacing existing ones.
 
         Returns:
-            The first of them; None if there is nothing to write.
+            The first page; None if there is nothing to write.
 
         Raises:
-            OSError: the disk says no. The pages written before stay.
+            OSError: writing fails. Pages written before are kept.
         """
         if self._body is None or not self._pages:
             return None
@@ -171,7 +170,7 @@ class Report:
                 written: List[Path] = []
                 for page, name in zip(self._pages, names):
                     written.append(write_new(self.folder / name, self._content(page, names, body)))
-                    if written[-1].name != name and len(names) > 1:  # somebody else was quicker: the links are wrong
+                    if written[-1].name != name and len(names) > 1:  # name taken meanwhile: links are wrong
                         break
                 else:
                     return written[0]
@@ -179,7 +178,7 @@ class Report:
                     path.unlink()
 
     def _content(self, page: _Page, names: Sequence[str], body: IO[bytes]) -> Iterator[bytes]:
-        """A page, piece by piece."""
+        """Yield the content of a page in chunks."""
         head, tail = self._frame(page, names)
         yield head
         body.seek(page.start)
@@ -188,7 +187,7 @@ class Report:
         yield tail
 
     def _screen(self, first: Dict[str, Any], index: int, overlay: str) -> Dict[str, str]:
-        """What a page says of the image that it opens with."""
+        """Return the template values of the image that a page shows first."""
         layers = first["parts"][0]["layers"]
         best = layers[first["best"]]
         by = best["by"]
@@ -211,7 +210,7 @@ class Report:
         }
 
     def _frame(self, page: _Page, names: Sequence[str]) -> Tuple[bytes, bytes]:
-        """What stands before the images and what after."""
+        """Render the parts of a page before and after its images."""
         script = _web("report.js")
         cmaps = list(dict.fromkeys([*([self.look.cmap] if self.look.cmap else []), *CMAPS]))
         settings = {
@@ -241,7 +240,7 @@ class Report:
         return head, tail
 
     def _links(self, page: _Page, names: Sequence[str]) -> str:
-        """Links to all pages, if there are several."""
+        """Render links to all pages, if there are several."""
         if len(names) < 2:
             return ""
         links, n = [], 1
@@ -258,25 +257,25 @@ class Report:
         return f'<nav class="pages" aria-label="Pages">{where}: {" ".join(links)}</nav>'
 
     def _overall(self) -> str:
-        """What can be said of all images together."""
+        """Render a summary of all images."""
         words = [f"{self.images} images."] if self.images > 1 else []
         ranked = sum(self._strongest.values())
         if self.images > 1 and ranked:
             where = ", ".join(f"in {title} on {n}" for title, n in self._strongest.most_common(5))
-            words.append(f"The strongest channel lies {where} of the {ranked} whose detections can be compared.")
+            words.append(f"The strongest channel is {where} of the {ranked} whose detections can be compared.")
         if self.left_out:
-            words.append(f"{self.left_out} more did not fit into this page; their pictures are in their folders.")
+            words.append(f"{self.left_out} more did not fit into this report; their pictures are in their folders.")
         return f'<p class="overall">{_escaped(" ".join(words))}</p>' if words else ""
 
 
 def _free(folder: Path, n: int) -> List[str]:
-    """The first ``n`` names of pages that are not taken: ``index.html``, ``index2.html``..."""
+    """Return the first ``n`` free page names: ``index.html``, ``index2.html``..."""
     names = (f"index{i if i > 1 else ''}.html" for i in count(1))
     return list(islice((name for name in names if not os.path.lexists(folder / name)), n))
 
 
 def _item(found: Dict[str, Any], index: int, group: str, link: str, before: str) -> bytes:
-    """The image's place in the list, and all that is known of it."""
+    """Render an image's list entry with its data."""
     name, n = found["name"], found["detected"]
     photo = f'<img alt="" loading="lazy" decoding="async" src="{found["thumbnail"]}">' if found["thumbnail"] else ""
     count = "" if n is None else "nothing found" if n == 0 else f"{n} detection{'s' * (n > 1)}"
@@ -292,9 +291,9 @@ def _item(found: Dict[str, Any], index: int, group: str, link: str, before: str)
 
 
 def _with_data(found: Dict[str, Any]) -> str:
-    """:func:`as_json` of an image, whose maps and photograph, most of it, need no second look: they are in base64."""
+    """Encode an image's data as :func:`as_json` does, but insert maps and photograph, which are base64, unescaped."""
     parts = [{**part, "layers": [{**layer, "data": ""} for layer in part["layers"]]} for part in found["parts"]]
-    # within a string the quotation marks would have a stroke before them
+    # quotation marks inside strings are escaped, so this pattern only matches keys
     first, *others = as_json({**found, "photo": found["photo"] and "", "parts": parts}).split('"data":""')
     first = first.replace('"photo":""', f'"photo":"{found["photo"]}"', 1) if found["photo"] else first
     data = (layer["data"] for part in found["parts"] for layer in part["layers"])
@@ -302,7 +301,7 @@ def _with_data(found: Dict[str, Any]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text for a page, without control characters."""
+    """Escape text for HTML, without control characters."""
     return html.escape(printable(text))
 
 
@@ -313,7 +312,7 @@ def _box(edges: Sequence[float], caption: str, colour: str) -> str:
 
 
 def _overlay(fm: LayerOutput, pixels: Optional[np.ndarray], size: Sequence[int], look: Look) -> str:
-    """What is seen before anything is clicked: the heat map over the image, as a JPEG's data URI."""
+    """Render the initial view, the heat map over the image, as a JPEG data URI."""
     height, width = size
     scale = min(1.0, LEVELS[0].side / max(height, width))
     to = max(1, round(height * scale)), max(1, round(width * scale))
@@ -328,7 +327,7 @@ def _overlay(fm: LayerOutput, pixels: Optional[np.ndarray], size: Sequence[int],
 
 
 def _palette(cmap: str) -> str:
-    """The colours of a map and the grey of what holds no number, RGB, in base64."""
+    """Encode a colour map's RGB values and the grey for NaN in base64."""
     palette = palette_of(cmap)
     return base64.b64encode(palette[:COLOURS].tobytes() + palette[NAN].tobytes()).decode()
 

@@ -1,4 +1,4 @@
-"""What the report holds of one image: maps, scores, sentences."""
+"""Data of one image in the report: maps, scores and sentences."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Part = Tuple[str, Sequence[LayerOutput]]
 
 
 class Level(NamedTuple):
-    """How much of an image goes into the report while it holds less than ``until`` bytes.
+    """Level of detail of images while the report has less than ``until`` bytes.
 
-    ``channels`` of each layer at most, ``cells`` of them all together, and the longer ``side`` of
-    the photograph in pixels.
+    At most ``channels`` per layer and ``cells`` in total; ``side`` is the longer side of the
+    photograph in pixels.
     """
 
     until: int
@@ -41,29 +41,29 @@ LEVELS = (
     Level(24_000_000, 64, 3 << 19, 800),
     Level(60_000_000, 16, 3 << 17, 640),
     Level(84_000_000, 4, 3 << 15, 480),
-    Level(1_000_000_000, 0, 0, 320),  # the heat map alone
+    Level(1_000_000_000, 0, 0, 320),  # only the heat map
 )
 LIST = 10  # channels in the ranked list
-GROUPS = 63  # sets of boxes that are compared at a time
-BLOCK = 1 << 17  # values at a time, so that arrays stay in the processor's cache
-PICKED = 50  # boxes that can be picked, those with the highest scores
-LARGEST = 1 << 18  # cells of a map that goes into the page as it is
+GROUPS = 63  # sets of boxes compared at a time
+BLOCK = 1 << 17  # values at a time, so that arrays fit the CPU cache
+PICKED = 50  # boxes that can be selected, by highest score
+LARGEST = 1 << 18  # cells of a map stored at full resolution
 HEAT = 1 << 22  # cells of all heat maps of an image
 CODES, NO_NUMBER = 254, 255  # a map is stored as bytes from 0 (its minimum) to 254 (its maximum)
 THUMBNAIL = 128
 
 
 def contrasts(feature_map: LayerOutput, groups: Iterable[Boxes]) -> np.ndarray:
-    """How much stronger each channel is inside boxes than outside, for several sets of boxes at once.
+    """Compute each channel's contrast inside versus outside boxes, for several sets of boxes at once.
 
     Args:
         feature_map: the map, ``[C, H, W]``.
-        groups: sets of boxes in pixels of the network's input; of each, its cells count as inside,
+        groups: sets of boxes in pixels of the network's input. The cells of a set count as inside,
             all other cells of the image as outside.
 
     Returns:
-        float64 ``[len(groups), C]``: for each set what ``rank(feature_map, "contrast")`` scores where
-        the map has those boxes; NaN where they leave no two cells on either side.
+        float64 ``[len(groups), C]``: the score of ``rank(feature_map, "contrast")`` if the map had
+        these boxes; NaN with fewer than two cells on either side.
     """
     groups = list(groups)
     if not groups:
@@ -85,9 +85,9 @@ def contrasts(feature_map: LayerOutput, groups: Iterable[Boxes]) -> np.ndarray:
 
 
 def _inside(feature_map: LayerOutput, groups: Sequence[Boxes]) -> Tuple[np.ndarray, np.ndarray]:
-    """Which cells show the image, bool ``[H, W]``, and which of them lie inside each set of boxes, ``[G, H, W]``.
+    """Return masks of the cells in the image, bool ``[H, W]``, and in each set of boxes, ``[G, H, W]``.
 
-    As :func:`yolov5_featviz.draw.channels.sides`, for all sets at once.
+    Like :func:`yolov5_featviz.draw.channels.sides`, for all sets at once.
     """
     none = replace(feature_map, boxes=Boxes(np.zeros((0, 4))))
     image = sides(none)[1]
@@ -97,11 +97,11 @@ def _inside(feature_map: LayerOutput, groups: Sequence[Boxes]) -> Tuple[np.ndarr
 
 
 def _regions(masks: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Parts of a map whose cells lie in the same ones of up to 64 masks, bool ``[G, N]``.
+    """Partition cells by membership in up to 64 masks, bool ``[G, N]``.
 
     Returns:
-        ``(cells, starts, member)``: all cells, part by part; where in that each part begins; and
-        whether the part lies in each of the masks, float64 ``[G, parts]``.
+        ``(cells, starts, member)``: all cells, ordered by part; the start of each part; and whether
+        the part lies in each mask, float64 ``[G, parts]``.
     """
     bits = np.zeros((masks.shape[1], 8), np.uint8)
     packed = np.packbits(masks, axis=0).T
@@ -113,21 +113,21 @@ def _regions(masks: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _cohens_d(x: np.ndarray, regions: Tuple[np.ndarray, np.ndarray, np.ndarray], n: np.ndarray) -> np.ndarray:
-    """Cohen's d of channels ``x [C, N]``, which is overwritten, inside each mask but the first, which holds all cells.
+    """Compute Cohen's d, ``[G - 1, C]``, of channels ``x [C, N]`` for each mask but the first, which holds all cells.
 
-    ``regions`` are those of the masks, and ``n [G, 1]`` how many cells are in each; ``[G - 1, C]``.
+    ``x`` is overwritten. ``regions`` are those of the masks, ``n [G, 1]`` the number of cells in each.
     """
     cells, starts, member = regions
 
     def total(values: np.ndarray) -> np.ndarray:
-        # no matrix product: the threads that it starts would spin on the cores that the network needs
+        # not a matrix product, whose threads would compete with the network for cores
         found: np.ndarray = np.einsum("gr,cr->gc", member, np.add.reduceat(values.take(cells, axis=1), starts, axis=1))
         return found
 
     with np.errstate(invalid="ignore"):
         mean = x.mean(axis=1, keepdims=True)
     if np.isfinite(mean).all():
-        x -= mean  # centred, the sums of squares lose nothing
+        x -= mean  # centre first, so that the sums of squares keep their precision
     else:
         finite = np.isfinite(x)
         mean = np.where(finite, x, 0).sum(axis=1, keepdims=True) / finite.sum(axis=1, keepdims=True).clip(min=1)
@@ -144,7 +144,7 @@ def _cohens_d(x: np.ndarray, regions: Tuple[np.ndarray, np.ndarray, np.ndarray],
         mean_out, spread_out = side(n[0] - n[1:], sums[0] - sums[1:], squares[0] - squares[1:])
         difference = mean_in - mean_out
         spread = spread_in + spread_out
-        spread[spread < 1e-12 * squares[0]] = 0  # below what the subtractions leave of a constant
+        spread[spread < 1e-12 * squares[0]] = 0  # rounding residue of a constant
         d: np.ndarray = np.where(difference == 0, 0.0, difference / np.sqrt(spread / (n[0] - 2)))
     return d
 
@@ -157,21 +157,21 @@ def entry(
     look: Look,
     size: Optional[Tuple[int, int]] = None,
 ) -> Dict[str, Any]:
-    """All that the page knows of one image, ready for JSON.
+    """Collect the report's data of one image as JSON-compatible values.
 
     Args:
-        name: what the image is called.
+        name: the image's name.
         parts: pairs of a name, empty if there is only one, and feature maps of this image: of several
-            models, or of the passes of an augmentation. Each must hold a map.
-        image: the image, as :func:`yolov5_featviz.arrays.image.as_rgb` takes it; None if there is none.
-        level: how much of it goes in.
-        look: ``reduce`` says how channels become the heat map.
+            models, or of the passes of an augmentation. None may be empty.
+        image: the image, as accepted by :func:`yolov5_featviz.arrays.image.as_rgb`; None if there is none.
+        level: level of detail.
+        look: ``reduce`` is used for the heat map.
         size: height and width of the image, if ``image`` is a smaller copy of it.
 
     Returns:
-        ``photo`` and ``thumbnail`` (a JPEG's data URI each, or None), ``size`` (height and width of the
-        image, or of the network's input), ``boxes`` (edges as shares of the image, best score first),
-        ``captions``, ``colours``, ``says`` (one sentence), ``best`` (position of the layer that responds
+        ``photo`` and ``thumbnail`` (JPEG data URIs, or None), ``size`` (height and width of the
+        image, or of the network's input), ``boxes`` (edges as fractions of the image, best score first),
+        ``captions``, ``colours``, ``says`` (one sentence), ``best`` (index of the layer that responds
         most) and ``parts``, each with ``name`` and ``layers``; see ``_layer`` for those.
     """
     first = parts[0][1][0]
@@ -204,17 +204,17 @@ def entry(
 
 
 def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str) -> Dict[str, Any]:
-    """What the page knows of one feature map.
+    """Collect the report's data of one feature map.
 
-    ``scores`` and ``top`` have one row for all detections and one for each that can be picked:
-    contrasts, or one row of standard deviations, as ``by`` says. ``scores`` are those of
-    ``channels``, the ones that are in the page; ``top`` are the best of all, pairs of channel and
-    score. ``data`` are the maps: ``[1 + len(channels), *grid]`` bytes in base64, first the heat map,
-    with their minima and maxima in ``ends``; ``window`` is where the image lies in them, in cells.
+    ``scores`` and ``top`` have one row for all detections and one for each selectable box: contrasts,
+    or a single row of standard deviations, depending on ``by``. ``scores`` belong to ``channels``,
+    those stored in the report; ``top`` holds the best of all as pairs of channel and score. ``data``
+    holds the maps: ``[1 + len(channels), *grid]`` bytes in base64, first the heat map, with their
+    minima and maxima in ``ends``; ``window`` is the image's position in them, in cells.
     """
     by, note, scores = _scores(fm)
     unknown = np.isnan(scores)
-    orders = np.lexsort((np.where(unknown, 0, -scores), unknown)).tolist()  # of equals the lower number first
+    orders = np.lexsort((np.where(unknown, 0, -scores), unknown)).tolist()  # ties: lower index first
     height, width = fm.size
     step = int(np.ceil(np.sqrt(height * width / largest)))
     grid = max(1, height // step), max(1, width // step)
@@ -248,7 +248,7 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
 
 
 def _scores(fm: LayerOutput) -> Tuple[str, str, np.ndarray]:
-    """What channels are ranked by, why not by contrast, and the scores ``[groups, C]``; see :func:`_layer`."""
+    """Return the ranking criterion, why it is not contrast, and the scores ``[groups, C]``; see :func:`_layer`."""
     boxes = _picked(fm.boxes)
     if boxes is not None and fm.boxes is not None:
         scores = contrasts(fm, [fm.boxes, *(_one(boxes, i) for i in range(len(boxes)))])
@@ -261,7 +261,7 @@ def _scores(fm: LayerOutput) -> Tuple[str, str, np.ndarray]:
 
 
 def _limits(data: np.ndarray) -> np.ndarray:
-    """The lowest and the highest finite value; 0 and 0 if there is none."""
+    """Return the lowest and highest finite value; zeros if there is none."""
     limits = np.array([data.min(), data.max()])
     if np.isfinite(limits).all():
         return limits
@@ -270,7 +270,7 @@ def _limits(data: np.ndarray) -> np.ndarray:
 
 
 def _spreads(fm: LayerOutput) -> np.ndarray:
-    """Standard deviation of each channel, as :func:`yolov5_featviz.draw.channels.rank` has it."""
+    """Compute each channel's standard deviation, as :func:`yolov5_featviz.draw.channels.rank` does."""
     data = fm.values.reshape(fm.channels, -1)
     step = max(1, BLOCK // data.shape[1])
     with np.errstate(invalid="ignore"):
@@ -280,9 +280,9 @@ def _spreads(fm: LayerOutput) -> np.ndarray:
 
 
 def quantise_maps(maps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Maps ``[n, H, W]`` to uint8 codes and float32 ``[n, 2]``, the values of code 0 and code 254.
+    """Quantise maps ``[n, H, W]`` to uint8 codes and float32 ``[n, 2]``, the values of codes 0 and 254.
 
-    A code is off by at most a 508th of a map's span. Infinities take the ends, NaN the code 255.
+    The error is at most 1/508 of a map's range. Infinities map to the ends, NaN to 255.
     """
     y, ends = normalize(maps, "channel")
     y *= CODES
@@ -292,9 +292,9 @@ def quantise_maps(maps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def ranked(layers: Sequence[Dict[str, Any]], group: int = 0) -> List[Tuple[int, int, float]]:
-    """The channels of all layers that respond most: ``(position of the layer, channel, score)``, best first.
+    """Rank the channels of all layers: ``(index of the layer, channel, score)``, best first.
 
-    Only layers ranked by contrast take part, unless there is none.
+    Only layers ranked by contrast are included, unless there is none.
     """
     by = "contrast" if any(layer["by"] == "contrast" for layer in layers) else "std"
     rows = [
@@ -310,7 +310,7 @@ def ranked(layers: Sequence[Dict[str, Any]], group: int = 0) -> List[Tuple[int, 
 def _sentence(
     name: str, boxes: Optional[Boxes], layers: Sequence[Dict[str, Any]], top: Sequence[Tuple[int, int, float]]
 ) -> str:
-    """What the first screen says of an image."""
+    """Summarise an image in one sentence."""
     if boxes is None:
         found = f"No detections of “{name}” are known."
     elif not len(boxes):
@@ -329,11 +329,11 @@ def _sentence(
     if score <= 0:
         return f"{found} No channel of the layers shown is stronger inside the boxes than outside."
     times = f"{score:.1f} standard deviations" if np.isfinite(score) else "everywhere"
-    return f"{found} {where} responds to that most: inside the boxes it is {times} stronger than outside."
+    return f"{found} {where} responds most: inside the boxes it is {times} stronger than outside."
 
 
 def _chosen(orders: Sequence[Sequence[int]], n: int) -> List[int]:
-    """``n`` channels to show: half of them the best overall, the others each box's best in turn, then the next best."""
+    """Choose ``n`` channels: half of them the best overall, the rest each box's best in turn, then the next best."""
     whole, *single = orders
     chosen = dict.fromkeys(whole[: -(-n // 2)] if single else whole[:n])
     for places in zip(*single):
@@ -370,12 +370,12 @@ def _colours(boxes: Optional[Boxes]) -> List[str]:
 
 
 def _numbers(values: np.ndarray, digits: int = 4) -> Any:
-    """Numbers as JSON has them, in nested lists: rounded, None for NaN; infinities, which it has not, as words."""
+    """Convert to nested lists of JSON values: rounded, NaN as None, infinities as strings."""
     values = np.asarray(values, np.float64)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.abs(values))))
         rounded = np.rint(values * scale) / scale
-    rounded = np.where(np.isfinite(rounded), rounded, values)  # 0, and what is too small or no number
+    rounded = np.where(np.isfinite(rounded), rounded, values)  # 0, tiny and non-finite values
     if np.isfinite(rounded).all():
         return rounded.tolist()
     if values.ndim > 1:
@@ -388,7 +388,7 @@ def photo(image: Any) -> Optional[np.ndarray]:
         return None
     try:
         return as_rgb(image)
-    except FeatvizError:  # a format that only the script can read: the maps are shown alone
+    except FeatvizError:  # a format that only the script can read: show maps alone
         return None
 
 

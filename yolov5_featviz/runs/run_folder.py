@@ -1,4 +1,4 @@
-"""The folder of a run: a folder of pictures for each image, a page about all of them, and a summary in words."""
+"""Run folder: one folder of pictures per image, the report, and a summary in the log."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ from yolov5_featviz.runs.saver import Failures, Saver
 from yolov5_featviz.text import printable
 
 Files = Tuple[str, Callable[..., Iterable[Tuple[str, bytes]]]]
-BEST = 5  # channels of a ranking that are named in the log
+BEST = 5  # channels of a ranking to log
 
 
 class RunFolder:
-    """Writes in the background what is drawn of each image of a run.
+    """Draw and write the pictures of a run in the background.
 
     Args:
-        look: what is drawn, and how.
-        tell: is told what there is to say.
-        report: write the page about the run, too; see :class:`yolov5_featviz.runs.report.Report`.
-        about: a line about the run, for that page.
-        say: 1 to tell every file and whole rankings, -1 to tell only what went wrong.
+        look: what to draw, and how.
+        log: called with each message.
+        report: also write the report; see :class:`yolov5_featviz.runs.report.Report`.
+        about: a line about the run, for the report.
+        say: verbosity: 1 to log every file and full rankings, -1 for errors only.
 
-    In a ``with`` statement it is closed at the end. After an interrupt that takes a few seconds at most: what is
-    queued then is dropped, the page shows what was drawn, and the exception knows what was written.
+    As a context manager it is closed on exit. After an interrupt, closing takes a few seconds at most: queued
+    jobs are dropped, the report shows what was drawn, and the exception lists what was written.
 
     Attributes:
         folders: the images' folders so far.
-        failures: the pictures that could not be saved, once it is closed.
-        errors: all that went wrong, with the page, too.
+        failures: pictures that could not be saved; complete once closed.
+        errors: all errors, including those of the report.
     """
 
     def __init__(
-        self, look: Look, tell: Callable[[str], None], report: bool = True, about: str = "", say: int = 0
+        self, look: Look, log: Callable[[str], None], report: bool = True, about: str = "", say: int = 0
     ) -> None:
-        self.look, self.tell, self.say, self.about = look, tell, say, about
+        self.look, self.log, self.say, self.about = look, log, say, about
         self.folders: List[Path] = []
         self.failures, self._page_failures = Failures(), Failures()
         self._home = Path()
-        self._filled: Dict[Path, int] = {}  # folders with what there is in each
+        self._filled: Dict[Path, int] = {}  # files written per folder
         self._drawn = 0
         self._saver = Saver()
-        # a thread of its own: the pictures are waited for, the page is not
+        # a thread of its own, so that the report does not delay the pictures
         self._reporter: Optional[Saver] = Saver() if report else None
         self._report: Optional[Report] = None
         self._page: Optional[Path] = None
@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def ranked(self) -> Optional[Callable[[LayerOutput, Choice], None]]:
-        """Tells which channels were chosen; None if nobody wants to know, since in full that is in files."""
+        """Callback that logs chosen channels; None after the first image, unless verbose (files hold all rankings)."""
         return self._ranked if self.say > 0 or (self.say == 0 and not self.folders) else None
 
     def add(
@@ -81,16 +81,16 @@ class RunFolder:
         made: Optional[Callable[[], Mapping[str, Any]]] = None,
         pixels: Optional[Tuple[int, int]] = None,
     ) -> None:
-        """Queue the files of an image, for a folder of its own.
+        """Queue the files of an image, to be written into a new folder.
 
         Args:
-            home: the folder of the run, the same for all.
-            name: of the image, see :mod:`yolov5_featviz.runs.names`; the folder gets a number behind it if taken.
-            files: pairs of a folder's name below that, or "", and of what draws names and contents when it is
-                told, in ``made``, who says how they came about.
-            parts, image: what the page gets; see :meth:`yolov5_featviz.runs.report.Report.add`.
-            group: a folder in between, and the image's group on the page.
-            made: says how the image's files came about; is asked in the background.
+            home: the run folder, the same for all images.
+            name: of the image, see :mod:`yolov5_featviz.runs.names`; the folder gets a number appended if taken.
+            files: pairs of a sub-folder's name, or "", and a function that yields (file name, bytes) pairs
+                when called with ``made``, which returns their record.
+            parts, image: for the report; see :meth:`yolov5_featviz.runs.report.Report.add`.
+            group: a folder in between, and the image's group in the report.
+            made: returns the record of the image's files; called in the background.
             pixels: height and width of the image, if ``image`` is a smaller copy of it.
         """
         if not self.folders:
@@ -106,13 +106,13 @@ class RunFolder:
         made = made and lru_cache(maxsize=None)(made)
         size = sum(fm.data.numel() * fm.data.element_size() for _, maps in parts for fm in maps)
         for part, contents in files:
-            told = partial(_made, made, Path(os.path.relpath(folder / part, home)).as_posix())
-            self._saver.submit(partial(self._save, contents(made=told), folder, part), size // len(files))
+            record = partial(_made, made, Path(os.path.relpath(folder / part, home)).as_posix())
+            self._saver.submit(partial(self._save, contents(made=record), folder, part), size // len(files))
         if self._reporter is not None:
             self._report = self._report or Report(home, self.about, self.look)
             link = os.path.relpath(folder, home)
             self._reporter.submit(
-                partial(self._tell_report, name, parts, image, group, link, pixels),
+                partial(self._add_to_report, name, parts, image, group, link, pixels),
                 size + getattr(image, "nbytes", 0),
             )
 
@@ -130,25 +130,25 @@ class RunFolder:
             raise
 
     def close(self) -> None:
-        """Wait until all is written, and say what and where."""
+        """Wait until all is written, and log a summary."""
         jobs = [*self._saver.pending, *(self._reporter.pending if self._reporter is not None else ())]
         for _ in progress(as_completed(jobs), "drawing", len(jobs)) if self.say == 0 else ():
             pass
         self._end(None)
-        self._tell_failures()
+        self._log_failures()
         if self._filled and self.say >= 0:
             folders = [f"{os.path.relpath(folder, self._home)}/" for folder in self.folders if folder in self._filled]
             more = f" and {len(folders) - 5} more" if len(folders) > 5 else ""
             names = ", ".join(map(printable, folders[:5]))
-            self.tell(f"{self._drawn} feature map{'s' * (self._drawn != 1)} in {self._home}: {names}{more}")
+            self.log(f"{self._drawn} feature map{'s' * (self._drawn != 1)} in {self._home}: {names}{more}")
         if self._page is not None and self.say >= 0:
-            self.tell(f"open {self._page}")
+            self.log(f"open {self._page}")
 
     def _hurry(self, stopped: Optional[BaseException]) -> None:
-        """Bring to safety what can be within a few seconds."""
+        """Finish what can be finished within a few seconds."""
         stop.last_words()
         dropped = self._end(stop.GRACE)
-        self._tell_failures()
+        self._log_failures()
         files = sum(self._filled.values())
         words = f"{files} picture{'s' * (files != 1)} written"
         words += f" in {self._home}" if self.folders else ""
@@ -157,10 +157,10 @@ class RunFolder:
         if isinstance(stopped, KeyboardInterrupt):
             stopped.written = words  # type: ignore[attr-defined]
         elif self.say >= 0:
-            self.tell(words)
+            self.log(words)
 
     def _end(self, seconds: Optional[float]) -> int:
-        """Wait, so long at most, and write the page; return how many feature maps were dropped."""
+        """Wait for at most ``seconds`` and write the report; return how many feature maps were dropped."""
         dropped = self._saver.wait(seconds)
         self._saver.close(seconds is None)
         if self._reporter is not None:
@@ -170,37 +170,40 @@ class RunFolder:
             self._reporter.close(seconds is None)
         return dropped
 
-    def _tell_failures(self) -> None:
+    def _log_failures(self) -> None:
         for line in (*self.failures.lines(), *self._page_failures.lines()):
-            self.tell(f"error: {line}")
+            self.log(f"error: {line}")
         if self.say > 0:
             for error in self.errors:
                 traceback.print_exception(type(error), error, error.__traceback__)
         if self.errors:
             for folder in set(self.folders) - set(self._filled):
                 with suppress(OSError):
-                    folder.rmdir()  # which is empty
+                    folder.rmdir()  # only if empty
 
     def _save(self, files: Iterable[Tuple[str, bytes]], folder: Path, part: str) -> None:
         whole = True
-        below = Path(os.path.relpath(folder, self._home)) / part
+
+        def below() -> Path:
+            return Path(os.path.relpath(folder, self._home)) / part
+
         try:
             for name, content in files:
                 try:
                     write(folder / part / name, content)
                 except OSError as error:
                     whole = False
-                    self.failures.add(str(below / name), error)
+                    self.failures.add(str(below() / name), error)
                 else:
                     self._filled[folder] = self._filled.get(folder, 0) + 1
                     if self.say > 0:
-                        self.tell(f"wrote {folder / part / name}")
+                        self.log(f"wrote {folder / part / name}")
         except Exception as error:
             whole = False
-            self.failures.add(f"{below}/", error)
+            self.failures.add(f"{below()}/", error)
         self._drawn += whole
 
-    def _tell_report(self, name: str, *arguments: Any) -> None:
+    def _add_to_report(self, name: str, *arguments: Any) -> None:
         assert self._report is not None
         try:
             self._report.add(name, *arguments)
@@ -218,10 +221,10 @@ class RunFolder:
         if ranking is None:
             return
         if self.say > 0:
-            self.tell(f"{feature_map.title}\n{ranking.table(len(choice.channels))}")
+            self.log(f"{feature_map.title}\n{ranking.table(len(choice.channels))}")
             return
         best = ", ".join(f"{k} ({ranking.scores[ranking.by][k]:.3g})" for k in choice.channels[:BEST])
-        self.tell(f"{feature_map.title}: best channels {ranking.note or f'by {ranking.by}'}: {best}")
+        self.log(f"{feature_map.title}: best channels {ranking.note or f'by {ranking.by}'}: {best}")
 
 
 def _made(made: Optional[Callable[[], Mapping[str, Any]]], folder: str) -> Dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Draw and write in the background."""
+"""Background queue for drawing and writing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yolov5_featviz.text import printable
 
 
 class Failures:
-    """What could not be saved, and why: the errors, and a line for each reason that names the first files."""
+    """Errors of files that could not be saved, summarised by reason."""
 
     NAMED = 5
 
@@ -24,14 +24,14 @@ class Failures:
         self._names: Dict[str, List[str]] = {}
 
     def add(self, name: str, error: BaseException) -> None:
-        """Note that ``name`` is missing."""
+        """Record that ``name`` could not be saved."""
         self.errors.append(error)
         known = isinstance(error, OSError) and error.errno is not None
         why = f"[Errno {error.errno}] {error.strerror}" if known else reason(error)  # type: ignore[attr-defined]
         self._names.setdefault(why, []).append(printable(name))
 
     def lines(self) -> List[str]:
-        """Such as ``could not save: [Errno 28] No space left on device: a.png, b.png``."""
+        """One line per reason, such as ``could not save: [Errno 28] No space left on device: a.png, b.png``."""
         return [
             f"could not save: {why}: {', '.join(names[: self.NAMED])}"
             + (f" and {len(names) - self.NAMED} more" if len(names) > self.NAMED else "")
@@ -40,14 +40,14 @@ class Failures:
 
 
 class Saver:
-    """Does the drawing and writing in the background, a bounded amount of memory behind.
+    """Background queue of jobs with bounded memory.
 
-    A job that fails is kept in ``errors`` and does not stop the others. ``pending`` are those that are
-    not done yet, ``done`` is how many are, and ``close`` waits for all.
+    Exceptions of jobs are collected in ``errors`` and do not stop the others. ``pending`` holds the
+    unfinished jobs, ``done`` counts the successful ones, and ``close`` waits for all.
 
     Args:
-        waiting: how many jobs may wait.
-        size: how many bytes these may hold together; a larger one waits alone.
+        waiting: maximum number of queued jobs.
+        size: maximum total bytes of queued jobs; a larger job is queued alone.
     """
 
     def __init__(self, waiting: int = 64, size: int = 256 << 20) -> None:
@@ -59,7 +59,7 @@ class Saver:
         self.done = 0
 
     def submit(self, job: Callable[[], None], size: int = 0) -> None:
-        """Queue ``job``, which holds ``size`` bytes; waits while there is no room for it."""
+        """Queue ``job``, which holds ``size`` bytes; block while the queue is full."""
         with self._room:
             self._room.wait_for(lambda: not self.pending or self._has_room(size))
             self._held += size
@@ -84,19 +84,19 @@ class Saver:
             self.errors.append(error)
 
     def wait(self, seconds: Optional[float] = None) -> int:
-        """Wait until all is done, or so long; then drop the jobs that have not begun, and return how many."""
+        """Wait for all jobs, at most ``seconds``; then cancel those not started and return their number."""
         wait(list(self.pending), seconds)
         dropped = sum(job.cancel() for job in list(self.pending))
-        wait(list(self.pending), seconds)  # of which one is running
+        wait(list(self.pending), seconds)  # for the running job
         return dropped
 
     def close(self, patient: bool = True) -> None:
-        """Take no more, and wait until all is written, if ``patient``."""
+        """Accept no more jobs; wait for the queued ones if ``patient``."""
         self._pool.shutdown(wait=patient)
 
 
 def _step_back() -> None:
-    """Let this thread work when the network leaves a core free, where threads have priorities of their own."""
+    """Lower this thread's priority below the network's, on systems with per-thread priorities."""
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -1,1 +1,1 @@
-"""All that knows YOLOv5; nothing outside this folder does."""
+"""Everything specific to YOLOv5; no other package depends on it, except ``cli``."""

@@ -1,4 +1,4 @@
-"""The score of what YOLOv5 found: of a class, of one detection, of all."""
+"""Target scores for class activation maps: of a class, one detection, or all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from yolov5_featviz.models.layers import Target
 from yolov5_featviz.models.outputs import describe_output, tensors_of
 from yolov5_featviz.text import near
 
-CONFIDENCE, OVERLAP = 0.25, 0.45  # what detect.py takes for a detection, and for the same one
+CONFIDENCE, OVERLAP = 0.25, 0.45  # detect.py's default thresholds
 
 
 def parse_target(names: Any, target: Target) -> Tuple[Optional[int], Optional[int]]:
-    """A class and a rank in ``person``, ``0``, ``person:2`` or ``:2``, None for what is left open.
+    """Parse ``person``, ``0``, ``person:2`` or ``:2`` into class and rank, None for what is omitted.
 
     Raises FeatvizError if there is no such class.
     """
@@ -33,20 +33,20 @@ def parse_target(names: Any, target: Target) -> Tuple[Optional[int], Optional[in
 
 
 def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor, str]:
-    """The score of a target in the output of a model of this family, and what it is, in words.
+    """Compute the score of a target from the output of a YOLOv5 model, with a description.
 
-    For a classifier, the class's. For a detector, the sum over the detections of the logits of
-    objectness and class, of which YOLOv5 makes their confidence: as in Grad-CAM, the score before the
-    function that saturates. Detections are what is left at a confidence of 0.25 after non-maximum
-    suppression at an overlap of 0.45 within each class.
+    For a classifier, the score of the class. For a detector, the sum over the target's detections of
+    the objectness and class logits, from which YOLOv5 computes the confidence: as in Grad-CAM, the
+    score before the saturating function. Detections are the boxes with a confidence of at least 0.25
+    after non-maximum suppression at an IoU of 0.45 within each class.
 
     Args:
-        names: the model's names of classes, a list or a dictionary by number; may be empty.
-        output: what the model put out, in evaluation mode, for one image.
+        names: the model's class names, a list or a dictionary by number; may be empty.
+        output: the model's output in evaluation mode for one image.
         target: see :func:`yolov5_featviz.attribution.cam.cam`.
 
     Raises:
-        FeatvizError: there is no such class, or nothing of that kind was detected.
+        FeatvizError: there is no such class, or no such detection.
     """
     known = _numbered(names)
     tensors = [tensor for _, tensor in tensors_of(output)]
@@ -56,8 +56,8 @@ def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor,
     raw = [t for t in tensors if t.dim() == 5]
     if decoded is None or not raw or sum(t[0, ..., 0].numel() for t in raw) != decoded.shape[1]:
         raise FeatvizError(
-            f"the model yields {describe_output(output)}, not what YOLOv5 detects with: give as target a function "
-            "from that to a score"
+            f"the model yields {describe_output(output)}, not a YOLOv5 detector's output: give as target a "
+            "function from the output to a score"
         )
     logits = torch.cat([t.reshape(-1, t.shape[-1]) for t in raw])
     classes = len(known) or decoded.shape[2] - 5
@@ -75,7 +75,7 @@ def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor,
 
 
 def _class_score(scores: torch.Tensor, known: Dict[int, str], target: Target) -> Tuple[torch.Tensor, str]:
-    """The score of a class of a classifier, ``scores [classes]``; of the best one if ``target`` is None."""
+    """Return a class's score from a classifier's ``scores [classes]``; the top class if ``target`` is None."""
     number = int(scores.argmax()) if target is None else parse_target(known, target)[0]
     if number is None or number >= len(scores):
         raise FeatvizError(f"no class {target!r}: a classifier has classes 0 to {len(scores) - 1}")
@@ -83,7 +83,7 @@ def _class_score(scores: torch.Tensor, known: Dict[int, str], target: Target) ->
 
 
 def _detection_at(target: Any, boxes: torch.Tensor, found: str) -> torch.Tensor:
-    """Which detection overlaps a box best, ``[1]``."""
+    """Return the index of the detection that overlaps a box best, ``[1]``."""
     from torchvision.ops import box_iou
 
     overlap: torch.Tensor = box_iou(torch.as_tensor(target, dtype=torch.float32)[None].to(boxes), boxes)[0]
@@ -93,7 +93,7 @@ def _detection_at(target: Any, boxes: torch.Tensor, found: str) -> torch.Tensor:
 
 
 def _detections_of(target: Optional[Union[str, int]], kinds: torch.Tensor, known: Dict[int, str]) -> torch.Tensor:
-    """Which detections a class, a class and a rank, or a rank stands for; all for None."""
+    """Return the indices of the detections of a class, a class and a rank, or a rank; all for None."""
     number, rank = parse_target(known, target)
     chosen = torch.arange(len(kinds)) if number is None else (kinds == number).nonzero()[:, 0]
     if len(chosen) <= (rank or 0):
@@ -113,7 +113,7 @@ def _numbered(names: Any) -> Dict[int, str]:
 
 
 def _detections(decoded: torch.Tensor, classes: int) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows, boxes (left, top, right, bottom), confidences and classes of the detections, the most certain first."""
+    """Rows, boxes (left, top, right, bottom), confidences and classes of the detections, by confidence."""
     from torchvision.ops import batched_nms
 
     scores, kinds = (decoded[:, 4:5] * decoded[:, 5 : 5 + classes]).max(dim=1)
@@ -125,7 +125,7 @@ def _detections(decoded: torch.Tensor, classes: int) -> Tuple[torch.Tensor, torc
 
 
 def _count(kinds: torch.Tensor, names: Dict[int, str]) -> str:
-    """``4 person, 1 bus``."""
+    """Count detections by class, as in ``4 person, 1 bus``."""
     counts: Dict[int, int] = {}
     for kind in kinds.tolist():
         counts[kind] = counts.get(kind, 0) + 1

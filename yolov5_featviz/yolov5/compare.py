@@ -1,4 +1,4 @@
-"""The same images through several models: side by side on one scale, their difference, and numbers."""
+"""Compare models on the same images: maps on one scale, their differences, and metrics."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from yolov5_featviz.yolov5.weights.checkpoint import check_weights
 
 
 def compare(options: CompareOptions, command: Sequence[str], log: Callable[[str], None]) -> int:
-    """Show each image to each model; write a figure for each image, and tables.
+    """Run each model on each image; write a figure per image, and tables.
 
     Args:
-        options: what is asked for.
+        options: see :class:`CompareOptions`.
         command: the whole command line, for the record in each file.
         log: called with each message.
 
     Returns:
-        0; 1 if an image could not be read or a file not be saved, after all others were.
+        0; 1 if an image could not be read or a file could not be saved, after processing all others.
 
     Raises:
-        FeatvizError: something is missing, or not understood. Nothing was written.
-        KeyboardInterrupt: it was interrupted; there are tables of the images that were done.
+        FeatvizError: an input is missing or invalid. Nothing was written.
+        KeyboardInterrupt: interrupted, after writing tables of the finished images.
     """
     o = options
     files = [locate_weights(path, [Path("weights")]) for path in o.weights]
@@ -63,7 +63,7 @@ def compare(options: CompareOptions, command: Sequence[str], log: Callable[[str]
     if run.home is None and failed and not run.failures.errors:
         raise FeatvizError(failed[0])
     for words in failed:
-        log(f"{words}; passed over")
+        log(f"{words}; skipped")
     for line in run.failures.lines():
         log(f"error: {line}")
     if run.done and o.say >= 0:
@@ -76,22 +76,22 @@ def compare(options: CompareOptions, command: Sequence[str], log: Callable[[str]
 
 
 def _names(o: CompareOptions, files: Sequence[str]) -> List[str]:
-    """The models' names. Raises FeatvizError if they cannot be lettered in a figure."""
+    """Return the models' names. Raises FeatvizError if the figures' font lacks glyphs of one."""
     names = list(o.names) or model_names(files)
     for name in names:
         try:
             check_letters(name, Style())
         except FeatvizError:
-            raise FeatvizError(f"the figures' font lacks letters of {name!r}: give other names, with --names") from None
+            raise FeatvizError(f"the figures' font lacks letters of {name!r}: give other names with --names") from None
     return names
 
 
 def _aligned_layers(names: Sequence[str], models: Sequence[Any], selections: Sequence[str]) -> List[List[str]]:
-    """The layers of each model, as many of each. Raises FeatvizError if they are not."""
+    """Return the layers of each model. Raises FeatvizError if their numbers differ."""
     layers = [_layers(*one) for one in zip(names, models, selections)]
     if len({len(found) for found in layers}) > 1:
         counts = ", ".join(f"{name} {len(found)}" for name, found in zip(names, layers))
-        raise FeatvizError(f"layers are compared one by one, but their numbers differ: {counts}; name as many of each")
+        raise FeatvizError(f"layers are compared pairwise, but their numbers differ: {counts}; give as many for each")
     return layers
 
 
@@ -102,7 +102,7 @@ def _show_all(
     layers: Sequence[Sequence[str]],
     log: Callable[[str], None],
 ) -> List[str]:
-    """Show the images to the models, and write the tables; return what was wrong with those that cannot be shown."""
+    """Run the models on the images and write the tables; return the errors of images that failed."""
     o = run.options
     failed: List[str] = []
     try:
@@ -133,7 +133,7 @@ def _show_all(
 
 
 class _Run:
-    """The folder of a comparison, with what has been measured so far. It is made with the first image."""
+    """Folder and results of a comparison; the folder is created with the first image."""
 
     def __init__(self, options: CompareOptions, names: Sequence[str], about: Mapping[str, Any]) -> None:
         self.options, self.names, self.about = options, names, about
@@ -202,19 +202,19 @@ class _Run:
                 self.tables += [] if name.endswith(".json") else [name]
 
     def count(self) -> str:
-        """How many pictures are written, and where."""
+        """Describe how many pictures were written, and where."""
         there = "" if self.home is None else f" in {self.home}"
         return f"{self._pictures} picture{'s' * (self._pictures != 1)} written{there}"
 
     def words(self, images: str) -> str:
-        """What there is of so many images."""
+        """Describe the results of ``images``."""
         *most, last = self.tables or [""]
         where = f"{', '.join(most)} and {last}" if most else last
         return f"{images}, in {self.home}" + (f"; the numbers are in {where}" if last else "")
 
 
 def model_names(files: Sequence[str]) -> List[str]:
-    """A name for each checkpoint: the file's, or of the first folder above by which they can be told apart."""
+    """Name each checkpoint by its file, or by the nearest parent folder that distinguishes them."""
     levels = [[Path(file).stem for file in files]]
     parents = [list(Path(file).absolute().parents) for file in files]
     levels += [[folders[i].name for folders in parents] for i in range(min(map(len, parents)))]
@@ -222,9 +222,9 @@ def model_names(files: Sequence[str]) -> List[str]:
 
 
 def by_model(layers: Sequence[str], names: Sequence[str]) -> List[str]:
-    """The layer selection of each model, from ``["17,20"]``, for all, or ``["a=17", "b=20"]``.
+    """Return each model's layer selection from ``["17,20"]``, for all, or ``["a=17", "b=20"]``.
 
-    Raises FeatvizError if that is not clear.
+    Raises FeatvizError if the selections are ambiguous or incomplete.
     """
     parts = [word.partition("=") for word in layers]
     if not any(equals for _, equals, _ in parts):
@@ -239,7 +239,7 @@ def by_model(layers: Sequence[str], names: Sequence[str]) -> List[str]:
         found.setdefault(name, []).append(selection)
     missing = [name for name in names if name not in found]
     if missing:
-        raise FeatvizError(f"--layers says nothing of {missing[0]}: add {missing[0]}=17")
+        raise FeatvizError(f"--layers lacks {missing[0]}: add {missing[0]}=17")
     return [",".join(found[name]) for name in names]
 
 

@@ -23,8 +23,8 @@ from yolov5_featviz.yolov5.script.batch import distinct
 from yolov5_featviz.yolov5.source import find_source
 
 LARGEST = 1 << 17  # bytes of a YAML file
-ENTRIES = 10_000  # of one, with those of aliases
-DEPTH = 20  # of what is nested in one
+ENTRIES = 10_000  # of a YAML file, with those of aliases
+DEPTH = 20  # levels of nesting of a YAML file
 DIGITS, WORDS = 50, 2000  # characters of a number, and of any other value
 FILES = ("weights", "image", "yolov5", "output")  # keys whose values are paths
 
@@ -32,11 +32,11 @@ FILES = ("weights", "image", "yolov5", "output")  # keys whose values are paths
 def figure(
     spec: Union[str, Path, Mapping[str, Any]], trust: bool = False, device: Optional[Union[str, int]] = None
 ) -> Composition:
-    """A figure for a paper: rows and columns of images, detections and layers, with titles and colour scales.
+    """Make a paper figure: rows and columns of images, detections and layers, with titles and colour bars.
 
     Args:
-        spec: the path of a YAML file, or what would stand in it; see docs/figures.md. Paths are
-            relative to the file, or to the current folder.
+        spec: path of a YAML file, or its content as a mapping; see docs/figures.md. Paths are relative
+            to the file, or to the current folder.
         trust: unpickle checkpoints without any check.
         device: ``cpu``, ``cuda:1``...; the first GPU if there is one, else the CPU.
 
@@ -44,8 +44,8 @@ def figure(
         The figure; ``.save("fig.pdf")`` writes it.
 
     Raises:
-        FeatvizError: something in it is not understood or not found, all told in one line; or a layer
-            is not there.
+        FeatvizError: something is invalid or not found, all listed in one line; or a layer does not
+            exist.
     """
     given, base = load_yaml(spec)
     return draw_figure(check_figure(given, base, _name(spec), isinstance(spec, Mapping)), [], trust, device)
@@ -59,22 +59,22 @@ def write_figure(
     dpi: Optional[int] = None,
     device: Optional[str] = None,
 ) -> List[str]:
-    """Make the figure of a YAML file and write it.
+    """Make a figure from a YAML file and write it.
 
     Args:
         path: of the YAML file.
-        outputs: files to write, relative to the current folder; None for those that the file names.
-        command: the whole command line, for the files to tell.
+        outputs: files to write, relative to the current folder; None for those in the YAML file.
+        command: the whole command line, for the record.
         trust: unpickle checkpoints without any check.
-        dpi: instead of the file's.
+        dpi: overrides that of the file.
         device: as for :func:`figure`.
 
     Returns:
-        The files that were written. A figure of this kind that was there is replaced.
+        The files that were written. Existing figures of this kind are replaced.
 
     Raises:
-        FeatvizError: as :func:`figure`; or no output is named, or another file is there. Nothing was written.
-        OSError: a file could not be saved; its message names it, and the others that were.
+        FeatvizError: as :func:`figure`; or no output is given, or another file exists there. Nothing was written.
+        OSError: a file could not be saved; the message names it, and the files that were.
     """
     given, base = load_yaml(path)
     if outputs is not None and isinstance(given, Mapping):
@@ -90,8 +90,8 @@ def write_figure(
     failures = Failures()
     try:
         for output in spec.outputs:
-            told = {**drawn.about, "file": Path(output).name}
-            content = replace(drawn, about=told).encode(format_of(output))
+            record = {**drawn.about, "file": Path(output).name}
+            content = replace(drawn, about=record).encode(format_of(output))
             try:
                 clean_folder(Path(output).parent)
                 write(output, content)
@@ -108,10 +108,10 @@ def write_figure(
 
 
 def load_yaml(spec: Union[str, Path, Mapping[str, Any]]) -> Any:
-    """What stands in a YAML file, and the folder that its paths are relative to.
+    """Load a YAML file; return its content and the folder that its paths are relative to.
 
     Raises:
-        FeatvizError: there is no such file, it is no YAML, or it holds more than any figure does.
+        FeatvizError: there is no such file, it is not YAML, or it exceeds the limits for a figure.
     """
     if isinstance(spec, Mapping):
         return spec, Path()
@@ -125,7 +125,7 @@ def load_yaml(spec: Union[str, Path, Mapping[str, Any]]) -> Any:
         node = loader.get_single_node()
         given = None if node is None else _constructed(loader, node, name)
     except UnicodeDecodeError as error:
-        raise FeatvizError(f"no figure {name}: it is no text in UTF-8: {reason(error)}") from None
+        raise FeatvizError(f"no figure {name}: it is not UTF-8 text: {reason(error)}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
@@ -137,16 +137,16 @@ def load_yaml(spec: Union[str, Path, Mapping[str, Any]]) -> Any:
 
 
 def _constructed(loader: Any, node: Any, name: str) -> Any:
-    """The values of YAML nodes, once their number and depth are known, with aliases counted each time."""
+    """Construct the values of YAML nodes after checking their number and depth, with aliases expanded."""
     _entries(loader, node, name, {})
     try:
         return loader.construct_document(node)
-    except (ValueError, TypeError, AttributeError, LookupError) as error:  # what constructors of tags end in
-        raise FeatvizError(f"{name}: a value cannot be understood: {reason(error)}") from None
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # raised by constructors of tags
+        raise FeatvizError(f"{name}: a value is invalid: {reason(error)}") from None
 
 
 def _entries(loader: Any, node: Any, name: str, seen: Dict[int, int], depth: int = 0) -> int:
-    """How many entries there are below a YAML node; what cannot be a figure's raises FeatvizError."""
+    """Count the entries below a YAML node. Raises FeatvizError for what a figure cannot contain."""
     import yaml
 
     where = f"{name}, line {node.start_mark.line + 1}"
@@ -160,9 +160,9 @@ def _entries(loader: Any, node: Any, name: str, seen: Dict[int, int], depth: int
             loader.construct_object(node)
         except yaml.YAMLError:
             raise
-        except Exception:  # the constructors of numbers, dates and truth values do not check what they get
+        except Exception:  # constructors of numbers, dates and booleans do not validate
             raise FeatvizError(
-                f"{where}: {short} is no {node.tag.rpartition(':')[2].replace('timestamp', 'date')}"
+                f"{where}: {short} is not a {node.tag.rpartition(':')[2].replace('timestamp', 'date')}"
             ) from None
         return 1
     if id(node) in seen:
@@ -175,7 +175,7 @@ def _entries(loader: Any, node: Any, name: str, seen: Dict[int, int], depth: int
     for part in parts:
         count += _entries(loader, part, name, seen, depth + 1)
         if count > ENTRIES:
-            raise FeatvizError(f"{where}: more than {ENTRIES:,} entries, with aliases: no figure needs as many")
+            raise FeatvizError(f"{where}: more than {ENTRIES:,} entries, with aliases: too many for a figure")
     if isinstance(node, yaml.MappingNode):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         twice = next((key for key in keys if keys.count(key) > 1), None)
@@ -186,23 +186,23 @@ def _entries(loader: Any, node: Any, name: str, seen: Dict[int, int], depth: int
 
 
 def check_figure(given: Any, base: Path, name: str = "", anywhere: bool = True) -> Spec:
-    """Find all that is wrong before any work is done.
+    """Validate a figure before any work is done.
 
     Args:
-        given: what stands in a YAML file.
-        base: the folder that paths are relative to.
-        name: of the file, for messages.
-        anywhere: whether outputs may lie outside ``base`` and the current folder: those that the user gave.
+        given: content of a YAML file.
+        base: folder that paths are relative to.
+        name: name of the file, for messages.
+        anywhere: whether outputs may lie outside ``base`` and the current folder, as those the user gives may.
 
     Raises:
-        FeatvizError: something is not understood or not found, all told in one line.
+        FeatvizError: something is invalid or not found, all listed in one line.
     """
 
     def find(kind: str, file: str) -> Optional[Path]:
         folders = [base]
         if kind == "weights":
             folders += [base / "weights", Path("weights")]
-        elif not os.path.isfile(base / file):  # as detect.py shows YOLOv5's own images if it is given none
+        elif not os.path.isfile(base / file):  # YOLOv5's own images, which detect.py uses by default
             folders.append(find_source().root / "data" / "images")
         return next((folder / file for folder in folders if os.path.isfile(folder / file)), None)
 
@@ -219,7 +219,7 @@ def check_figure(given: Any, base: Path, name: str = "", anywhere: bool = True) 
 
 
 def _check_inside(output: str, base: Path) -> None:
-    """Raise FeatvizError unless a file's ``output`` lies below its folder or the current one, links resolved."""
+    """Raise FeatvizError unless ``output`` lies inside the file's folder or the current one, links resolved."""
     try:
         there = (base / output).resolve()
         inside = any(folder.resolve() in there.parents for folder in (base, Path()))
@@ -227,13 +227,13 @@ def _check_inside(output: str, base: Path) -> None:
         raise FeatvizError(f"output {printable(output, 80)}: {reason(error)}") from None
     if not inside:
         raise FeatvizError(
-            f"output {printable(output, 80)} lies neither below the file's folder nor below the current one: "
-            "name it with --output"
+            f"output {printable(output, 80)} is neither inside the file's folder nor inside the current one: "
+            "give it with --output"
         )
 
 
 def check_output(path: Path) -> None:
-    """Raise FeatvizError if a figure cannot be written there, or something other than a figure of ours is there."""
+    """Raise FeatvizError if a figure cannot be written there, or another kind of file exists there."""
     try:
         check_writable(path.parent)
         there = path.exists()
@@ -245,13 +245,13 @@ def check_output(path: Path) -> None:
         except FeatvizError:
             ours = False
         if not ours:
-            raise FeatvizError(f"{path} is there, and no figure of this kind: name another output, or remove it")
+            raise FeatvizError(f"{path} exists and is not a figure of this kind: give another output, or remove it")
 
 
 def draw_figure(
     spec: Spec, command: Sequence[str], trust: bool = False, device: Optional[Union[str, int]] = None
 ) -> Composition:
-    """Draw a checked figure, and say in it how it was made."""
+    """Draw a checked figure, with its record."""
     releases: List[str] = []
 
     @contextmanager
@@ -277,21 +277,22 @@ def _name(spec: Any) -> str:
 
 
 def _portable(given: Mapping[str, Any]) -> Dict[str, Any]:
-    """The figure as it was given, with paths that tell nothing about the machine, and stay distinct."""
+    """Replace the paths of a figure by distinct portable names."""
     names = {
-        key: dict(zip(paths, distinct(_told(key, path) for path in paths))) for key, paths in paths_in(given).items()
+        key: dict(zip(paths, distinct(_portable_path(key, path) for path in paths)))
+        for key, paths in paths_in(given).items()
     }
-    told: Dict[str, Any] = with_paths(given, names)
-    return {name: value for name, value in told.items() if name != "output"}
+    renamed: Dict[str, Any] = with_paths(given, names)
+    return {name: value for name, value in renamed.items() if name != "output"}
 
 
-def _told(key: str, path: str) -> str:
-    told = portable([path])[0]
-    return told if key == "yolov5" else Path(told).name
+def _portable_path(key: str, path: str) -> str:
+    name = portable([path])[0]
+    return name if key == "yolov5" else Path(name).name
 
 
 def paths_in(given: Any, key: str = "") -> Dict[str, List[str]]:
-    """The paths in a figure as it is given, by the key that they stand under, each once and in order."""
+    """List the paths in a figure by key, in order, without duplicates."""
     found: Dict[str, List[str]] = {}
     parts: List[Any] = []
     if isinstance(given, Mapping):
@@ -307,7 +308,7 @@ def paths_in(given: Any, key: str = "") -> Dict[str, List[str]]:
 
 
 def with_paths(given: Any, paths: Mapping[str, Mapping[str, str]], key: str = "") -> Any:
-    """The figure with other paths, in values that JSON knows."""
+    """Replace paths in a figure; return JSON values."""
     if isinstance(given, Mapping):
         return {str(name): with_paths(value, paths, str(name)) for name, value in given.items()}
     if isinstance(given, (list, tuple)):

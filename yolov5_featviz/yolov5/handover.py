@@ -1,4 +1,4 @@
-"""What a script patched by ``patches/detect.diff`` calls."""
+"""Entry point for scripts patched with ``patches/detect.diff``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from yolov5_featviz.cli.parser import split
 from yolov5_featviz.cli.run import run_script
 from yolov5_featviz.yolov5.script.execute import Script
 
-NOT_OURS = -1  # no exit code
+NOT_OURS = -1  # not an exit code
 
 
 def hand_over(script: str) -> None:
-    """Run ``script`` anew, as ``yolov5-featviz run`` does, and exit with its code.
+    """Rerun ``script`` as ``yolov5-featviz run`` does, and exit with its code.
 
-    ``script`` is the program that is running, before its first import. Returns, so that it goes
-    on by itself, if it is being run by us already, or if the line asks neither for help nor for
-    anything of ours.
+    ``script`` is the running program, before its first import. Returns, so that the script continues
+    by itself, if it already runs under this package, or if the command line has neither a help flag
+    nor any of our flags.
     """
     if isinstance(sys.modules["__main__"], Script):
         return
@@ -25,8 +25,8 @@ def hand_over(script: str) -> None:
 
     def command() -> int:
         ours, rest = split(arguments)
-        asked = bool(ours) or bool({"-h", "--help"}.intersection(rest))
-        return run_script(script, arguments) if asked else NOT_OURS
+        is_ours = bool(ours) or bool({"-h", "--help"}.intersection(rest))
+        return run_script(script, arguments) if is_ours else NOT_OURS
 
     code = guarded(command)
     if code != NOT_OURS:

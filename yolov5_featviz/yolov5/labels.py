@@ -12,30 +12,29 @@ from yolov5_featviz.errors import FeatvizError
 
 
 class Label(NamedTuple):
-    """What a label file says: class numbers, and the boxes' edges as shares of the image's width and height."""
+    """Content of a label file: class numbers and box edges as fractions of the image's width and height."""
 
     file: Optional[Path]
     classes: List[int]
     xyxy: np.ndarray
 
     def boxes(self, region: Region, names: Mapping[int, str]) -> Boxes:
-        """The boxes where the image lies at ``region``, as ``GT person``."""
+        """Return the boxes for an image at ``region``, labelled as ``GT person``."""
         left, top, right, bottom = region
         xyxy = self.xyxy * np.array([right - left, bottom - top] * 2) + np.array([left, top] * 2)
         return Boxes(xyxy, labels=[f"GT {names.get(k, k)}" for k in self.classes])
 
 
 def read_label(image: Path, labels: Optional[str] = None) -> Optional[Label]:
-    """What the label file of an image says; None if the image is of no labelled folder.
+    """Read the label file of an image; None if there is no label folder.
 
     Args:
-        image: its file.
-        labels: the folder of the label files. None for where YOLOv5 looks for them: ``labels`` in the place of
-            the last ``images`` in the image's path. In a folder that there is, an image without a file has no
-            objects, as in training.
+        image: file of the image.
+        labels: folder of the label files. None for YOLOv5's rule: ``labels`` replaces the last ``images`` in the
+            image's path. If the folder exists, an image without a label file has no objects, as in training.
 
     Raises:
-        FeatvizError: the file is no label file.
+        FeatvizError: the file is not a label file.
     """
     if labels is not None:
         file = Path(labels) / f"{image.stem}.txt"
@@ -60,11 +59,11 @@ def read_label(image: Path, labels: Optional[str] = None) -> Optional[Label]:
         if len(numbers) == 4:
             x, y, w, h = numbers
             box = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
-        elif len(numbers) >= 6 and len(numbers) % 2 == 0:  # the outline of a mask
+        elif len(numbers) >= 6 and len(numbers) % 2 == 0:  # a mask outline
             box = [min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])]
         if len(numbers) not in (4, *range(6, len(numbers) + 1, 2)) or not all(0 <= n <= 1 for n in numbers):
             raise FeatvizError(
-                f"{file}, line {i}: {line[:40]!r} is no label: class, then centre, width and height from 0 to 1"
+                f"{file}, line {i}: {line[:40]!r} is not a label: class, then centre, width and height from 0 to 1"
             )
         classes.append(int(kind))
         boxes.append(box)

@@ -1,4 +1,4 @@
-"""How YOLOv5 numbers its layers."""
+"""Layer indices of YOLOv5 models."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import nn
 from yolov5_featviz.models.layers import Layer, LayerIndex
 from yolov5_featviz.yolov5.cam_target import target_score
 
-ONE_PASS = ("_forward_once", "forward_once")  # the method that runs the layers; v6.0 gave it its underscore
+ONE_PASS = ("_forward_once", "forward_once")  # the method that runs the layers; renamed in v6.0
 
 
 def find_model(model: Any) -> Optional[nn.Module]:
-    """The module whose ``forward_once`` runs the layers, inside whatever wraps it.
+    """Find the module whose ``forward_once`` runs the layers, inside any wrapper.
 
-    Known by what it is: its ``model`` is a sequence of modules that each carry their index ``i``
-    and their inputs ``f``. Wrappers (``DataParallel``, ``AutoShape``, ``DetectMultiBackend``) hold
-    it as ``module`` or ``model``. None if there is no such thing.
+    Recognised by structure: its ``model`` is a sequence of modules with an index ``i`` and inputs
+    ``f``. Wrappers (``DataParallel``, ``AutoShape``, ``DetectMultiBackend``) hold it as ``module`` or
+    ``model``. None if there is none.
     """
     for _ in range(5):
         if not isinstance(model, nn.Module):
@@ -32,7 +32,7 @@ def find_model(model: Any) -> Optional[nn.Module]:
 
 
 def index_model(model: nn.Module) -> Optional[LayerIndex]:
-    """Number the layers as YOLOv5 does: by their place in ``model.model``. None for other models."""
+    """Index layers as YOLOv5 does, by position in ``model.model``. None for other models."""
     root = find_model(model)
     if root is None:
         return None
@@ -53,7 +53,7 @@ def index_model(model: nn.Module) -> Optional[LayerIndex]:
         groups["backbone"] = list(range(first))
         if first < last:
             groups["neck"] = list(range(first, last))
-    # A layer that reads from several others and is the last of all: the detection head.
+    # the detection head: the last layer, reading from several others
     inputs = [i if i >= 0 else last + i for i in layers[last].sources]
     if len(inputs) > 1 and rows and len(rows[last]) > 2 and "Concat" not in str(rows[last][2]):
         groups["detect"] = inputs
@@ -62,7 +62,7 @@ def index_model(model: nn.Module) -> Optional[LayerIndex]:
 
 
 def _definition(root: nn.Module) -> List[Any]:
-    """The rows ``[from, number, module, arguments]`` that the model was built from, if it kept them."""
+    """Return the rows ``[from, number, module, arguments]`` of the model definition, if stored."""
     yaml = getattr(root, "yaml", None)
     if not isinstance(yaml, dict):
         return []

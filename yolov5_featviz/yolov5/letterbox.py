@@ -1,4 +1,4 @@
-"""Where in the network's input YOLOv5's ``letterbox`` put the image."""
+"""Recover the image's position in the network's input after YOLOv5's ``letterbox``."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from yolov5_featviz.arrays.boxes import Region
 def letterbox_region(
     image: Tuple[int, int], network: Tuple[int, int], scaleup: bool = True, ratio_pad: Optional[Any] = None
 ) -> Region:
-    """The part of the network's input that an image fills; what is left is padding.
+    """Compute the region of the network's input that an image fills; the rest is padding.
 
-    ``letterbox`` scales an image until it fits, rounds its sides to whole pixels, and shares what is
-    missing among both sides, the odd pixel going below and to the right. The size that it fitted
-    the image into is not always that of the input: padded only up to a multiple of the stride
-    (``auto``), one side is shorter. So the scale is that of either side, whichever leaves both sides
-    within the input. For a batch padded to a common shape that is one pixel off in rare cases.
+    ``letterbox`` scales an image to fit, rounds its sides to whole pixels, and pads both sides evenly,
+    with the odd pixel below and on the right. The target size may differ from the input size: if
+    padded only to a multiple of the stride (``auto``), one side is shorter. The scale is therefore
+    that of whichever side keeps both within the input. For a batch padded to a common shape it is off
+    by one pixel in rare cases.
 
     Args:
-        image: ``(height, width)`` of the image as it was given to ``letterbox``.
+        image: ``(height, width)`` of the image before ``letterbox``.
         network: ``(height, width)`` of the network's input.
-        scaleup: whether images smaller than the input are enlarged; they are not when validating.
-        ratio_pad: ``((scale down, scale across), (left padding, top padding))``, as the dataset's
-            ``shapes`` hold it, if it is known; then nothing is guessed.
+        scaleup: whether images smaller than the input are enlarged; not in validation.
+        ratio_pad: ``((scale down, scale across), (left padding, top padding))`` from the dataset's
+            ``shapes``, if known; used instead of the estimate.
 
     Returns:
         Left, top, right and bottom edge in pixels of the input.
@@ -44,7 +44,7 @@ def letterbox_region(
 
 
 def is_too_narrow(image: Tuple[int, int], network: Tuple[int, int]) -> bool:
-    """Whether ``letterbox`` fails at an image ``(height, width)``: scaled to fit ``network``, nothing is left of it."""
+    """Whether an image ``(height, width)``, scaled to fit ``network``, has a side of 0 pixels."""
     if min(image) < 1:
         return True
     scale = min(side / length for side, length in zip(network, image))

@@ -1,4 +1,4 @@
-"""Loading a model: by ourselves, and by YOLOv5's own functions."""
+"""Load models, directly or through YOLOv5's own functions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from yolov5_featviz.yolov5.weights.definition import check_options
 
 
 def load(path: Union[str, Path], yolov5: Optional[str] = None, trust: bool = False) -> nn.Module:
-    """Load the model of a YOLOv5 checkpoint, checked before anything of it is built.
+    """Load the model of a YOLOv5 checkpoint, checking its content before building anything.
 
     Args:
         path: a ``.pt`` file as ``train.py`` writes it.
-        yolov5: folder of the YOLOv5 checkout it belongs to; found by itself if left out.
+        yolov5: folder of its YOLOv5 checkout; found automatically if None.
         trust: unpickle without any check.
 
     Returns:
-        The model (the moving average where the checkpoint has one), float32, on the CPU, in
+        The model (the moving average if the checkpoint has one), float32, on the CPU, in
         evaluation mode.
 
     Raises:
@@ -38,27 +38,27 @@ def load(path: Union[str, Path], yolov5: Optional[str] = None, trust: bool = Fal
 
 @contextmanager
 def compatible(yolov5: Optional[str] = None, trust: bool = False) -> Iterator[Path]:
-    """Let YOLOv5's own ways of loading a model work with today's libraries, by the reader of :func:`load`.
+    """Make YOLOv5's own model loading work with current libraries, using the reader of :func:`load`.
 
     ::
 
         with fv.compatible("path/to/yolov5"):
             model = torch.hub.load("path/to/yolov5", "custom", "best.pt", source="local")
 
-    Within the block ``torch.load`` is that reader, and what is missing around an old release is
-    in its place; nothing is fetched from the network for a file that is on the disk. All is as it
-    was afterwards; the model stays.
+    Within the block ``torch.load`` is that reader, and names that old releases need are provided;
+    local files are never looked up on the network. All patches are undone afterwards; the model
+    remains usable.
 
     Args:
-        yolov5: folder of the checkout; found by itself if left out.
+        yolov5: folder of the checkout; found automatically if None.
         trust: unpickle without any check.
 
     Yields:
-        The folder of the YOLOv5 that is used.
+        The folder of the YOLOv5 in use.
 
     Raises:
         FeatvizError: there is no YOLOv5, or (from within the block) a checkpoint cannot be read.
-        UnsafeCheckpoint: a checkpoint holds something that no checkpoint needs.
+        UnsafeCheckpoint: a checkpoint contains something that no checkpoint needs.
     """
     source = find_source(yolov5)
     patches = Patches()
@@ -77,14 +77,14 @@ def safe_load(
     loaded: Callable[[Any, Any], None] = lambda *_: None,
     resumes: bool = False,
 ) -> None:
-    """Put the checking reader in the place of ``torch.load``.
+    """Replace ``torch.load`` by the checking reader.
 
     Args:
-        patches: keeps what was there.
-        source: the YOLOv5 whose modules the checkpoints may hold.
+        patches: stores the original.
+        source: the YOLOv5 whose modules the checkpoints may contain.
         trust: unpickle without any check.
-        loaded: called with what was read, and where from.
-        resumes: whether the script takes its options from a checkpoint, as ``train.py --resume`` does.
+        loaded: called with the loaded object and its file.
+        resumes: whether the script reads its options from a checkpoint, as ``train.py --resume`` does.
     """
     real = torch.load
 
@@ -97,7 +97,7 @@ def safe_load(
         except FeatvizError as error:
             if Path(str(f)).suffix in (".pt", ".pth"):
                 raise
-            raise error.__cause__ or error from None  # a cache of labels, which the script may do without
+            raise error.__cause__ or error from None  # a label cache, which the script can do without
         if resumes and not trust:
             check_options(result.get("opt") if isinstance(result, dict) else result, source.root, str(f))
         loaded(result, f)

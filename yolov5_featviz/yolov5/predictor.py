@@ -1,4 +1,4 @@
-"""A checkpoint with all that comes before and after it, from its own YOLOv5: as ``detect.py`` runs it."""
+"""Run a checkpoint as ``detect.py`` does, with the pre- and post-processing of its own YOLOv5."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from yolov5_featviz.yolov5.source import Source, find_source
 from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.weights.guard import guard
 
-# where the releases keep what goes before and after the network
+# modules that hold pre- and post-processing in the releases
 MODULES = ("utils.augmentations", "utils.datasets", "utils.dataloaders", "utils.general", "utils.utils")
-# what importing YOLOv5 sets for the whole process, and nobody asked for
+# environment variables that importing YOLOv5 sets for the whole process
 SETS = ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS")
-_TURN = threading.RLock()  # what is put in place around YOLOv5 is in the place of all: one thread at a time
+_TURN = threading.RLock()  # patches are process-wide, so one thread at a time
 
 
 class Predictor:
-    """A YOLOv5 model that sees images as ``detect.py`` shows them to it.
+    """YOLOv5 model that processes images as ``detect.py`` does.
 
     ::
 
@@ -56,14 +56,14 @@ class Predictor:
         seen = see("bus.jpg", layers="17,20,23")
         seen.boxes, seen[17].heatmap().over(seen.pixels)
 
-    Image preparation and non-maximum suppression are those of the YOLOv5 that is found, and the
-    convolutions are fused with their normalisation, so that maps and boxes are the same as those of
-    ``detect.py`` to the last bit, on as many threads. Several threads may use it, and several of them:
-    models are run one after the other, images are read side by side.
+    Image preparation and non-maximum suppression are those of the YOLOv5 in use, and convolutions are
+    fused with their batch normalisation, so that maps and boxes equal those of ``detect.py`` to the
+    last bit, given the same number of threads. Instances are thread-safe: models run one at a time,
+    images are read in parallel.
 
     Args:
         weights: a ``.pt`` checkpoint.
-        yolov5: folder of the checkout; found by itself if left out.
+        yolov5: folder of the checkout; found automatically if None.
         trust: unpickle without any check.
         device: ``cpu``, ``cuda:1``...; the first GPU if there is one, else the CPU.
 
@@ -86,7 +86,7 @@ class Predictor:
             self.model = model_of(load_checkpoint(weights, self.source, trust=trust), str(weights), trust)
             self._letterbox = _function(self.source, "letterbox")
             self._suppress = _function(self.source, "non_max_suppression")
-            with _quiet(self.source):  # now that all is imported
+            with _quiet(self.source):  # after all imports
                 _fuse(self.model)
             self.model.to(self.device)
         self.index = index_layers(self.model)
@@ -95,29 +95,29 @@ class Predictor:
 
     @property
     def release(self) -> str:
-        """Of the YOLOv5 that is used."""
+        """Release of the YOLOv5 in use."""
         return self.source.release
 
     @property
     def names(self) -> Dict[int, str]:
-        """Of the classes."""
+        """Class names by number."""
         names = getattr(find_model(self.model), "names", ())
         return {int(k): str(name) for k, name in (names.items() if isinstance(names, dict) else enumerate(names))}
 
     def layers(self, layers: LayerSpec) -> List[str]:
-        """The names of the layers of a selection. Raises FeatvizError if a part of it names nothing."""
+        """Return the layer names of a selection. Raises FeatvizError if a part of it matches nothing."""
         return [layer.name for layer in select_layers(self.index, layers)]
 
     def prepare(self, image: Union[str, Path, np.ndarray], imgsz: int = 640) -> Tuple[torch.Tensor, Region]:
-        """An image as ``detect.py`` prepares it.
+        """Prepare an image as ``detect.py`` does.
 
         Args:
-            image: the path of a file, read as OpenCV reads it; or uint8 RGB ``[H, W, 3]``.
-            imgsz: what its longer side is brought to, in pixels; a multiple of the stride, or else the next.
+            image: path of a file, read with OpenCV; or uint8 RGB ``[H, W, 3]``.
+            imgsz: target size of the longer side in pixels, rounded up to a multiple of the stride.
 
         Returns:
             ``(x, region)``: float32 ``[1, 3, h, w]`` in [0, 1], on the CPU, padded to multiples of the
-            stride, and where in it the image lies: left, top, right and bottom edge in pixels.
+            stride, and the image's region in it: left, top, right and bottom edge in pixels.
 
         Raises:
             FeatvizError: the image cannot be read.
@@ -141,14 +141,14 @@ class Predictor:
         iou: float = 0.45,
         name: str = "",
     ) -> Prediction:
-        """Show the model an image.
+        """Run the model on an image.
 
         Args:
             image: see :meth:`prepare`.
-            layers: whose maps to keep; a layer selection. None for none.
+            layers: layer selection whose maps to keep; None for none.
             imgsz: see :meth:`prepare`.
-            conf, iou: which boxes count as detections, and which as the same, as for ``detect.py``.
-            name: of the image, for captions; the file's otherwise.
+            conf, iou: confidence and IoU thresholds, as for ``detect.py``.
+            name: name of the image for captions; by default that of the file.
 
         Raises:
             FeatvizError: the image cannot be read, there is no such layer, or it yields no feature map.
@@ -174,19 +174,19 @@ class Predictor:
         method: str = "layer-cam",
         imgsz: int = 640,
     ) -> HeatMap:
-        """A class activation map of a layer for an image; see :func:`yolov5_featviz.attribution.cam.cam`."""
+        """Compute a class activation map of a layer for an image; see :func:`yolov5_featviz.attribution.cam.cam`."""
         x, region = self.prepare(image, imgsz)
         with _own(self.source):
             return cam(self.model, x.to(self.device), layer, target, method, region=region, name=_name(image))[0]
 
     def _run(self, x: torch.Tensor) -> Any:
-        """The model's output. Raises FeatvizError if it cannot be run."""
+        """Run the model. Raises FeatvizError if that fails."""
         try:
             with nullcontext() if self._trust else guard(imports=True):
                 return self.model(x)
         except FeatvizError:
             raise
-        except Exception as error:  # of a damaged model, or of one for another checkout
+        except Exception as error:  # a damaged model, or one for another checkout
             size = "x".join(map(str, x.shape[2:]))
             raise FeatvizError(
                 f"the model in {self.weights} cannot be run on {size} pixels: {reason(error)}"
@@ -204,12 +204,12 @@ class Predictor:
 
 
 def read_image(image: Union[str, Path, np.ndarray]) -> np.ndarray:
-    """uint8 RGB ``[H, W, 3]`` of a file, as OpenCV reads it; an array as it is. Raises FeatvizError."""
+    """Read a file with OpenCV as uint8 RGB ``[H, W, 3]``; return an array as it is. Raises FeatvizError."""
     import cv2
 
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise FeatvizError(f"no image, but {image.dtype} of shape {list(image.shape)}: give uint8 RGB [H, W, 3]")
+            raise FeatvizError(f"not an image: {image.dtype} of shape {list(image.shape)}: give uint8 RGB [H, W, 3]")
         return image
     words = printable(image)
     if not os.path.isfile(image):
@@ -218,20 +218,20 @@ def read_image(image: Union[str, Path, np.ndarray]) -> np.ndarray:
         raise FeatvizError(f"no image {words}{why}")
     try:
         pixels: Any = cv2.imread(str(image))
-    except Exception as error:  # too many pixels for OpenCV; no right to read; with YOLOv5's imread, no bytes
+    except Exception as error:  # too many pixels for OpenCV, no permission, or an empty file with YOLOv5's imread
         raise FeatvizError(f"cannot read the image {words}: {reason(error)}") from None
     if pixels is None:
-        raise FeatvizError(f"cannot read the image {words}: it is damaged, or none")
+        raise FeatvizError(f"cannot read the image {words}: it is damaged or not an image")
     return np.ascontiguousarray(pixels[..., ::-1])
 
 
 def check_size(pixels: np.ndarray, imgsz: int, image: Any = "") -> None:
-    """Raise FeatvizError if ``pixels`` are so narrow that YOLOv5 cannot bring them to ``imgsz``.
+    """Raise FeatvizError if ``pixels`` are too narrow for YOLOv5 to resize to ``imgsz``.
 
     Args:
         pixels: ``[H, W, 3]``.
-        imgsz: what the longer side is brought to.
-        image: the file that they are of, for the message.
+        imgsz: target size of the longer side.
+        image: their file, for the message.
     """
     height, width = pixels.shape[:2]
     if is_too_narrow((height, width), (imgsz, imgsz)):
@@ -245,21 +245,21 @@ def _name(image: Any) -> str:
 
 @contextmanager
 def _own(source: Source) -> Iterator[None]:
-    """Where YOLOv5's own modules can be imported, and say nothing; one thread at a time."""
+    """Context in which YOLOv5's modules can be imported and are silent; one thread at a time."""
     with _TURN, Surroundings(source, script=False), source.importable(), _quiet(source):
         yield
 
 
 @contextmanager
 def _quiet(source: Source) -> Iterator[None]:
-    """YOLOv5's modules print nothing in this thread, and log nothing but warnings; all others say what they have to."""
+    """Suppress prints, and logs below warnings, of YOLOv5's modules in this thread."""
     thread = threading.get_ident()
 
     def elsewhere(*words: Any, **options: Any) -> None:
         if threading.get_ident() != thread:
             print(*words, **options)
 
-    def heard(record: logging.LogRecord) -> bool:
+    def is_relevant(record: logging.LogRecord) -> bool:
         return record.levelno > logging.INFO or record.thread != thread
 
     modules = _modules_of(source)
@@ -269,24 +269,24 @@ def _quiet(source: Source) -> Iterator[None]:
         for module in modules:
             patches.set(module, "print", elsewhere)
         for logger in loggers:
-            logger.addFilter(heard)
+            logger.addFilter(is_relevant)
         yield
     finally:
         patches.undo()
         for logger in loggers:
-            logger.removeFilter(heard)
+            logger.removeFilter(is_relevant)
 
 
 def _modules_of(source: Source) -> Tuple[ModuleType, ...]:
-    """What was imported from ``source``."""
+    """Return the modules imported from ``source``."""
     return _modules_below(os.path.join(os.path.realpath(source.root), ""), len(sys.modules))
 
 
 @lru_cache(maxsize=8)
 def _modules_below(root: str, count: int) -> Tuple[ModuleType, ...]:
-    """The modules whose files lie below ``root``, when there are ``count`` in all."""
+    """Return the modules whose files are inside ``root``; ``count``, of all modules, is the cache key."""
 
-    @lru_cache(maxsize=None)  # thousands of files lie in a few hundred folders
+    @lru_cache(maxsize=None)  # thousands of files in a few hundred folders
     def is_below(folder: str) -> bool:
         return bool(folder) and os.path.join(os.path.realpath(folder), "").startswith(root)
 
@@ -296,7 +296,7 @@ def _modules_below(root: str, count: int) -> Tuple[ModuleType, ...]:
 
 @contextmanager
 def _as_before() -> Iterator[None]:
-    """What importing YOLOv5 sets beyond itself is as it was afterwards: environment, and how arrays are printed."""
+    """Restore the environment and print options that importing YOLOv5 changes."""
     environment = {name: os.environ.get(name) for name in SETS}
     arrays, tensors = np.get_printoptions(), dict(vars(torch._tensor_str.PRINT_OPTS))
     try:
@@ -312,7 +312,7 @@ def _as_before() -> Iterator[None]:
 
 
 def _check_alone(source: Source) -> None:
-    """Raise FeatvizError if modules of other files have the names of YOLOv5's: they would be taken for them."""
+    """Raise FeatvizError if other modules with the names of YOLOv5's are already imported."""
     for name in ("models", "utils"):
         module = sys.modules.get(f"{source.package}.{name}".lstrip("."))
         places = [*getattr(module, "__path__", ()), *filter(None, [getattr(module, "__file__", None)])]
@@ -334,7 +334,7 @@ def _function(source: Source, name: str) -> Callable[..., Any]:
 
 
 def _fuse(model: nn.Module) -> None:
-    """As the scripts do, without the summary that comes with it, which costs a forward pass."""
+    """Fuse layers as the scripts do, without the model summary, which costs a forward pass."""
     root = find_model(model)
     if root is None or not hasattr(root, "fuse"):
         return
@@ -347,7 +347,7 @@ def _fuse(model: nn.Module) -> None:
 
 
 class RemotePredictor:
-    """A :class:`Predictor` in a process of its own, since only one YOLOv5 can be imported in each."""
+    """:class:`Predictor` in a separate process, since each can import only one YOLOv5."""
 
     def __init__(
         self,
@@ -365,15 +365,15 @@ class RemotePredictor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # an interrupt is for us; it ends when its input does
+            start_new_session=True,  # not interrupted with us; it ends when its input closes
         )
         self.release = ""
         self.names: Dict[int, str] = {}
-        self._tell("start", torch.get_num_threads(), self.weights, yolov5, trust, device)
+        self._send("start", torch.get_num_threads(), self.weights, yolov5, trust, device)
 
     def ready(self) -> None:
-        """Wait until the checkpoint is read. Raises FeatvizError as :class:`Predictor`."""
-        self.release, self.names = self._hear()
+        """Wait until the checkpoint is loaded. Raises FeatvizError as :class:`Predictor`."""
+        self.release, self.names = self._receive()
 
     def layers(self, layers: LayerSpec) -> List[str]:
         """See :meth:`Predictor.layers`."""
@@ -399,16 +399,16 @@ class RemotePredictor:
         self._process.wait()
 
     def _ask(self, *question: Any, **options: Any) -> Any:
-        self._tell(*question, **options)
-        return self._hear()
+        self._send(*question, **options)
+        return self._receive()
 
-    def _tell(self, *question: Any, **options: Any) -> None:
+    def _send(self, *question: Any, **options: Any) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError):  # of a process that has ended, nothing will be heard
+        with suppress(OSError):  # the process has ended, which `_receive` reports
             pickle.dump((question, options), self._process.stdin)
             self._process.stdin.flush()
 
-    def _hear(self) -> Any:
+    def _receive(self) -> Any:
         assert self._process.stdout is not None
         try:
             failed, answer = pickle.load(self._process.stdout)
@@ -426,13 +426,13 @@ def predictors(
     trust: bool = False,
     device: Optional[Union[str, int]] = None,
 ) -> Iterator[List[Union[Predictor, RemotePredictor]]]:
-    """Predictors of several checkpoints, in processes of their own if they are not all of one YOLOv5.
+    """Create predictors of several checkpoints, in separate processes if they use different checkouts.
 
     Args:
         weights: the checkpoints.
-        yolov5: the checkout of each; one for all, or none for the one that is found.
+        yolov5: the checkout of each, or one for all; empty to find one automatically.
         trust: unpickle without any check.
-        device: as for :class:`Predictor`, of all of them.
+        device: as for :class:`Predictor`, the same for all.
 
     Raises:
         FeatvizError: as :class:`Predictor`, or there are more checkouts than checkpoints.
@@ -449,16 +449,16 @@ def predictors(
             found.append(one)
             if isinstance(one, RemotePredictor):
                 stack.callback(one.close)
-        for one in found:  # which have read their checkpoints side by side
+        for one in found:  # checkpoints are loaded in parallel
             if isinstance(one, RemotePredictor):
                 one.ready()
         yield found
 
 
 def serve() -> None:
-    """What a process of its own does: answer what is asked on its input."""
+    """Serve requests from standard input; main loop of a :class:`RemotePredictor` process."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what YOLOv5 prints is no answer
+    os.dup2(2, 1)  # keep YOLOv5's prints out of the answers
     predictor: Any = None
     while True:
         try:
@@ -467,7 +467,7 @@ def serve() -> None:
             return
         try:
             if what == "start":
-                torch.set_num_threads(arguments[0])  # or sums would come out otherwise in their last bits
+                torch.set_num_threads(arguments[0])  # results differ in their last bits otherwise
                 predictor = Predictor(*arguments[1:])
                 answer: Any = predictor.release, predictor.names
             elif what == "layers":
@@ -484,10 +484,10 @@ def serve() -> None:
         try:
             pickle.dump((failed, answer), answers, protocol=4)
             answers.flush()
-        except BrokenPipeError:  # nobody wants it any more
+        except BrokenPipeError:  # the parent has closed the pipe
             os._exit(0)
 
 
 def _bare(feature_map: FeatureMap) -> FeatureMap:
-    """Without the module, which is of this process."""
+    """Remove the module, which must not be sent to another process."""
     return replace(feature_map, layer=replace(feature_map.layer, module=nn.Identity()))

@@ -1,7 +1,7 @@
-"""Which recorded commands may run without being asked for: a grammar of what can do no harm.
+"""Grammar of the recorded commands that are safe to run without confirmation.
 
-A record may come from a stranger. A command that names code (a module, a script, a checkout), an address, a
-data set's YAML file or a place to write to is not among these.
+Records are untrusted. Commands that name code (a module, a script, a checkout), an address, a data set's YAML
+file or an output folder are not allowed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from yolov5_featviz.runs.provenance import is_base_name, is_inside
 from yolov5_featviz.yolov5.script.validate import IMAGES, VIDEOS
 
 Check = Callable[[str], bool]
-Flags = Dict[str, Tuple[str, Check]]  # how many values a flag takes, "0", "1" or "+", and what each may be
+Flags = Dict[str, Tuple[str, Check]]  # number of values of a flag, "0", "1" or "+", and the check of each
 
 COMMANDS = ("run", "image", "figure", "compare")
 SCRIPTS = ("detect.py", "segment/predict.py", "classify/predict.py")
 TRUST, CHECKOUT = "--trust-weights", "--yolov5"
-OUTPUT = ("--project", "--save-dir", "--output")  # where releases of YOLOv5 take the folder for their own results
+OUTPUT = ("--project", "--save-dir", "--output")  # output folders in the releases of YOLOv5
 LONGEST = 2000  # characters of a word
 
 
@@ -46,7 +46,7 @@ def _number(low: float, high: float) -> Check:
 
 
 def is_path(word: str) -> bool:
-    """Whether a word is a path as records hold them: relative, and without a way out."""
+    """Whether a word is a path as in records: relative, without leaving its folder."""
     return is_inside(word) and "://" not in word and not word.startswith(("-", "~")) and word.isprintable()
 
 
@@ -123,21 +123,21 @@ _ALWAYS: Flags = {TRUST: _nothing, CHECKOUT: ("+", is_path), **dict.fromkeys(OUT
 
 
 def objection(words: Sequence[str], known: Optional[AbstractSet[str]] = None) -> str:
-    """Why a command is not to be run by a file's word.
+    """Explain why a recorded command must not run without confirmation.
 
     Args:
-        words: the command line, ``figure`` excepted, which is one file whose content is checked instead.
-        known: values that are not the record's: files that were found here, or that the user named; checkpoints
-            and what ``run`` shows must be among them. None for a command as it is recorded, before that.
+        words: the command line; not of ``figure``, whose content is checked instead.
+        known: trusted values, found locally or given by the user; checkpoints and the sources of ``run`` must
+            be among them. None for the command as recorded, before its inputs are located.
 
     Returns:
-        What it asks for that only the user may ask for, in words; empty if there is nothing.
+        What it requests that only the user may request; empty if it is safe.
     """
     command, start = words[0], 2 if words[0] == "run" else 1
     final = known is not None
     known = known or set()
     if command == "run" and words[1] not in (known if final else SCRIPTS):
-        return f"the script {words[1]} is none of {', '.join(SCRIPTS)}"
+        return f"the script {words[1]} is not one of {', '.join(SCRIPTS)}"
     flags = FLAGS[command] if final else {**_ALWAYS, **FLAGS[command]}
     if final:
         flags = {**flags, **{flag: (_ALWAYS[flag][0], known.__contains__) for flag in (CHECKOUT, *OUTPUT)}}
@@ -145,7 +145,7 @@ def objection(words: Sequence[str], known: Optional[AbstractSet[str]] = None) ->
     for flag, given, joined in _parted(words[start:]):
         name = _ALIKE.get(flag, flag)
         if flag not in flags:
-            return f"{flag} is not among the flags that can do no harm"
+            return f"{flag} is not among the safe flags"
         if name in seen:
             return f"{flag} is given twice"
         count, check = flags[flag]
@@ -169,7 +169,7 @@ def objection(words: Sequence[str], known: Optional[AbstractSet[str]] = None) ->
 
 
 def _parted(words: Sequence[str]) -> List[Tuple[str, List[str], bool]]:
-    """Flags with their values, and whether the value is joined by ``=``."""
+    """Split into flags with their values, and whether the value is joined by ``=``."""
     found: List[Tuple[str, List[str], bool]] = []
     for word in words:
         if word.startswith("--"):
@@ -183,15 +183,15 @@ def _parted(words: Sequence[str]) -> List[Tuple[str, List[str], bool]]:
 
 
 def is_checkpoint(path: str) -> bool:
-    """Whether YOLOv5's scripts take a file for a checkpoint, and for nothing that they would run."""
+    """Whether YOLOv5's scripts read a file as a checkpoint, and not as something they would execute."""
     return Path(path).suffix.lower() == ".pt" and "torchscript" not in path.lower()
 
 
 def is_picture(path: str) -> bool:
-    """Whether YOLOv5's scripts take a file for an image or a video, and not for a list of addresses or a camera."""
+    """Whether YOLOv5's scripts read a file as an image or video, not as a list of addresses or a camera."""
     return Path(path).suffix.lower().lstrip(".") in {*IMAGES, *VIDEOS}
 
 
 def is_plain(name: str) -> bool:
-    """Whether an input's name is one that can be looked for: a file's, which no command line takes for a flag."""
+    """Whether an input's name is a file name that cannot be mistaken for a flag."""
     return is_base_name(name) and not name.startswith(("-", "~"))

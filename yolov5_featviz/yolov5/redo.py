@@ -1,4 +1,4 @@
-"""Making a figure again from what it says of how it was made."""
+"""Reproduce a figure from its record."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from yolov5_featviz.yolov5.script.find import find_script
 from yolov5_featviz.yolov5.script.validate import replace_values, values
 from yolov5_featviz.yolov5.source import Source, find_source
 
-Run = Callable[[List[str], Sequence[str]], int]  # from words of a command line, and what to record as such
+Run = Callable[[List[str], Sequence[str]], int]  # from the arguments, and the command line to record
 
 
 def redo(
@@ -44,38 +44,37 @@ def redo(
     weights: Sequence[str] = (),
     source: Optional[str] = None,
     yolov5: Optional[str] = None,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     trust: bool = False,
     anything: bool = False,
 ) -> int:
-    """Make a figure again, with the command that it names, from the same inputs.
+    """Reproduce a figure with its recorded command from the same inputs, and compare both.
 
-    Checkpoints and image are looked for where the command had them, in the current folder, in
-    ``weights``, beside the figure and in the folders above it, and among YOLOv5's own images.
+    Checkpoints and image are searched at their recorded paths, in the current folder, in ``weights``,
+    beside the figure and in the folders above it, and among YOLOv5's own images.
 
-    The figure may be a stranger's, so nothing is run by its word but what :mod:`yolov5_featviz.yolov5.recorded`
-    lets pass: models of torchvision and timm by their names, YOLOv5's own prediction scripts, comparisons and
-    figures, all of files that are found here, written to a temporary folder.
+    The figure is untrusted, so only commands accepted by :mod:`yolov5_featviz.yolov5.recorded` are run:
+    models of torchvision and timm by name, YOLOv5's own prediction scripts, comparisons and figures, all on
+    local files, written to a temporary folder.
 
     Args:
         figure: the file.
         run: runs a command.
-        weights, source, yolov5: the checkpoints, the image and the checkout, where they are known.
-        tell: is told whether the inputs are the same files, and whether the figure came out the same. If
-            it did not, the new one is kept in the current folder, under a name of its own.
-        trust: unpickle checkpoints without any check. That the figure's command did so is no reason to:
-            it may be a stranger's.
-        anything: run the figure's command whatever it is.
+        weights, source, yolov5: checkpoints, image and checkout, if known.
+        log: called with messages on whether inputs and figure are identical. If the figure differs, the new
+            one is kept in the current folder, under a new name.
+        trust: unpickle checkpoints without any check; never taken from the record, which is untrusted.
+        anything: run the recorded command without restrictions.
 
     Returns:
-        0 if all pixels or values are the same, else 1.
+        0 if all pixels or values are equal, else 1.
 
     Raises:
-        FeatvizError: the figure does not say how it was made, it cannot be made again, its command is not one
-            that is run unasked, or an input is not found.
+        FeatvizError: the figure has no record, it cannot be reproduced, its command needs confirmation, or an
+            input is not found.
     """
     beside = figure[: -len(".json")] if figure.endswith(".json") else ""
-    figure = beside if beside and os.path.isfile(beside) else figure  # the file that these words are about
+    figure = beside if beside and os.path.isfile(beside) else figure  # the file that the record describes
     about = read_record(figure)
     shown = printable(figure)
     command = list(about.get("command", []))
@@ -84,12 +83,12 @@ def redo(
         raise FeatvizError(f"{shown} was made in Python, not by a command; `{KEY} info {shown}` shows what it is")
     if "epoch" in about.get("image", {}):
         raise FeatvizError(
-            f"{shown} was drawn in epoch {about['image']['epoch']} of a training, which nothing but a training makes "
-            f"again: {line}"
+            f"{shown} was drawn in epoch {about['image']['epoch']} of a training, which only training can "
+            f"reproduce: {line}"
         )
     if command[0] not in COMMANDS or command[1:2] == [] or "file" not in about:
-        raise FeatvizError(f"{shown} cannot be made again: version {__version__} makes no file by {line}")
-    hints = _Hints(weights, source, yolov5, anything, tell)
+        raise FeatvizError(f"{shown} cannot be reproduced: version {__version__} writes no file with {line}")
+    hints = _Hints(weights, source, yolov5, anything, log)
     with tempfile.TemporaryDirectory(prefix="featviz-") as folder:
         home = Path(folder) / "pictures"
         try:
@@ -98,10 +97,9 @@ def redo(
             else:
                 words = _again(Path(figure), about, hints, home)
         except _Objection as error:
-            tell(f"{shown} was made by: {line}")
+            log(f"{shown} was made by: {line}")
             raise FeatvizError(
-                f"{shown}: {printable(error, 300)}: this is run only with --run: add it if you know that command and "
-                "trust it"
+                f"{shown}: {printable(error, 300)}: add --run to run this command, if you know and trust it"
             ) from None
         words = [word for word in words if word != TRUST] + [TRUST] * trust
         with redirect_stdout(sys.stderr):
@@ -111,25 +109,25 @@ def redo(
         if file is None:
             made = printable(about["file"])
             raise FeatvizError(f"{KEY} {printable(command_line(words), 1000)} made no {made}: it ended with {code}")
-        return _compare(Path(figure), file, tell)
+        return _compare(Path(figure), file, log)
 
 
 class _Objection(Exception):
-    """The record asks for something that only the user may ask for."""
+    """The record requests something that only the user may request."""
 
 
 class _Hints(NamedTuple):
-    """What the user said beside the figure."""
+    """The user's options."""
 
     weights: Sequence[str]
     source: Optional[str]
     yolov5: Optional[str]
     anything: bool
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
 
 def _again(figure: Path, about: Mapping[str, Any], hints: _Hints, home: Path) -> List[str]:
-    """The command with the inputs as they are found here, and its output going to ``home``; checked as a whole."""
+    """Rewrite the command for the located inputs and the output folder ``home``, and check it."""
     if hints.anything:
         return _into(_inputs(figure, about, hints, [], set()), home, None)
     words = [word for word in about["command"] if word != TRUST]
@@ -143,7 +141,7 @@ def _again(figure: Path, about: Mapping[str, Any], hints: _Hints, home: Path) ->
         found = find_source(hints.yolov5)
         _checkouts(values(words, CHECKOUT), found, hints)
         script = found.root / words[1]
-    if words[0] == "run" and script is not None:  # by its path, or one of that name in the current folder would be run
+    if words[0] == "run" and script is not None:  # by path, since the name alone could match a file here
         words[1] = str(script)
         known.add(words[1])
     known.update(checkouts)
@@ -158,16 +156,16 @@ def _object(why: str) -> None:
 
 
 def _checkouts(named: Sequence[str], found: Source, hints: _Hints) -> None:
-    """Object to a checkout that the record names, unless it is the YOLOv5 that is found without it."""
+    """Object to a recorded checkout, unless it is the YOLOv5 that is found without it."""
     for name in [] if hints.yolov5 or hints.anything else named:
         if os.path.isdir(name) and Path(name).resolve() != found.root:
-            raise _Objection(f"it names the YOLOv5 in {name}, which --yolov5 would name")
+            raise _Objection(f"it names the YOLOv5 in {name}, which only --yolov5 may do")
 
 
 def _inputs(
     figure: Path, about: Mapping[str, Any], hints: _Hints, checkouts: Sequence[str], located: Set[str]
 ) -> List[str]:
-    """The command with the inputs as they are found here, which are added to ``located``."""
+    """Rewrite the command for the located inputs, and add these to ``located``."""
     words = list(about["command"])
     if hints.anything:
         given = [name for name in values(words, CHECKOUT) if os.path.isdir(name)]
@@ -179,34 +177,34 @@ def _inputs(
         raise FeatvizError(f"{len(weights)} --weights for a figure of {len(known)}: give each of them, in their order")
     then = values(words, "--weights")
     found = [
-        _locate(figure, one, weights[i] if weights else None, then[i : i + 1], "--weights", hints.tell)
+        _locate(figure, one, weights[i] if weights else None, then[i : i + 1], "--weights", hints.log)
         for i, one in enumerate(known)
     ]
     if unasked and not weights:
-        _object(next((f"{path} is no .pt file" for path in found if not is_checkpoint(path)), ""))
+        _object(next((f"{path} is not a .pt file" for path in found if not is_checkpoint(path)), ""))
     words = with_values(words, "--weights", found) if found else words
     located.update(found)
-    if "models" in about:  # whose names may come from folders
+    if "models" in about:  # model names may come from folders
         words = with_values(words, "--names", about["models"])
     image = about.get("image", {})
     if source and "sha256" not in image and os.path.exists(source):
-        words = with_values(words, "--source", [source])  # of a table, which is of many images
+        words = with_values(words, "--source", [source])  # a table covers many images
         located.add(source)
     elif source or ("sha256" in image and not values(words, "--data")):
         own = [str(find_source(checkouts[0] if checkouts else None).root / "data" / "images")] if scripted else []
-        place = _locate(figure, image, source, [*values(words, "--source"), *own], "--source", hints.tell)
+        place = _locate(figure, image, source, [*values(words, "--source"), *own], "--source", hints.log)
         if unasked and not source and not is_picture(place):
-            raise _Objection(f"{place} is no image or video")
+            raise _Objection(f"{place} is not an image or video")
         words = with_values(words, "--source", [place])
         located.add(place)
     elif "sha256" not in image and "://" in "".join(values(words, "--source")):
         name = printable(image.get("name"))
-        raise FeatvizError(f"{printable(figure)} shows {name}, a stream: it is gone; give a recording with --source")
+        raise FeatvizError(f"{printable(figure)} shows {name}, a stream: give a recording with --source")
     return words
 
 
 def _drawn(figure: Path, about: Mapping[str, Any], hints: _Hints, home: Path) -> List[str]:
-    """The command for a figure that was written down, which it carries within it."""
+    """Build the command for a YAML figure from the specification in its record."""
     spec = {name: value for name, value in about.get("figure", {}).items() if name != "output"}
     names = paths_in(spec)
     found: Dict[str, Dict[str, str]] = {"yolov5": {}}
@@ -220,14 +218,14 @@ def _drawn(figure: Path, about: Mapping[str, Any], hints: _Hints, home: Path) ->
             or len(known) != len(names.get(kind, []))
             or not all(map(is_path, names.get(kind, [])))
         ):
-            raise FeatvizError(f"{printable(figure)}: its record is damaged: it does not say which {kind} it shows")
+            raise FeatvizError(f"{printable(figure)}: its record is damaged: it lacks its {kind}")
         if kind == "weights" and given and len(given) != len(known):
             raise FeatvizError(f"{len(given)} --weights for a figure of {len(known)}: give each, in their order")
         own = [str(find_source(hints.yolov5).root / "data" / "images")] if kind == "image" else []
         found[kind] = {}
         for i, (name, one) in enumerate(zip(names.get(kind, []), known)):
             hint = given[i] if kind == "weights" and given else None
-            path = _locate(figure, one, hint, [*(given if kind == "image" else []), name, *own], flag, hints.tell)
+            path = _locate(figure, one, hint, [*(given if kind == "image" else []), name, *own], flag, hints.log)
             found[kind][name] = str(Path(path).absolute())
     if names.get("yolov5"):
         _checkouts(names["yolov5"], find_source(hints.yolov5), hints)
@@ -243,12 +241,12 @@ def _drawn(figure: Path, about: Mapping[str, Any], hints: _Hints, home: Path) ->
 
 
 def command_of(words: Sequence[str]) -> str:
-    """Which command it is."""
+    """Return the name of the command."""
     return words[0] if words else ""
 
 
 def with_values(words: Sequence[str], flag: str, given: Sequence[str]) -> List[str]:
-    """A command line with other values behind a flag, or without it where there are none."""
+    """Replace the values of a flag, or remove the flag if there are none."""
     marked = replace_values(list(words), flag, lambda _: "\0")
     rest = [word for word in marked if word not in ("\0", flag, f"{flag}=\0")]
     return [*rest, flag, *given] if given else rest
@@ -260,9 +258,9 @@ def _locate(
     given: Optional[str],
     places: Sequence[str],
     flag: str,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> str:
-    """Where a file is; preferably the one that it was."""
+    """Locate a file, preferably with the recorded hash."""
     name = known.get("name", "")
     if not given and not is_plain(name):
         raise FeatvizError(f"no {printable(name) or 'file'} here: give {flag}, where it is")
@@ -270,7 +268,7 @@ def _locate(
     if not files or not os.path.isfile(files[0]):
         raise FeatvizError(f"no {printable(given or name)} here: give {flag}, where it is")
     same = [path for path in files if sha256(path) == known.get("sha256")]
-    tell(f"{printable(name)}: {'the same file' if same else 'not the file that it was'}")
+    log(f"{printable(name)}: {'the same file' if same else 'not the same file'}")
     return str((same or files)[0])
 
 
@@ -282,7 +280,7 @@ def _places(figure: Path, name: str, places: Sequence[str]) -> Iterator[Path]:
 
 
 def _into(words: List[str], home: Path, script: Optional[Path]) -> List[str]:
-    """The command with its output going to ``home``; ``script`` is what ``run`` runs, if it is known."""
+    """Redirect the command's output to ``home``; ``script`` is the script of ``run``, if known."""
     if command_of(words) == "compare":
         words = [word for word in words if word not in ("--verbose", "--quiet")]
         return [*with_values(with_values(words, "--project", [str(home)]), "--name", ["redo"]), "--quiet"]
@@ -298,7 +296,7 @@ def _into(words: List[str], home: Path, script: Optional[Path]) -> List[str]:
 
 
 def _find(home: Path, about: Mapping[str, Any]) -> Optional[Path]:
-    """The new file: of the same name, in the same folder, but for the number behind a name that was taken."""
+    """Find the new file: same name and folder, except for numbers appended to taken names."""
     folder = Path(about.get("folder", ""))
     file: Path = home / folder / about["file"]
     if os.path.isfile(file):
@@ -308,49 +306,49 @@ def _find(home: Path, about: Mapping[str, Any]) -> Optional[Path]:
     return others[0] if len(others) == 1 else None
 
 
-def _compare(figure: Path, file: Path, tell: Callable[[str], None]) -> int:
+def _compare(figure: Path, file: Path, log: Callable[[str], None]) -> int:
     new = file.read_bytes()
-    old = head(figure, 4 * len(new) + (1 << 26))  # more cannot be the same picture
+    old = head(figure, 4 * len(new) + (1 << 26))  # larger files cannot be the same picture
     shown = printable(figure)
     if old == new:
-        tell(f"{shown}: identical, byte for byte")
+        log(f"{shown}: identical, byte for byte")
         return 0
     changes = printable(_changes(read_record(figure), read_record(file)))
     verdict = _difference(old, new)
     if not verdict:
-        tell(f"{shown}: identical in what it shows; {changes}")
+        log(f"{shown}: identical in what it shows; {changes}")
         return 0
     kept = _free(Path(f"{file_name(figure.stem)}_redo{figure.suffix}"))
     write(kept, new)
-    tell(f"{shown}: not identical: {verdict}; {changes}; the new one is {kept}")
+    log(f"{shown}: not identical: {verdict}; {changes}; the new one is {kept}")
     return 1
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What the records of both say differently."""
+    """Describe the differences of two records."""
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
 
     def words(about: Mapping[str, Any], name: str) -> str:
         value = about.get(name)
         return value if isinstance(value, str) else f"{len(value)} values" if isinstance(value, list) else repr(value)
 
-    told = [
+    changes = [
         f"other {name}"
         if name in ("weights", "image", "images")
         else f"{name} {words(then, name)}, now {words(now, name)}"
         for name in names
     ]
-    return "; ".join(told) or "made in the same way"
+    return "; ".join(changes) or "made in the same way"
 
 
 def _difference(old: bytes, new: bytes) -> str:
-    """In how much the pixels or values differ, in words; empty if they do not."""
+    """Describe how many pixels or values differ; empty if none."""
     try:
         sizes = _size(old), _size(new)
-        if sizes[0] != sizes[1]:  # known before anything is decoded: the old one may be anybody's
+        if sizes[0] != sizes[1]:  # checked before decoding, since the old file is untrusted
             return f"{sizes[0]} now {sizes[1]}"
         before, after = _values(old), _values(new)
-    except Exception:  # no image, or one that has no pixels
+    except Exception:  # not an image, or one without pixels
         return "" if _without_record(old) == _without_record(new) else "other content"
     if before.shape != after.shape:
         return f"{before.shape} now {after.shape}"
@@ -377,7 +375,7 @@ def _values(content: bytes) -> Any:
 
 @contextmanager
 def _image(content: bytes) -> Iterator[Any]:
-    """An image of any size, since what is decoded is never larger than what was drawn here."""
+    """Open an image without Pillow's size limit; what is decoded is never larger than the new picture."""
     from PIL import Image
 
     most = Image.MAX_IMAGE_PIXELS
@@ -390,7 +388,7 @@ def _image(content: bytes) -> Iterator[Any]:
 
 
 def _without_record(content: bytes) -> bytes:
-    """A text or PDF file but for what it says of itself, and for the places of its parts."""
+    """Strip the record and the byte offsets from a text or PDF file."""
     body = content.split(b"\nxref\n")[0]
     start = body.find(f"{KEY} {{".encode())
     return body if start < 0 else body[:start] + body[body.find(b"\n", start) :]

@@ -1,4 +1,4 @@
-"""Where is YOLOv5?"""
+"""Locate YOLOv5's source."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ HOW_TO_GET = (
 
 @dataclass(frozen=True)
 class Source:
-    """YOLOv5's source on this machine.
+    """Location of YOLOv5's source.
 
     Attributes:
-        root: the folder that holds ``models/yolo.py`` and ``detect.py``.
+        root: folder of ``models/yolo.py`` and ``detect.py``.
         kind: how it was found, for the log.
         package: ``yolov5`` if it is the installed package, else empty.
     """
@@ -36,7 +36,7 @@ class Source:
 
     @property
     def release(self) -> str:
-        """The release: from the package, from git, or guessed from what the files hold."""
+        """Release: from the package, from git, or guessed from the files."""
         if self.package:
             return metadata.version(self.package)
         if (self.root / ".git").exists():
@@ -58,7 +58,7 @@ class Source:
 
     @contextmanager
     def importable(self) -> Iterator[None]:
-        """Make ``models`` and ``utils`` of this source importable for a while, as its scripts do."""
+        """Make ``models`` and ``utils`` of this source importable within a context, as its scripts do."""
         root = str(self.root)
         if root in sys.path:
             yield
@@ -72,18 +72,18 @@ class Source:
 
 
 def is_checkout(folder: Path) -> bool:
-    """Whether ``folder`` holds YOLOv5's source."""
+    """Whether ``folder`` contains YOLOv5's source."""
     return os.path.isfile(folder / "models" / "yolo.py") and os.path.isdir(folder / "utils")
 
 
 def find_source(named: Optional[str] = None, script: Optional[Path] = None) -> Source:
-    """Find YOLOv5, in this order.
+    """Find YOLOv5.
 
-    ``named`` (the flag ``--yolov5``); the folder of ``script`` or one above it; ``$YOLOV5_ROOT``;
+    Searched in order: ``named`` (the flag ``--yolov5``); the folder of ``script`` or a parent; ``$YOLOV5_ROOT``;
     the current folder and ``./yolov5``; torch hub's cache; the installed ``yolov5`` package.
 
     Raises:
-        FeatvizError: a folder was named that holds no YOLOv5, or there is none at all.
+        FeatvizError: the named folder does not contain YOLOv5, or none was found.
     """
     installed = _installed()
 
@@ -133,7 +133,7 @@ def _hub_checkouts() -> Iterator[Path]:
 
 
 def _guess_release(root: Path) -> str:
-    """Tell the release by what each brought or took away."""
+    """Guess the release from what each added or removed."""
 
     def text(name: str) -> str:
         path = root / name

@@ -1,4 +1,4 @@
-"""The ``YOLO`` object of Ultralytics: it predicts with a copy of its model, on images that it brings to size itself."""
+"""Ultralytics' ``YOLO`` object, which predicts with a copy of its model and resizes images itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yolov5_featviz.yolov5.letterbox import letterbox_region
 
 
 def index_yolo(model: Any) -> Optional[LayerIndex]:
-    """Number the layers of a ``YOLO`` object's model; None for other models."""
+    """Index the layers of a ``YOLO`` object's model; None for other models."""
     if not (hasattr(model, "predictor") and callable(getattr(model, "predict", None))):
         return None
     index = index_model(model)
@@ -37,7 +37,7 @@ def index_yolo(model: Any) -> Optional[LayerIndex]:
 
 
 def _region(predictor: Any, image: Any, given: Input) -> Any:
-    if given.size is None or "RTDETR" in type(predictor).__name__:  # which stretches the image
+    if given.size is None or "RTDETR" in type(predictor).__name__:  # RT-DETR stretches images
         return None
     size = (int(image.shape[0]), int(image.shape[1]))
     if predictor.args.task == "classify":

@@ -1,1 +1,1 @@
-"""Run a YOLOv5 script with hooks in place."""
+"""Run a YOLOv5 script and capture its feature maps."""

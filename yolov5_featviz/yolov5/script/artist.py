@@ -27,7 +27,7 @@ from yolov5_featviz.yolov5.source import Source
 
 @dataclass(frozen=True)
 class RunOptions(Look):
-    """What the flags ask for; see the command line's help."""
+    """Options of ``run``; see the command line's help."""
 
     layers: Optional[str] = None
     folder: Optional[str] = None
@@ -37,11 +37,11 @@ class RunOptions(Look):
     yolov5: Optional[str] = None
     trust: bool = False
     report: bool = True
-    say: int = 0  # 1: all there is to say; -1: only what went wrong
+    say: int = 0  # verbosity: 1 for everything, -1 for errors only
 
 
 class Artist:
-    """Draws and saves what the watcher delivers."""
+    """Draw and save the batches that a :class:`Watcher` delivers."""
 
     def __init__(
         self, script: str, arguments: List[str], source: Source, options: RunOptions, command: Sequence[str] = ()
@@ -50,17 +50,18 @@ class Artist:
         self._release = source.release
         weights = [Path(name).name for name in values(arguments, "--weights") if name]
         about = [Path(script).name, f"YOLOv5 {self._release}", *weights, f"layers {options.layers}"]
-        about.append(f"yolov5-featviz {__version__}")  # no folders, since the page may go to others
+        about.append(f"yolov5-featviz {__version__}")  # no paths, since reports are shared
         self.gallery = RunFolder(options, log, options.report, " · ".join(about), options.say)
         self._home: Optional[Path] = Path(options.folder) if options.folder else None
+        self._common: Dict[Tuple[str, ...], Dict[str, Any]] = {}
 
     def begin(self) -> None:
-        """Find out where the pictures go, while the script's functions are running."""
+        """Determine the output folder while the script's functions are running."""
         if self._home is None:
             self._home = run_folder(self.script, self.source) or new_folder(Path("runs") / "featviz" / "exp")
 
     def draw(self, item: Batch, i: int, parts: List[Tuple[str, List[FeatureMap]]]) -> None:
-        """Queue the pictures of image ``i``, in a folder of its own, each part in a folder below."""
+        """Queue the pictures of image ``i`` in its own folder, each part in a sub-folder."""
         o, image = self.options, item.image(i)
         maps = [(part, fm) for part, maps in parts for fm in maps] if o.shows_maps else []
         files: List[Files] = [(part, partial(render, fm, o, image, self.gallery.ranked)) for part, fm in maps]
@@ -69,11 +70,11 @@ class Artist:
             files += [(part, partial(render_cam, heat, o, image)) for part, heat in heats]
         if self._home is not None and files:
             group = "" if item.epoch is None else f"epoch{item.epoch:03d}"
-            told = partial(self._made, item.weights, item.path(i) or item.name(i), item.frame, item.epoch)
-            self.gallery.add(self._home, item.name(i), files, parts, item.photo(i), group, told, item.size(i))
+            record = partial(self._made, item.weights, item.path(i) or item.name(i), item.frame, item.epoch)
+            self.gallery.add(self._home, item.name(i), files, parts, item.photo(i), group, record, item.size(i))
 
     def _explain(self, item: Batch, i: int, parts: List[str]) -> Iterator[Tuple[str, HeatMap]]:
-        """Class activation maps of image ``i``, each with the folder where it belongs; of several passes, the first."""
+        """Yield class activation maps of image ``i`` with their folders, for the first pass only."""
         o = self.options
         for visit in item.visits:
             part, parts = parts[0], parts[len(visit.passes) :]
@@ -89,15 +90,18 @@ class Artist:
                 yield part, replace(heat, feature_map=replace(heat.feature_map, boxes=boxes))
 
     def _made(self, weights: Sequence[str], image: str, frame: Optional[int], epoch: Optional[int]) -> Dict[str, Any]:
-        """What the files of an image tell; in the background, since it needs hashes."""
+        """Build the record of an image's files; called in the background, since it computes hashes."""
         place = {name: n for name, n in (("frame", frame), ("epoch", epoch)) if n is not None}
-        return {**run_record(self.command, weights, yolov5=self._release), "image": identity(image, **place)}
+        known = tuple(weights)
+        if epoch is not None or known not in self._common:  # a training changes its checkpoints
+            self._common[known] = run_record(self.command, weights, yolov5=self._release)
+        return {**self._common[known], "image": identity(image, **place)}
 
 
 def run_folder(script: str, source: Source) -> Optional[Path]:
-    """YOLOv5's run folder: every release holds it in a variable of the function that calls the model.
+    """Find YOLOv5's run folder, which every release keeps in a local variable of a running function.
 
-    Of the running functions those of the script come first, then those of the rest of the checkout.
+    Functions of the script are searched first, then those of the rest of the checkout.
     """
     root = os.path.join(os.path.realpath(str(source.root)), "")
     own: List[types.FrameType] = []

@@ -1,4 +1,4 @@
-"""What a loader hands to a script, what the models make of it, and where in it the image lies."""
+"""Batches of a script's loaders, the models' passes over them, and image regions."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from yolov5_featviz.runs.names import Names
 from yolov5_featviz.text import file_name
 from yolov5_featviz.yolov5.letterbox import letterbox_region
 
-SHOWN = 0.25  # the score from which YOLOv5 itself detects and, when validating, draws a box
+SHOWN = 0.25  # least score of boxes that YOLOv5 detects and, in validation, draws
 
 
 @dataclass
 class Batch:
-    """What a loader handed to the script: the images of one batch.
+    """One batch of images from a loader.
 
     Attributes:
-        paths: the file of each, as far as the loader tells.
-        sizes: ``(height, width)`` of each before it was prepared for the network.
-        placed: of a data set, how each was prepared: ``((scale down, scale across), (left, top padding))``.
-        frames: of a video or stream, the frames themselves, BGR ``[H, W, 3]``, if they are wanted.
-        photos: smaller copies of the images, RGB, if they are wanted.
-        cropped: whether they were cut to a square instead of padded.
-        prepared: whether the loader prepared them; the script did by itself otherwise.
-        found: what was detected in each, ``[n, 6]``: box in pixels of the network's input, score, class.
-        frame: of a video or stream, its number.
-        epoch: of a training, its number; validation images come again and again.
-        unnamed: how many images without a path came before.
-        limit: how many images are to be drawn at most, unless the user says so.
-        visits: what the models made of it.
-        weights: the files that these were read from, as far as they were.
-        names: names the images of the run; see :mod:`yolov5_featviz.runs.names`.
+        paths: files of the images, if the loader gives them.
+        sizes: original ``(height, width)`` of each image.
+        placed: letterbox of each image of a data set: ``((scale down, scale across), (left, top padding))``.
+        frames: frames of a video or stream, BGR ``[H, W, 3]``, if needed.
+        photos: smaller copies of the images, RGB, if needed.
+        cropped: whether images were cropped to a square instead of padded.
+        prepared: whether the loader prepared the images, not the script.
+        found: detections in each image, ``[n, 6]``: box in pixels of the network's input, score, class.
+        frame: frame number in a video or stream.
+        epoch: epoch of a training; validation images recur in each.
+        unnamed: number of preceding images without a path.
+        limit: default for the maximum number of images to draw.
+        visits: the models' runs on this batch.
+        weights: checkpoint files of these models, if any.
+        names: names of the run's images; see :mod:`yolov5_featviz.runs.names`.
     """
 
     paths: List[str]
@@ -61,7 +61,7 @@ class Batch:
     names: Optional[Names] = None
 
     def name(self, i: int) -> str:
-        """A name for image ``i`` of the batch, as YOLOv5 names its label files."""
+        """Name image ``i`` of the batch, as YOLOv5 names its label files."""
         if not self.paths:
             return f"image{self.unnamed + i + 1}"
         if self.names is not None and i < len(self.paths):
@@ -73,25 +73,25 @@ class Batch:
         return stem + ("" if self.frame is None else f"_{self.frame}")
 
     def path(self, i: int) -> str:
-        """The file or address of image ``i``; empty if it is not known."""
+        """Return the file or address of image ``i``; empty if unknown."""
         return self.paths[min(i, len(self.paths) - 1)] if self.paths else ""
 
     def image(self, i: int) -> Any:
-        """Image ``i`` itself: RGB ``[H, W, 3]`` of a frame, else the path of its file; None if there is neither."""
+        """Return image ``i``: RGB ``[H, W, 3]`` of a frame, else the path of its file; None if neither exists."""
         if i < len(self.frames):
             return self.frames[i][..., ::-1]
         return self.paths[i] if self.frame is None and i < len(self.paths) and os.path.isfile(self.paths[i]) else None
 
     def size(self, i: int) -> Optional[Tuple[int, int]]:
-        """Height and width of image ``i`` itself, if :meth:`photo` is a smaller copy of it."""
+        """Return the original height and width of image ``i``, if :meth:`photo` is a smaller copy."""
         return self.sizes[i] if i < len(self.photos) else None
 
     def photo(self, i: int) -> Any:
-        """Image ``i`` at the size of the report if there is a copy of that, else as :meth:`image`."""
+        """Return the smaller copy of image ``i`` for the report, if there is one, else :meth:`image`."""
         return self.photos[i] if i < len(self.photos) else self.image(i)
 
     def region(self, i: int, images: torch.Tensor) -> Optional[Region]:
-        """Where image ``i`` lies in the network's input; None if that is not known."""
+        """Return the region of image ``i`` in the network's input; None if unknown."""
         height, width = int(images.shape[2]), int(images.shape[3])
         if i < len(self.placed):
             return letterbox_region(self.sizes[i], (height, width), ratio_pad=self.placed[i])
@@ -104,7 +104,7 @@ class Batch:
             left, top = -((size[1] - side) // 2) * across, -((size[0] - side) // 2) * down
             return left, top, left + size[1] * across, top + size[0] * down
         region = letterbox_region(size, (height, width))
-        if not self.prepared:  # padded as YOLOv5 pads, or stretched? padding is of one colour
+        if not self.prepared:  # letterboxed or stretched: padding has a single colour
             left, top, right, bottom = map(int, region)
             bars = images[i, :, :top], images[i, :, bottom:], images[i, :, :, :left], images[i, :, :, right:]
             if any(bar.numel() and bar.min() != bar.max() for bar in bars):
@@ -112,13 +112,13 @@ class Batch:
         return region
 
     def boxes(self, i: int, names: Any) -> Optional[Boxes]:
-        """What was detected in image ``i``; None if nobody looked."""
+        """Return the detections in image ``i``; None if the script ran no detection."""
         if i >= len(self.found):
             return None
         found = self.found[i]
         if found is None:
             return Boxes(np.zeros((0, 4)))
-        if self.limit is not None:  # a validation counts every guess, down to a score of 0.001
+        if self.limit is not None:  # validation keeps boxes down to a score of 0.001
             found = found[found[:, 4] >= SHOWN]
         classes = [int(c) for c in found[:, 5]]
         known = names if isinstance(names, dict) else dict(enumerate(names if isinstance(names, (list, tuple)) else ()))
@@ -128,7 +128,7 @@ class Batch:
 
 @dataclass
 class Pass:
-    """One pass through the layers; in test-time augmentation, of the images at ``scale`` and flipped in ``dims``."""
+    """One pass through the layers; in test-time augmentation, on images at ``scale``, flipped in ``dims``."""
 
     features: Capture
     scale: Optional[float] = None
@@ -136,11 +136,11 @@ class Pass:
 
     @property
     def name(self) -> str:
-        """For the folder of its pictures."""
+        """Name of the folder of its pictures."""
         return "pass" if self.scale is None else f"scale{self.scale:.2f}" + "_flipped" * bool(self.dims)
 
     def maps(self, item: Batch, i: int, visit: Visit) -> List[FeatureMap]:
-        """The maps of image ``i``, a flipped one flipped back, with where the image and what was found in it lie."""
+        """Return the maps of image ``i``, flips undone, with the image's region and detections."""
         name, region = item.name(i), item.region(i, visit.images)
         boxes = item.boxes(i, getattr(visit.model, "names", ()))
         maps = self.features.of_image(i, name)
@@ -149,7 +149,7 @@ class Pass:
         name += f", scale {self.scale:.2f}" + ", flipped back" * bool(self.dims)
         moved = []
         for fm in maps:
-            # scaled, then padded to the right and below; flipping back moves the padding to the other side
+            # padded right and below; undoing the flip moves the padding to the other side
             scales = [int(side * self.scale) / side for side in visit.images.shape[2:]]
             rest = [
                 have - side * scale for have, side, scale in zip(fm.input_size or (), visit.images.shape[2:], scales)
@@ -166,7 +166,7 @@ class Pass:
 
 @dataclass
 class Visit:
-    """What one model makes of one batch."""
+    """One model's run on one batch."""
 
     model: nn.Module
     images: torch.Tensor
@@ -176,7 +176,7 @@ class Visit:
 
 
 def find_originals(batch: Any) -> List[np.ndarray]:
-    """The images as they were read, in what a loader yields: ``[H, W, 3]``, the network's being ``[3, H, W]``."""
+    """Find the original images, ``[H, W, 3]``, in what a loader yields; the network's are ``[3, H, W]``."""
 
     def is_original(part: Any) -> bool:
         return isinstance(part, np.ndarray) and part.ndim == 3 and part.shape[2] in (1, 3, 4) and part.dtype == np.uint8
@@ -190,7 +190,7 @@ def find_originals(batch: Any) -> List[np.ndarray]:
 
 
 def small_rgb(image: np.ndarray, side: int) -> np.ndarray:
-    """A copy, RGB and ``side`` pixels at most, of an image as a loader has it: grey, BGR or BGRA."""
+    """Copy a loader's image (grey, BGR or BGRA) as RGB of at most ``side`` pixels."""
     import cv2
 
     codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
@@ -200,7 +200,7 @@ def small_rgb(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def find_shapes(batch: Any) -> List[Any]:
-    """How a data set prepared its images: ``((height, width), ((scale down, across), (left, top padding)))`` each."""
+    """Find each data set image's letterbox: ``((height, width), ((scale down, across), (left, top padding)))``."""
 
     def is_shape(one: Any) -> bool:
         return isinstance(one, (list, tuple)) and [
@@ -212,7 +212,7 @@ def find_shapes(batch: Any) -> List[Any]:
 
 
 def find_input(given: Any) -> Optional[torch.Tensor]:
-    """The first batch of images ``[B, C, H, W]`` in what a model is called with."""
+    """Find the first batch of images ``[B, C, H, W]`` in a model's arguments."""
     if isinstance(given, torch.Tensor):
         return given if given.dim() == 4 else None
     parts = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else ()
@@ -220,7 +220,7 @@ def find_input(given: Any) -> Optional[torch.Tensor]:
 
 
 def find_paths(batch: Any) -> Tuple[List[str], bool]:
-    """The paths in what a loader yields, in its first member that holds any; and whether it stands alone."""
+    """Find the paths in what a loader yields, in its first member with any, and whether that is a single path."""
     for part in batch if isinstance(batch, (list, tuple)) else ():
         if isinstance(part, (str, Path)):
             return [str(part)], True
@@ -230,7 +230,7 @@ def find_paths(batch: Any) -> Tuple[List[str], bool]:
 
 
 def distinct(names: Iterable[str]) -> List[str]:
-    """The names, with a number behind each that came before."""
+    """Make names unique by appending numbers to repeated ones."""
     found: List[str] = []
     for name in names:
         n, free = 1, name
@@ -241,7 +241,7 @@ def distinct(names: Iterable[str]) -> List[str]:
 
 
 def find_boxes(found: Any) -> List[Optional[torch.Tensor]]:
-    """A copy of what ``non_max_suppression`` leaves of each image: ``[n, 6...]``, in old releases None for nothing."""
+    """Copy the output of ``non_max_suppression`` per image: ``[n, 6...]``, or None for nothing in old releases."""
 
     def is_box(one: Any) -> bool:
         return one is None or (isinstance(one, torch.Tensor) and one.dim() == 2 and one.shape[1] >= 6)

@@ -1,8 +1,7 @@
-"""What is missing around an old release: put in its place while a script runs or its modules are read, and taken away.
+"""Compatibility of old releases with current libraries, while a script runs or modules are imported.
 
-Nothing here knows a release. Names that libraries have dropped since are given back, and what a
-script would fetch from the network or install by itself (a font, its requirements, a file from a
-model hub) it finds in place or does without.
+Independent of the release. Names that libraries have removed are restored, and what a script would
+download or install (a font, its requirements, a file from a model hub) is provided or disabled.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from yolov5_featviz.leftovers import remove_own, temporary_folder
 from yolov5_featviz.yolov5.script.monkeypatch import Patches
 from yolov5_featviz.yolov5.source import Source
 
-# numpy 1.24 dropped the names of Python's own types, numpy 2 and 2.4 some more
+# aliases of builtin types, removed in numpy 1.24, and names removed in 2.0 and 2.4
 _NUMPY = {"int": int, "float": float, "bool": bool, "object": object, "str": str, "float_": np.float64}
-# nobody asked for pip to be run, nor for a look at whether there is a network
+# functions that run pip or check the network
 _ENVIRONMENT = {"YOLOv5_AUTOINSTALL": "false", "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
 _SETTINGS = ("~/.config", "~/Library/Application Support", "~/AppData/Roaming")
 
 
 class Surroundings:
-    """The context in which any release can be imported and, if ``script``, its scripts run."""
+    """Context in which any release can be imported and, if ``script``, its scripts run."""
 
     def __init__(self, source: Source, script: bool = True) -> None:
         self._source = source
@@ -78,13 +77,13 @@ class Surroundings:
             self._patches.set(ImageFont.FreeTypeFont, "getsize", lambda font, text: font.getbbox(text)[2:])
 
     def _keep_local(self) -> None:
-        """Some releases look weights up on GitHub before they look on the disk."""
+        """Skip the GitHub lookup that some releases do before checking for a local file."""
         try:
             with self._source.importable(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 module = importlib.import_module(f"{self._source.package}.models.experimental".lstrip("."))
         except Exception:
-            return  # the script will meet the same error, and tell it
+            return  # the script will raise and report the same error
         real = getattr(module, "attempt_download", None)
         if real is None:
             return
@@ -97,22 +96,22 @@ class Surroundings:
         self._patches.set(module, "attempt_download", attempt_download)
 
     def _provide_fonts(self) -> None:
-        """YOLOv5 looks for its font in its settings folder, and fetches it if it is not there."""
+        """Provide the font that YOLOv5 would download to its settings folder."""
         if "YOLOV5_CONFIG_DIR" in os.environ:
             return
         if any((Path(folder).expanduser() / "Ultralytics" / "Arial.ttf").is_file() for folder in _SETTINGS):
             return
-        with suppress(OSError):  # no room, or no links here: YOLOv5 is left to find a font by itself
+        with suppress(OSError):  # no space or no symlinks: YOLOv5 then finds a font itself
             os.environ["YOLOV5_CONFIG_DIR"] = _settings_folder()
 
     def _provide_pkg_resources(self) -> None:
-        """Releases up to 7.0 compare versions with it, and install with pip what it reports missing."""
+        """Provide ``pkg_resources``, with which releases up to 7.0 check and install requirements."""
         general = self._source.root / "utils" / "general.py"
         if not general.is_file() or "pkg_resources" not in general.read_text(encoding="utf-8", errors="replace"):
             return
         if _is_there("pkg_resources"):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it is announced that it will go
+                warnings.simplefilter("ignore")  # it is deprecated
                 real = importlib.import_module("pkg_resources")
             self._patches.set(real, "require", lambda *_: [])
             return
@@ -126,7 +125,7 @@ class Surroundings:
         )
 
     def _provide_hub(self) -> None:
-        """The packages from 7.0.7 on ask a model hub for every file, those on this disk too."""
+        """Disable the model hub, where packages from 7.0.7 on look up even local files."""
         absent = type("HFValidationError", (ValueError,), {})
 
         def nothing(*_: Any, **__: Any) -> Any:
@@ -147,7 +146,7 @@ class Surroundings:
 
 @functools.lru_cache(maxsize=None)
 def _settings_folder() -> str:
-    """A folder with a font in it, for as long as this process runs: YOLOv5 keeps its path when it is imported."""
+    """Create a folder with a font that lasts as long as the process: YOLOv5 stores its path on import."""
     from matplotlib import get_data_path
 
     font = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

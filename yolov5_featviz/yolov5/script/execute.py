@@ -1,4 +1,4 @@
-"""Execute a script as __main__."""
+"""Execute a script as ``__main__``."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from yolov5_featviz.errors import FeatvizError, reason
 
 
 class Script(types.ModuleType):
-    """What ``sys.modules["__main__"]`` is while a script runs here."""
+    """Type of ``sys.modules["__main__"]`` while a script runs under this package."""
 
 
 def execute(path: Path, arguments: List[str], function_too: bool = False) -> int:
     """Run ``path`` as ``python path arguments...`` would; return its exit code.
 
-    ``function_too``: if the script only defines a function of its own name, call that.
+    If ``function_too`` is set and the script only defines a function of its own name, call that.
     """
     try:
         code = compile(path.read_bytes(), str(path), "exec")
     except (SyntaxError, ValueError) as error:  # ValueError for null bytes, until Python 3.11
-        raise FeatvizError(f"{path} is no Python script: {reason(error)}") from None
+        raise FeatvizError(f"{path} is not a Python script: {reason(error)}") from None
     main = Script("__main__")
     main.__dict__.update(__file__=str(path), __builtins__=__builtins__)
     before = sys.argv, sys.path[:], sys.modules["__main__"]
     sys.argv = [str(path), *arguments]
-    # A console script has its own folder at the front, where the script expects its own.
+    # sys.path[0] is the console script's folder; the script expects its own there.
     sys.path[:1] = [str(path.resolve().parent)]
     sys.modules["__main__"] = main
     try:
@@ -47,7 +47,7 @@ def execute(path: Path, arguments: List[str], function_too: bool = False) -> int
         print(end.code, file=sys.stderr)
         return 1
     except BaseException as error:
-        if stop.asked():  # some libraries make an error of their own of the interrupt
+        if stop.asked():  # some libraries convert the interrupt to another exception
             raise stop.Stopped.of(error) from None
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename != str(path):
@@ -60,7 +60,7 @@ def execute(path: Path, arguments: List[str], function_too: bool = False) -> int
 
 
 def _call(function: Callable[..., Any], arguments: List[str]) -> None:
-    """Call the function of a script that is one function and reads no command line, as those of the 4.0 wheels."""
+    """Call the function of a script that does not parse the command line, as in the 4.0 wheels."""
     parser = argparse.ArgumentParser()
     for name, parameter in inspect.signature(function).parameters.items():
         default = parameter.default

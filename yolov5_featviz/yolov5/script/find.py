@@ -19,7 +19,7 @@ def find_script(script: str, yolov5: Optional[str] = None, here: bool = True) ->
     """Find a script and the YOLOv5 to use.
 
     Args:
-        script: path of the script, or its name in the YOLOv5 that is found.
+        script: path of the script, or its name in the YOLOv5 in use.
         yolov5: folder of the checkout; None to find it.
         here: whether ``script`` may lie outside YOLOv5, by a path from the current folder.
 
@@ -33,7 +33,7 @@ def find_script(script: str, yolov5: Optional[str] = None, here: bool = True) ->
         and "yolov5_featviz.cli" not in path.read_text(encoding="utf-8", errors="replace")
     ):
         return path, find_source(yolov5, path)
-    source = find_source(yolov5)  # a name to be found in YOLOv5; our own launcher of that name is not meant
+    source = find_source(yolov5)  # a name in YOLOv5, not our own launcher of that name
     path = source.root / script
     if not os.path.isfile(path):
         folder = path.parent
@@ -45,9 +45,9 @@ def find_script(script: str, yolov5: Optional[str] = None, here: bool = True) ->
 
 
 def check_flags(arguments: List[str], script: Path) -> None:
-    """Raise FeatvizError for a flag that the script has not, and that is like one that it has.
+    """Raise FeatvizError for an unknown flag that resembles one of the script's.
 
-    Others are left to the script: forks find their flags in many ways.
+    Other flags are left to the script, since forks define theirs in many ways.
     """
     text = script.read_text(encoding="utf-8", errors="replace")
     known = {name for found in _FLAG.findall(text) for name in _NAME.findall(found)}
@@ -55,7 +55,7 @@ def check_flags(arguments: List[str], script: Path) -> None:
         name = word.split("=", 1)[0]
         if word == "--":
             return
-        if not name.startswith("--") or any(flag.startswith(name) for flag in known):  # argparse takes beginnings
+        if not name.startswith("--") or any(flag.startswith(name) for flag in known):  # argparse accepts prefixes
             continue
         right = close_to(name, known, cutoff=0.8)
         if right:
@@ -63,7 +63,7 @@ def check_flags(arguments: List[str], script: Path) -> None:
 
 
 def keep_out_of_package(arguments: List[str], script: Path, source: Source) -> List[str]:
-    """Name the run folder where an installed script would put it among the packages."""
+    """Set ``--project`` for an installed script, which would otherwise write into its package."""
     if source.package and not any(a.split("=")[0] == "--project" for a in arguments):
         default = re.search(
             r"'--project'.*default=ROOT / '([^']+)'", script.read_text(encoding="utf-8", errors="replace")

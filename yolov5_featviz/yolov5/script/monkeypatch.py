@@ -1,9 +1,9 @@
-"""Attributes set on what is not ours, and their exact undo.
+"""Monkeypatches with exact undo.
 
-While a script runs, these are set, none found by the name of a file or module: ``torch.load``,
-through which every checkpoint comes (:mod:`yolov5_featviz.yolov5.load`); ``forward_once``, ``forward``
-and ``info`` of the models; ``__next__`` of the loaders, which says which image is being looked at;
-``scale_img``, which says at which scale test-time augmentation looks at it; and ``torch.jit.trace``
+While a script runs, these are patched, without relying on file or module names: ``torch.load``, which
+reads every checkpoint (:mod:`yolov5_featviz.yolov5.load`); ``forward_once``, ``forward`` and ``info``
+of the models; ``__next__`` of the loaders, which yields the current image; ``scale_img``, which gives
+the scale of test-time augmentation; and ``torch.jit.trace``
 (:mod:`yolov5_featviz.yolov5.script.watcher`).
 """
 
@@ -13,7 +13,7 @@ from typing import Any, List, Tuple
 
 
 class Patches:
-    """Attributes set on objects that are not ours, and the way back."""
+    """Set of monkeypatches that can be undone."""
 
     _ABSENT = object()
 
@@ -21,12 +21,12 @@ class Patches:
         self._undo: List[Tuple[Any, str, Any]] = []
 
     def set(self, target: Any, name: str, value: Any) -> None:
-        """Set ``target.name``, remembering what ``target`` itself had there."""
+        """Set ``target.name`` and store the attribute of ``target`` itself."""
         self._undo.append((target, name, vars(target).get(name, self._ABSENT)))
         setattr(target, name, value)
 
     def undo(self) -> None:
-        """Put everything back, last first; what was inherited is inherited again."""
+        """Restore all attributes in reverse order; inherited ones are deleted from the target."""
         while self._undo:
             target, name, value = self._undo.pop()
             if value is self._ABSENT:

@@ -24,7 +24,7 @@ from yolov5_featviz.yolov5.script.watcher import Watcher
 from yolov5_featviz.yolov5.source import Source
 from yolov5_featviz.yolov5.weights.definition import check_run, is_resume
 
-SWITCH = 0.0005  # seconds that the network may wait for what is drawn in the background; Python's is ten times that
+SWITCH = 0.0005  # thread switch interval in seconds, a tenth of Python's, so that drawing delays the network less
 
 
 def run(
@@ -35,23 +35,23 @@ def run(
     here: bool = True,
     command: Sequence[str] = (),
 ) -> int:
-    """Run a YOLOv5 script with its own ``arguments`` and draw what ``options`` ask for.
+    """Run a YOLOv5 script with its own ``arguments`` and draw what ``options`` request.
 
     Args:
-        script: path of the script, or its name in the YOLOv5 that is found.
-        arguments: YOLOv5's own, which go to it untouched, but for weights found in a ``weights``
-            folder and, where the script lies in an installed package, a default for ``--project``.
-        options: ours.
-        weights_folder: where else to look for weights given by a bare name.
+        script: path of the script, or its name in the YOLOv5 in use.
+        arguments: YOLOv5's own, passed on unchanged except for weights found in a ``weights`` folder
+            and, for scripts of an installed package, a default for ``--project``.
+        options: our options.
+        weights_folder: additional folder for weights given by a bare name.
         here: whether ``script`` may lie outside YOLOv5, by a path from the current folder.
-        command: the whole command line, for the files to tell.
+        command: the whole command line, for the record.
 
     Returns:
-        The exit code: the script's own; 1 if it is 0 but a picture or an image failed.
+        The script's exit code; 1 if it is 0 but a picture or an image failed.
 
     Raises:
-        FeatvizError: the input is wrong. Nothing was written.
-        KeyboardInterrupt: the run was interrupted. What was drawn until then is written, and the page about it.
+        FeatvizError: the input is invalid. Nothing was written.
+        KeyboardInterrupt: the run was interrupted, after writing the finished pictures and the report.
     """
     path, source = find_script(script, options.yolov5, here)
     check_flags(arguments, path)
@@ -99,26 +99,26 @@ def _run(path: Path, arguments: List[str], source: Source, options: RunOptions, 
                 patches.undo()
                 sys.setswitchinterval(interval)
     if not artist.gallery.folders and not artist.gallery.errors and code == 0:
-        log(f"nothing was drawn: {path.name} put no image through a YOLOv5 model that could be followed")
+        log(f"nothing was drawn: {path.name} ran no recognisable YOLOv5 model on an image")
         return 1
     return code or int(bool(watcher.unreadable or artist.gallery.errors))
 
 
 def _keep_memory() -> None:
-    """Let glibc keep what is freed for the next image, instead of giving it back and asking for it page by page.
+    """Make glibc keep freed memory for the next image instead of returning it to the system.
 
-    The network and the pictures free and take the same tens of megabytes for each image.
+    The network and the pictures free and reallocate the same tens of megabytes for each image.
     """
     with suppress(Exception):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD: the end of the heap
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: blocks that are mapped one by one
+        mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD: free memory kept at the top of the heap
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: least size of separately mapped blocks
 
 
 def _leave() -> None:
-    """Spare Python its last act, looking through all that torch brought along, which takes a second.
+    """Skip the final garbage collection, which takes about 1 s with torch.
 
-    Not where a library bound by nanobind is loaded (Triton's since torch 2.13 or so): it would report leaks.
+    Not if a nanobind library is loaded (as by Triton since about torch 2.13), which would report leaks.
     """
     modules = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
     if not any(type(value).__name__.startswith("nb_") for names in modules for value in list(names.values())):

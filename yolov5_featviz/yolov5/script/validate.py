@@ -1,4 +1,4 @@
-"""What can be found wrong with a command line before anything is run or written."""
+"""Validate the command line before running anything."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from yolov5_featviz.yolov5.weights.guard import guard
 
 IMAGES = {"bmp", "dng", "heic", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp"}
 VIDEOS = {"asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv"}
-PUBLISHED = re.compile(r"yolov5[nsmlx]6?(-cls|-seg)?(\.pt)?")  # what YOLOv5 downloads when it is not there
+PUBLISHED = re.compile(r"yolov5[nsmlx]6?(-cls|-seg)?(\.pt)?")  # weights that YOLOv5 downloads if missing
 
 
 def replace_values(arguments: List[str], flag: str, change: Callable[[str], str]) -> List[str]:
-    """YOLOv5's command line with what stands behind a flag, as ``--flag a b`` or ``--flag=a``, changed."""
+    """Apply ``change`` to the values of a flag, given as ``--flag a b`` or ``--flag=a``."""
     words: List[str] = []
     taking = False
     for word in arguments:
@@ -42,7 +42,7 @@ def replace_values(arguments: List[str], flag: str, change: Callable[[str], str]
 
 
 def values(arguments: List[str], flag: str) -> List[str]:
-    """What stands behind a flag."""
+    """Return the values of a flag."""
     found: List[str] = []
 
     def keep(value: str) -> str:
@@ -54,7 +54,7 @@ def values(arguments: List[str], flag: str) -> List[str]:
 
 
 def locate_weights(name: str, folders: Sequence[Path]) -> str:
-    """A bare name that is not in the current folder: where in ``folders`` it is; else ``name`` as it is."""
+    """Find a bare name that is not in the current folder in ``folders``; else return it unchanged."""
     if Path(name).name == name and not os.path.exists(name):
         for folder in folders:
             if os.path.isfile(folder / name):
@@ -71,31 +71,31 @@ def validate(
     trust: bool,
     target: Target = None,
 ) -> None:
-    """Raise FeatvizError for whatever is wrong with the input.
+    """Raise FeatvizError for invalid input.
 
     Args:
         arguments: YOLOv5's command line.
-        layers, channels: the selections, to be found in each of the checkpoints.
-        folder: where pictures are to go; None for YOLOv5's run folder.
+        layers, channels: the selections, which must exist in each checkpoint.
+        folder: output folder of the pictures; None for YOLOv5's run folder.
         trust: unpickle the checkpoints without any check.
-        target: a class that is to be explained, to be known to each of the checkpoints.
+        target: the class to explain, which each checkpoint must have.
     """
     name = (values(arguments, "--name") or [""])[0] if folder is None else ""
     check_writable(Path(folder or (values(arguments, "--project") or ["runs/detect"])[0]), name)
     for given in values(arguments, "--source"):
         _check_source(given)
-    for name in filter(None, values(arguments, "--weights")):  # a training from scratch has an empty name there
+    for name in filter(None, values(arguments, "--weights")):  # empty when training from scratch
         if name.startswith(("http://", "https://")) or (PUBLISHED.fullmatch(name) and not os.path.exists(name)):
             continue
         loaded = load_checkpoint(name, source, trust=trust)
-        if not any(values(arguments, "--cfg")):  # which says that another model is built, and takes weights from this
+        if not any(values(arguments, "--cfg")):  # --cfg builds another model, with weights from this one
             model = model_of(loaded, name, trust)
             _check_layers(model, layers, channels, trust)
             parse_target(getattr(model, "names", ()), target)
 
 
 def _check_layers(model: torch.nn.Module, layers: str, channels: ChannelSpec, trust: bool) -> None:
-    """Raise FeatvizError for layers that there are not, or that yield no feature map."""
+    """Raise FeatvizError for layers that do not exist or yield no feature map."""
     index = index_layers(model)
     selected = select_layers(index, layers)
     stride = getattr(index.root, "stride", None)
@@ -107,7 +107,7 @@ def _check_layers(model: torch.nn.Module, layers: str, channels: ChannelSpec, tr
         except FeatvizError:
             raise
         except Exception:
-            return  # a model that does not run at this size, or not without YOLOv5's own preparations
+            return  # the model may not run at this size, or without YOLOv5's own preparations
     for feature_map in features:
         choose(feature_map, channels)
     if not len(features):
@@ -116,7 +116,7 @@ def _check_layers(model: torch.nn.Module, layers: str, channels: ChannelSpec, tr
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what C libraries have to say: they write to the descriptor, past ``sys.stderr``."""
+    """Silence C libraries, which write to the file descriptor instead of ``sys.stderr``."""
     sys.stderr.flush()
     keep, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
@@ -129,7 +129,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_source(given: str) -> None:
-    """Raise FeatvizError unless ``--source`` gives at least one picture that can be read, or a video or stream."""
+    """Raise FeatvizError unless ``--source`` gives at least one readable image, or a video or stream."""
     if (
         given.isnumeric()
         or "://" in given
@@ -151,9 +151,9 @@ def _check_source(given: str) -> None:
     if any(ending in VIDEOS for ending in endings.values()):
         return
     images = [file for file, ending in endings.items() if ending in IMAGES]
-    for file in images:  # before YOLOv5 waits for what somebody may write into a pipe
+    for file in images:  # YOLOv5 would block on reading a pipe
         if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):
-            raise FeatvizError(f"source {given} holds {Path(file).name}, which is no file but a pipe or device")
+            raise FeatvizError(f"source {given} holds {Path(file).name}, which is a pipe or device, not a file")
     if not images:
         raise FeatvizError(f"source {given} holds no image: none of its files ends in {', '.join(sorted(IMAGES))}")
     with _quiet():

@@ -1,4 +1,4 @@
-"""Following a script: which image it is looking at, and what its models make of it."""
+"""Track a script's current image and its models' passes."""
 
 from __future__ import annotations
 
@@ -38,29 +38,28 @@ from yolov5_featviz.yolov5.script.monkeypatch import Patches
 from yolov5_featviz.yolov5.script.validate import IMAGES
 from yolov5_featviz.yolov5.source import Source
 
-# passes within these say nothing about an image
+# functions whose passes are not inference
 _NOT_INFERENCE = {"warmup", "profile", "fuse", "info", "model_info", "__init__", "check_train_batch_size"}
 
 
 class Watcher:
-    """Draws what the models of a script make of each image that its loaders yield.
+    """Capture feature maps for each image that a script's loaders yield.
 
-    A forward pass counts if it is the first that a model makes since a loader yielded an image, with
-    all the passes within it where images are tried at several scales. So building, fusing, profiling,
-    warming up and training never count. A script without a loader is followed pass by pass.
+    Only a model's first forward pass after a loader yields an image counts, including its inner passes
+    in test-time augmentation. Building, fusing, profiling, warm-up and training therefore never count.
+    In a script without a loader every pass counts.
 
     Args:
-        source: the YOLOv5 whose loaders and models are watched.
+        source: the YOLOv5 whose loaders and models are patched.
         layers: the layer selection.
         deliver: called with ``(item, i, parts)`` for each image ``i`` of a batch; ``parts`` are pairs
-            of a folder's name, empty if there is only one, and the maps that belong there.
-        warn: called with what there is to tell.
-        began: called when a pass counts, from within it.
-        summary: leave YOLOv5's model summary as it is; it is skipped otherwise, since it costs a
-            forward pass and says nothing about the image.
-        every: each how many epochs, or frames of a video; 10 and 1 if None.
-        limit: how many images at most, in training per epoch; 8 for data sets and no end of others if None.
-        photos: whether the frames of videos and streams are wanted.
+            of a folder's name, empty if there is only one, and its maps.
+        warn: called with each message.
+        began: called within each pass that counts.
+        summary: keep YOLOv5's model summary; otherwise it is skipped, since it costs a forward pass.
+        every: interval in epochs, or in frames of a video; 10 and 1 if None.
+        limit: maximum number of images, in training per epoch; if None, 8 for data sets, else unlimited.
+        photos: whether to keep the frames of videos and streams.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Watcher:
         self._weights: Any = weakref.WeakKeyDictionary()
         self._trained: Any = weakref.WeakSet()
         self._patched: Set[Any] = set()
-        self._told: Set[str] = set()
+        self._logged: Set[str] = set()
         self._drawn: Dict[Optional[int], int] = {}
         self._once: Set[Tuple[Optional[int], str]] = set()
         self._frames: Dict[str, int] = {}
@@ -93,10 +92,10 @@ class Watcher:
         self._modules = 0
         self._loader_seen = False
         self._root = os.path.join(os.path.realpath(str(source.root)), "")
-        self._below: Dict[str, bool] = {}  # thousands of files lie in a few hundred folders
+        self._below: Dict[str, bool] = {}  # thousands of files in a few hundred folders
 
     def attach(self, patches: Patches, loaded: Any = None, path: Any = "") -> None:
-        """Patch the models in ``loaded``, which came from ``path``, and all that was imported from the checkout."""
+        """Patch the models in ``loaded``, read from ``path``, and all modules imported from the checkout."""
         iterator = vars(torch.utils.data.dataloader)["_BaseDataLoaderIter"]
         if iterator not in self._patched:
             self._patched.add(iterator)
@@ -126,7 +125,7 @@ class Watcher:
                 self._patch_model(patches, type(model), names)
 
     def _things(self) -> Iterator[Tuple[Any, Any]]:
-        """Classes of the checkout's modules, and functions by the name under which a module knows them."""
+        """Yield the classes and functions to patch in the checkout's modules, each with its module."""
         for module in list(sys.modules.values()):
             if not self._is_below(getattr(module, "__file__", None) or ""):
                 continue
@@ -138,9 +137,9 @@ class Watcher:
                     yield thing, module
 
     def _is_below(self, file: str) -> bool:
-        if not file or file.startswith("<"):  # code that is in no file
+        if not file or file.startswith("<"):  # code without a file
             return False
-        folder = os.path.dirname(file)  # empty for a script that was given by its bare name
+        folder = os.path.dirname(file)  # empty for a script given by its bare name
         if folder not in self._below:
             self._below[folder] = os.path.join(os.path.realpath(folder), "").startswith(self._root)
         return self._below[folder]
@@ -162,7 +161,7 @@ class Watcher:
                 return original(model, *args, **kwargs)
             if visit is None:
                 return self._visit(original, once, model, images, *args, **kwargs)
-            if once and visit.whole is not None:  # the first pass within forward, or the next of several
+            if once and visit.whole is not None:  # the first or a further pass within forward
                 visit.whole.__exit__(None, None, None)
                 scale, visit.prepared = visit.prepared, (None, ())
                 whole, visit.whole = visit.whole, None
@@ -184,11 +183,11 @@ class Watcher:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """Run a model's outermost method on ``images``, with hooks if this counts."""
-        if images.requires_grad:  # not the script's pass, but one that is to explain it
+        """Run a model's outermost method on ``images``, with hooks if this pass counts."""
+        if images.requires_grad:  # an attribution pass of ours, not the script's
             return original(model, *args, **kwargs)
         if model.training:
-            if model not in self._trained:  # a training should not learn after its first epoch of a wrong layer
+            if model not in self._trained:  # report a wrong layer before the first epoch of a training
                 self._trained.add(model)
                 self._check(model)
             return original(model, *args, **kwargs)
@@ -215,26 +214,26 @@ class Watcher:
             self._active.remove(visit)
             visit.whole = None
         if not visit.passes:
-            if visit.prepared[0] is not None and "scales" not in self._told:
-                self._told.add("scales")
+            if visit.prepared[0] is not None and "scales" not in self._logged:
+                self._logged.add("scales")
                 names = " or ".join(ONE_PASS)
                 self.warn(
-                    f"{type(model).__name__} has no {names}, so that its passes at several scales cannot be told "
-                    "apart: drawn is the last of them"
+                    f"{type(model).__name__} has no {names}, so that its passes at several scales cannot be "
+                    "separated: only the last one is drawn"
                 )
             visit.passes.append(Pass(features, *visit.prepared))
         for p in visit.passes:
             for reason in p.features.skipped.values():
-                if reason not in self._told:
-                    self._told.add(reason)
-                    self.warn(f"{reason}; passed over")
+                if reason not in self._logged:
+                    self._logged.add(reason)
+                    self.warn(f"{reason}; skipped")
         return output
 
     def _capture(self, model: nn.Module, images: torch.Tensor) -> Capture:
         if model not in self._selected:
             self._selected[model] = self._check(model)
         index, layers = self._selected[model]
-        if self._item is not None and self._item.epoch is not None:  # nor should one die of a layer without a map
+        if self._item is not None and self._item.epoch is not None:  # a layer without a map must not stop a training
             layers = [replace(layer, optional=True) for layer in layers]
         return Capture(index, layers, (int(images.shape[2]), int(images.shape[3])))
 
@@ -245,7 +244,7 @@ class Watcher:
         return index, select_layers(index, self.layers)
 
     def _trace(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """A traced model has no layers: where a script runs one, the model it came from looks at the image too."""
+        """Also run the original of a traced model, which has no layers to hook."""
 
         @functools.wraps(original)
         def trace(func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -263,7 +262,7 @@ class Watcher:
         return trace
 
     def _scale_img(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Test-time augmentation makes its images with this; it says at what scale, and of a flipped image or not."""
+        """Patch test-time augmentation's ``scale_img`` to record scale and flip."""
 
         @functools.wraps(original)
         def scale_img(img: torch.Tensor, ratio: float = 1.0, *args: Any, **kwargs: Any) -> Any:
@@ -277,7 +276,7 @@ class Watcher:
         return scale_img
 
     def _detections(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """What the script takes for detections."""
+        """Patch ``non_max_suppression`` to record the detections."""
 
         @functools.wraps(original)
         def non_max_suppression(*args: Any, **kwargs: Any) -> Any:
@@ -290,7 +289,7 @@ class Watcher:
         return non_max_suppression
 
     def _next(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """``__next__`` of a loader of images or frames."""
+        """Patch ``__next__`` of a loader of images or frames."""
 
         @functools.wraps(original)
         def __next__(loader: Any) -> Any:
@@ -307,7 +306,7 @@ class Watcher:
                     if not why:
                         raise
                     self.unreadable.append(path)
-                    self.warn(f"{why}: passed over")
+                    self.warn(f"{why}; skipped")
             paths, alone = find_paths(batch)
             if paths:
                 self._loader_seen = True
@@ -319,7 +318,7 @@ class Watcher:
                     item.names = self._names
                 originals = find_originals(batch)
                 item.sizes = [(int(image.shape[0]), int(image.shape[1])) for image in originals]
-                if self.photos:  # which spares reading the files again; scripts draw into the originals
+                if self.photos:  # copies, since scripts draw into the originals; saves reading the files again
                     item.photos = [small_rgb(image, LEVELS[0].side) for image in originals]
                 if not still:
                     item.frame = getattr(loader, "frame", getattr(loader, "count", 0))
@@ -330,7 +329,7 @@ class Watcher:
         return __next__
 
     def _next_batch(self, patches: Patches, original: Callable[..., Any]) -> Callable[..., Any]:
-        """``__next__`` of torch's own loader, from which validation and training have their images."""
+        """Patch ``__next__`` of torch's DataLoader, used in validation and training."""
 
         @functools.wraps(original)
         def __next__(loader: Any) -> Any:
@@ -357,13 +356,13 @@ class Watcher:
         return __next__
 
     def _learn(self, files: Sequence[str]) -> None:
-        """Which images the loader goes through; named at once, they are named whatever their order."""
+        """Name all files of a loader at once, so that names do not depend on their order."""
         if files is not self._files:
             self._files = files
             self._names.learn(files)
 
     def _arrive(self, item: Optional[Batch]) -> None:
-        """The script goes on to ``item``: what it made of the one before can be drawn."""
+        """Deliver the previous item and make ``item`` the current one."""
         self.flush()
         if item is not None and item.frame is not None:
             n = self._frames[item.paths[0]] = self._frames.get(item.paths[0], -1) + 1
@@ -378,7 +377,7 @@ class Watcher:
         return limit is None or self._drawn.get(item.epoch, 0) < limit
 
     def flush(self) -> None:
-        """Deliver what the models made of the current item."""
+        """Deliver the feature maps of the current item."""
         item, self._item = self._item, None
         if item is None or not item.visits:
             return
@@ -388,7 +387,7 @@ class Watcher:
         for i in range(len(item.visits[0].images)):
             if not self._left(item):
                 return
-            if item.limit is not None and item.paths:  # of a data set, in each epoch once
+            if item.limit is not None and item.paths:  # draw images of a data set once per epoch
                 if (item.epoch, item.paths[i]) in self._once:
                     continue
                 self._once.add((item.epoch, item.paths[i]))
@@ -402,7 +401,7 @@ class Watcher:
         self._unnamed += 0 if item.paths else len(item.visits[0].images)
 
     def _frames_below(self) -> Iterator[FrameType]:
-        """The functions of the checkout that are running, innermost first."""
+        """Yield the frames of running functions of the checkout, innermost first."""
         frame: Optional[FrameType] = sys._getframe(1)
         while frame is not None:
             if self._is_below(frame.f_code.co_filename):
@@ -410,7 +409,7 @@ class Watcher:
             frame = frame.f_back
 
     def _epoch(self) -> Tuple[Optional[int], bool]:
-        """Of a training, the running epoch and whether it is the last: every release calls them so."""
+        """Return the epoch of a training, from local variables, and whether it is the last."""
         for frame in self._frames_below():
             epoch, epochs = frame.f_locals.get("epoch"), frame.f_locals.get("epochs")
             if isinstance(epoch, int):
@@ -418,7 +417,7 @@ class Watcher:
         return None, False
 
     def _guess(self, images: torch.Tensor) -> Optional[Batch]:
-        """The image of a script that reads it by itself: the file that the innermost function knows."""
+        """Guess the image of a script without a loader, from paths in local variables."""
         if images.numel() == 0 or bool((images == images.flatten()[0]).all()):
             return None
         frames = list(self._frames_below())
@@ -437,9 +436,9 @@ class Watcher:
 
     @staticmethod
     def _unreadable(loader: Any, count: Optional[int]) -> Tuple[str, str]:
-        """The image on which the loader has just failed, if it went past it, and what is wrong with it.
+        """Return the image at which the loader failed, if it can continue, and the error.
 
-        Nothing is said if the image is as it should be: something else is amiss.
+        The error is empty if the image itself is fine.
         """
         import cv2
 
@@ -450,7 +449,7 @@ class Watcher:
         why = f"cannot read the image {printable(path)}"
         try:
             image: Any = cv2.imread(path)
-        except Exception:  # YOLOv5's own imread fails at folders, and at links that lead nowhere
+        except Exception:  # YOLOv5's own imread raises for folders and broken links
             return path, why
         given = getattr(loader, "img_size", None)
         sides: Any = [given, given] if isinstance(given, int) else given

@@ -1,1 +1,1 @@
-"""Read a checkpoint from a stranger: parse it to inert data, check that, build what it says, under a guard."""
+"""Load untrusted checkpoints: parse to inert data, check it, then build it under a guard."""

@@ -1,8 +1,8 @@
-"""Open a checkpoint file: its pickle, parsed, and its storages, read when they are asked for.
+"""Open a checkpoint file: parse its pickle and read its storages on demand.
 
-One parser decides what the file is, by its first bytes, and torch's own readers never see it: they
-would run what a TorchScript archive holds. Torch writes a ZIP archive whose members are not
-compressed (since 1.6), or a row of pickles with the storages behind them (before).
+The format is detected from the first bytes, and torch's own readers are never used, since they would
+run code in a TorchScript archive. Torch writes a ZIP archive with uncompressed members (since 1.6), or
+a sequence of pickles followed by the storages (before).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.weights.parse import Damaged, parse
 from yolov5_featviz.yolov5.weights.tensors import StorageKey, width
 
-MAGIC = 0x1950A86A20F9469CFC6C  # how a file of the old format begins
+MAGIC = 0x1950A86A20F9469CFC6C  # first value of the legacy format
 LARGEST_PICKLE = 1 << 28  # bytes
 MEMBERS = 200_000
-INFLATED = 8  # how much larger than the file its compressed members may be
+INFLATED = 8  # maximum ratio of unpacked to file size
 _CARRIERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
 class OtherKind(FeatvizError):
-    """The file is of another kind; what it is, as the end of a sentence."""
+    """The file has another format; the message names it, as the end of a sentence."""
 
 
 class Archive:
-    """What is in a file.
+    """Content of a checkpoint file.
 
     Attributes:
         tree: the parsed pickle.
@@ -40,10 +40,10 @@ class Archive:
     tree: Any
 
     def expect(self, storages: Dict[str, StorageKey]) -> None:
-        """Find the storages that the tree names. Raises Damaged if the file does not hold them."""
+        """Locate the storages that the tree refers to. Raises Damaged if the file lacks one."""
 
     def read(self, storage: StorageKey) -> torch.Tensor:
-        """All elements of a storage ``[length]``, on the CPU. Raises Damaged if they are not there."""
+        """Read a storage ``[length]`` to the CPU. Raises Damaged if it is incomplete."""
         raise NotImplementedError
 
 
@@ -51,9 +51,9 @@ def open_archive(file: BinaryIO) -> Archive:
     """Open a checkpoint.
 
     Raises:
-        Damaged: it is none, or not a whole one.
-        OtherKind: it is an archive of another kind.
-        UnsafeCheckpoint: its pickle holds opcodes that no checkpoint needs.
+        Damaged: it is not a checkpoint, or is incomplete.
+        OtherKind: it is an archive of another format.
+        UnsafeCheckpoint: its pickle contains opcodes that no checkpoint needs.
     """
     start = file.read(512)
     size = file.seek(0, 2)
@@ -84,7 +84,7 @@ class _Zip(Archive):
         folders = {name.split("/", 1)[0] for name in self._members if "/" in name}
         if any(name.endswith("constants.pkl") or "/code/" in name for name in self._members):
             raise OtherKind(
-                "a TorchScript archive, which has no layers to look at: give the .pt checkpoint it was made from"
+                "a TorchScript archive, which has no layers to visualise: give the .pt checkpoint it was made from"
             )
         self._folder = next((folder for folder in folders if f"{folder}/data.pkl" in self._members), None)
         if self._folder is None:
@@ -93,7 +93,7 @@ class _Zip(Archive):
             raise Damaged("the archive is compressed in a way that torch cannot read")
         inflated = sum(m.file_size for m in members if m.compress_type != zipfile.ZIP_STORED)
         if sum(m.file_size for m in members) - inflated > size:
-            raise Damaged("the archive's members lie one over the other")
+            raise Damaged("the archive's members overlap")
         if inflated > INFLATED * size + (1 << 20):
             raise Damaged(f"the archive unpacks to {inflated:,} bytes")
         if self._bytes("byteorder", default=b"little").strip() != b"little":
@@ -111,12 +111,12 @@ class _Zip(Archive):
         return content.tobytes()
 
     def _into(self, member: zipfile.ZipInfo, out: np.ndarray) -> None:
-        """Fill ``out``, of as many bytes as the member has."""
+        """Read a member into ``out``, which has its size."""
         if member.flag_bits & 1:
             raise Damaged("the archive is encrypted")
         try:
             if member.compress_type == zipfile.ZIP_STORED:
-                # at its place: as fast as reading goes, and some files of torch carry no sums
+                # read directly: faster than zipfile, and some torch files have no checksums
                 self._file.seek(member.header_offset)
                 head = self._file.read(30)
                 names = struct.unpack("<HH", head[26:30])
@@ -129,10 +129,10 @@ class _Zip(Archive):
                 whole = len(content) == len(out)
                 if whole:
                     out[:] = np.frombuffer(content, np.uint8)
-        except Exception as error:  # of zlib, of zipfile, of the disk
+        except Exception as error:  # from zlib, zipfile or the disk
             raise Damaged(f"{printable(member.filename, 60)} cannot be read: {printable(error, 100)}") from None
         if not whole:
-            raise Damaged(f"{printable(member.filename, 60)} is not all there")
+            raise Damaged(f"{printable(member.filename, 60)} is incomplete")
 
     def read(self, storage: StorageKey) -> torch.Tensor:
         member = self._members.get(f"{self._folder}/data/{storage.key}")
@@ -150,7 +150,7 @@ class _Legacy(Archive):
         data = file.read(LARGEST_PICKLE * 8)
         magic, at = parse(data)
         if magic != MAGIC:
-            raise Damaged("it does not begin as a file of torch does")
+            raise Damaged("it does not begin like a torch file")
         protocol, at = parse(data, at)
         info, at = parse(data, at)
         little = any(key == "little_endian" and value is True for key, value in getattr(info, "pairs", ()))
@@ -164,15 +164,15 @@ class _Legacy(Archive):
         self._places: Dict[str, Tuple[int, int]] = {}
 
     def expect(self, storages: Dict[str, StorageKey]) -> None:
-        # one behind the other, in the order of their list, each with its count
+        # stored in sequence, in the order of their list, each preceded by its length
         at = self._at
         for key in self._keys:
             if key not in storages:
-                raise Damaged(f"the storage {key!r:.40} is listed, but of no type")
+                raise Damaged(f"the storage {key!r:.40} is listed without a type")
             size = storages[key].length * width(storages[key].dtype)
             head = self._data[at : at + 8]
             if len(head) < 8 or struct.unpack("<q", head)[0] != storages[key].length or at + 8 + size > len(self._data):
-                raise Damaged(f"the storage {key!r:.40} is not all there")
+                raise Damaged(f"the storage {key!r:.40} is incomplete")
             self._places[key] = at + 8, size
             at += 8 + size
 
@@ -186,7 +186,7 @@ class _Legacy(Archive):
 
 
 def _empty(storage: StorageKey) -> Tuple[torch.Tensor, np.ndarray]:
-    """A tensor of a type that numpy knows, as wide as the storage's own, and its bytes."""
+    """Allocate a tensor of a numpy-compatible dtype of the storage's width; return it and its bytes."""
     tensor = torch.empty(storage.length, dtype=_CARRIERS[width(storage.dtype)])
     return tensor, tensor.numpy().view(np.uint8)
 

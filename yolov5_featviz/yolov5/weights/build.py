@@ -1,4 +1,4 @@
-"""Build what a checked tree says. Nothing here decides what may be built: see :mod:`.grammar`."""
+"""Build objects from a checked tree; :mod:`.grammar` decides what may be built."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from yolov5_featviz.yolov5.weights.values import KINDS, SCALARS, dtype_named, na
 
 
 class Builder:
-    """Builds the values of one archive; what the pickle shares is shared.
+    """Build the values of one archive; nodes shared in the pickle remain shared.
 
     Args:
-        grammar: which has checked the tree.
-        archive: which holds the storages.
+        grammar: has checked the tree.
+        archive: provides the storages.
         map_location: as for ``torch.load``.
     """
 
@@ -33,7 +33,7 @@ class Builder:
         self._storages: Dict[str, torch.Tensor] = {}
 
     def build(self, node: Any) -> Any:
-        """The value of a node."""
+        """Build the value of a node."""
         if type(node) in SCALARS:
             return node
         if identity(node) in self._made:
@@ -49,7 +49,7 @@ class Builder:
             return tuple(self.build(part) for part in node)
         if isinstance(node, DictNode):
             if identity(node) in self._grammar.definitions:
-                return plain(node)  # which shares nothing: YOLOv5 replaces the parts of one row in place
+                return plain(node)  # shares nothing, since YOLOv5 modifies rows in place
             return {self.build(key): self.build(value) for key, value in node.pairs}
         if isinstance(node, SetNode):
             items = (self.build(part) for part in node.items)
@@ -106,7 +106,7 @@ class Builder:
         return tensors.rebuild(view, base)
 
     def _place(self, tensor: torch.Tensor, storage: StorageKey) -> torch.Tensor:
-        """A storage's elements on the device that ``map_location`` asks for."""
+        """Move a storage's elements to the device given by ``map_location``."""
         where = self._where
         if callable(where) and not isinstance(where, (str, torch.device)):
             moved = where(tensors.storage_under(tensor), storage.location)
@@ -119,12 +119,12 @@ class Builder:
             return tensor.to(torch.device(device))
         except (RuntimeError, AssertionError) as error:
             raise FeatvizError(
-                f"a tensor that lay on {storage.location} cannot be put on {device}: {str(error).splitlines()[0]:.100}"
+                f"a tensor saved on {storage.location} cannot be moved to {device}: {str(error).splitlines()[0]:.100}"
             ) from None
 
 
 def _check_recurrent(made: nn.RNNBase) -> None:
-    """Raise FeatvizError unless the weights are of the shapes that the sizes say: torch trusts these when it reads."""
+    """Raise FeatvizError unless the weights have the shapes given by the sizes, which torch does not check."""
     more = {"proj_size": made.proj_size} if getattr(made, "proj_size", 0) else {}
     sizes = made.input_size, made.hidden_size, made.num_layers
     if not all(isinstance(size, int) and 0 < size < 1 << 16 for size in sizes) or made.num_layers > 64:
@@ -133,15 +133,15 @@ def _check_recurrent(made: nn.RNNBase) -> None:
     like: Any = (nn.LSTM if made.mode == "LSTM" else nn.GRU if made.mode == "GRU" else nn.RNN)(*sizes, **same)
     shapes = {name: tuple(parameter.shape) for name, parameter in like.named_parameters()}
     if {name: tuple(parameter.shape) for name, parameter in made.named_parameters()} != shapes:
-        raise FeatvizError(f"the weights of {type(made).__name__} are not of its sizes")
+        raise FeatvizError(f"the weights of {type(made).__name__} do not match its sizes")
     made._flat_weights_names, made._all_weights = like._flat_weights_names, like._all_weights
     made._flat_weights = [getattr(made, name) for name in like._flat_weights_names]
 
 
 def _set_state(cls: type) -> Callable[[nn.Module, Dict[str, Any]], None]:
-    """The ``__setstate__`` that torch's own classes have for old files; never one of a checkout."""
+    """Return the ``__setstate__`` of torch's own classes for old files; never one of a checkout."""
     for base in cls.__mro__:
         if "__setstate__" in vars(base) and base.__module__.startswith("torch.nn.modules."):
             setter: Callable[[nn.Module, Dict[str, Any]], None] = vars(base)["__setstate__"]
             return setter
-    raise FeatvizError(f"{cls.__name__} is no module")
+    raise FeatvizError(f"{cls.__name__} is not a module")

@@ -1,4 +1,4 @@
-"""Read a checkpoint."""
+"""Load a checkpoint."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ EXPORTED = {
 def load_checkpoint(
     path: Union[str, Path, Any], source: Optional[Source] = None, map_location: Any = "cpu", trust: bool = False
 ) -> Any:
-    """Read a ``.pt`` file without running it.
+    """Load a ``.pt`` file without executing code in it.
 
-    Its pickle is parsed to inert data, that is checked against what a checkpoint may consist of, and only then
-    built, while a guard refuses to spawn, connect, write or import. The checkout's own code is imported for the
-    classes of modules that the file names.
+    Its pickle is parsed to inert data, which is checked against a grammar of checkpoints and only then built,
+    while a guard blocks spawning, connecting, writing and importing. The checkout's own code is imported for the
+    module classes that the file names.
 
     Args:
         path: the file, or an open binary file.
-        source: the YOLOv5 whose modules the checkpoint may hold; None for the one that
-            :func:`~yolov5_featviz.yolov5.source.find_source` finds, if any.
+        source: the YOLOv5 whose modules the checkpoint may contain; None for the result of
+            :func:`~yolov5_featviz.yolov5.source.find_source`, if any.
         map_location: as for ``torch.load``.
-        trust: read it as ``torch.load(weights_only=False)`` does: it can then run any code.
+        trust: load like ``torch.load(weights_only=False)``, which can run any code.
 
     Returns:
-        What the file holds, in YOLOv5's case a dictionary with the module under ``model``.
+        The content; for YOLOv5 a dictionary with the module under ``model``.
 
     Raises:
-        UnsafeCheckpoint: the file holds something that no checkpoint needs.
-        FeatvizError: there is no such file, or it is no checkpoint, or only part of one.
+        UnsafeCheckpoint: the file contains something that no checkpoint needs.
+        FeatvizError: there is no such file, or it is not a checkpoint, or incomplete.
     """
     name = printable(getattr(path, "name", "checkpoint") if hasattr(path, "read") else path, 300)
     if not hasattr(path, "read"):
@@ -65,19 +65,19 @@ def load_checkpoint(
             loaded = _trusted(file, source, map_location) if trust else _read(file, source, map_location)
     except UnsafeCheckpoint as error:
         raise UnsafeCheckpoint(
-            f"{name} is refused: {printable(error, 1000)}; if you trust whoever made it, add --trust-weights"
+            f"{name} is refused: {printable(error, 1000)}; if you trust its origin, add --trust-weights"
         ) from None
     except OtherKind as error:
         raise FeatvizError(f"{name} is {error}") from None
     except FeatvizError as error:
         if error.args and str(error).startswith("the YOLOv5 in"):
             raise
-        raise FeatvizError(f"{name} is no PyTorch checkpoint, or a damaged one: {reason(error)}") from error
+        raise FeatvizError(f"{name} is not a PyTorch checkpoint, or is damaged: {reason(error)}") from error
     except Exception as error:
-        raise FeatvizError(f"{name} is no PyTorch checkpoint, or a damaged one: {reason(error)}") from error
+        raise FeatvizError(f"{name} is not a PyTorch checkpoint, or is damaged: {reason(error)}") from error
     for module in _modules(loaded):
         if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
-            module.recompute_scale_factor = None  # torch 1.11 brought it, and its forward pass asks for it
+            module.recompute_scale_factor = None  # added in torch 1.11, required by its forward pass
     return loaded
 
 
@@ -103,7 +103,7 @@ def _read(file: BinaryIO, source: Optional[Source], map_location: Any) -> Any:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep the collector from searching all of torch for cycles each time that a part of the tree is made."""
+    """Disable the garbage collector, which would repeatedly scan all of torch while the tree is built."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -133,7 +133,7 @@ def check_weights(path: Union[str, Path]) -> None:
     kind = EXPORTED.get(path.suffix.lower())
     if path.exists() and (kind is not None or path.name.endswith("_model")):
         raise FeatvizError(
-            f"{path} is an exported model{f' ({kind})' if kind else ''}, which has no layers to look at: "
+            f"{path} is an exported model{f' ({kind})' if kind else ''}, which has no layers to visualise: "
             "give the .pt checkpoint it was made from"
         )
     if path.is_dir():
@@ -143,18 +143,18 @@ def check_weights(path: Union[str, Path]) -> None:
 
 
 def model_of(loaded: Any, name: str, trust: bool = False) -> nn.Module:
-    """The module in what a checkpoint holds, as float32 in evaluation mode.
+    """Extract the module of a loaded checkpoint, as float32 in evaluation mode.
 
     Args:
         loaded: from :func:`load_checkpoint`.
-        name: of the file, for messages.
+        name: name of the file, for messages.
         trust: as for :func:`load_checkpoint`.
 
     Raises:
-        FeatvizError: there is no module in it, or one that cannot be made ready.
+        FeatvizError: there is no module, or it cannot be prepared.
     """
     parts = [loaded.get("ema"), loaded.get("model")] if isinstance(loaded, dict) else [loaded]
-    # some releases keep the moving average together with the number of its updates
+    # some releases store the moving average with its number of updates
     parts = [part[0] if isinstance(part, (list, tuple)) and part else part for part in parts]
     model = next((part for part in parts if isinstance(part, nn.Module)), None)
     if model is None:
@@ -163,7 +163,7 @@ def model_of(loaded: Any, name: str, trust: bool = False) -> nn.Module:
             if isinstance(loaded, dict)
             else type(loaded).__name__
         )
-        raise FeatvizError(f"{name} holds no model but {held}: give a checkpoint as YOLOv5's train.py writes it")
+        raise FeatvizError(f"{name} contains no model but {held}: give a checkpoint written by YOLOv5's train.py")
     block: ContextManager[None] = nullcontext() if trust else guard()
     try:
         with block:
@@ -174,12 +174,12 @@ def model_of(loaded: Any, name: str, trust: bool = False) -> nn.Module:
         raise UnsafeCheckpoint(f"{printable(name, 300)} is refused: {error}") from None
     except Exception as error:
         raise FeatvizError(
-            f"the model in {printable(name, 300)} cannot be made ready: {reason(error)}; it is damaged"
+            f"the model in {printable(name, 300)} cannot be prepared: {reason(error)}; it is damaged"
         ) from error
 
 
 def _check_attributes(model: nn.Module) -> None:
-    """Raise FeatvizError unless what YOLOv5 keeps in a model is of the kind that it is in every release."""
+    """Raise FeatvizError unless the attributes that YOLOv5 sets on models have their expected types."""
     from yolov5_featviz.yolov5.layers import find_model
 
     root: Any = find_model(model)
@@ -188,19 +188,19 @@ def _check_attributes(model: nn.Module) -> None:
     names, stride = getattr(root, "names", ()), getattr(root, "stride", None)
     keys = names if isinstance(names, dict) else ()
     if not isinstance(names, (dict, list, tuple)) or not all(isinstance(key, (int, np.integer)) for key in keys):
-        raise FeatvizError(f"its class names are a {type(names).__name__}, no list")
+        raise FeatvizError(f"its class names are a {type(names).__name__}, not a list")
     if isinstance(stride, torch.Tensor) and (stride.numel() == 0 or not 1 <= float(stride.max()) <= 4096):
-        raise FeatvizError("its strides are none")
+        raise FeatvizError("its strides are invalid")
     channels = root.yaml.get("ch", 3) if isinstance(getattr(root, "yaml", None), dict) else 3
     if not isinstance(channels, int) or not 1 <= channels <= 1024:
-        raise FeatvizError(f"it looks at images of {printable(channels, 40)} channels")
+        raise FeatvizError(f"it takes images of {printable(channels, 40)} channels")
     for layer in root.model:
         sources = layer.f if isinstance(layer.f, (list, tuple)) else [layer.f]
         if not sources or not all(isinstance(n, int) and abs(n) < 10_000 for n in sources):
-            raise FeatvizError(f"a layer reads from {printable(layer.f, 60)}, which is no layer")
+            raise FeatvizError(f"a layer reads from {printable(layer.f, 60)}, which is not a layer")
 
 
-_torch_load = torch.load  # the real one, whatever is put in its place while a script runs
+_torch_load = torch.load  # the original, which is patched while a script runs
 
 
 def _any_source() -> Optional[Source]:

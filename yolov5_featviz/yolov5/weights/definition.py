@@ -1,8 +1,8 @@
-"""The model definition that a checkpoint carries, from which YOLOv5 builds by ``eval``: checked before it can.
+"""Check the model definition in a checkpoint, which YOLOv5 passes to ``eval``.
 
-``parse_model`` takes rows ``[from, number, module, arguments]`` and evaluates the module's name and each
-argument that is text, as it does with ``activation``. So a module has to be one by name, and text among
-the arguments a name, a number, ``nn.SiLU()`` and the like, or arithmetic over these.
+``parse_model`` takes rows ``[from, number, module, arguments]`` and evaluates the module's name, string
+arguments and ``activation``. Modules must therefore be names of modules, and string arguments must be
+names, numbers, constructors such as ``nn.SiLU()``, or arithmetic over these.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ LARGEST = 1 << 20  # of a number in it
 _EXPRESSION = re.compile(r"[\w .,()\[\]+\-*/='\"]+", re.ASCII)
 _NOT_EVALUATED = ("names", "yaml_file", "path")
 _BUILDERS = {"AutoShape", "autoShape", "DetectMultiBackend", "TorchVision", "Model", "DetectionModel"}
-# options by which YOLOv5 runs commands of a shell, or sends data or weights to others
+# options with which YOLOv5 runs shell commands, or uploads data or weights
 _TO_OTHERS = ("evolve", "bucket", "upload_dataset", "s3_upload_dir", "neptune_token", "neptune_project", "entity")
-_HARMLESS = ("sum", "max", "min", "abs", "int", "float", "bool")  # builtins that a mode may be called by
+_HARMLESS = ("sum", "max", "min", "abs", "int", "float", "bool")  # builtins whose names modes may have
 _NODES = (ast.Expression, ast.Constant, ast.Name, ast.Attribute, ast.List, ast.Tuple, ast.keyword, ast.Call, ast.Load)
 _ARITHMETIC = (ast.UnaryOp, ast.USub, ast.UAdd, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv)
 
@@ -42,14 +42,14 @@ def is_definition(value: Any) -> bool:
 
 
 def check_definition(value: Any, lookup: Lookup) -> None:
-    """Raise UnsafeCheckpoint unless ``value`` is a definition that can be built from without running anything else.
+    """Raise UnsafeCheckpoint unless building from ``value`` runs nothing but module constructors.
 
     Args:
         value: plain data.
-        lookup: finds what a bare name means where YOLOv5 evaluates it, None if nothing.
+        lookup: resolves a bare name as YOLOv5's ``eval`` does; None if undefined.
     """
     if not isinstance(value, dict) or type(value) is not dict:
-        raise UnsafeCheckpoint(f"its model definition is a {type(value).__name__}, no dictionary")
+        raise UnsafeCheckpoint(f"its model definition is a {type(value).__name__}, not a dictionary")
     for key, part in value.items():
         if not isinstance(key, str):
             raise _refusal(key)
@@ -85,7 +85,7 @@ def _check_rows(rows: Any, lookup: Lookup) -> None:
 
 
 def _check_module(name: Any, lookup: Lookup) -> None:
-    """The third of a row: YOLOv5 calls what it evaluates to."""
+    """Check the module of a row, which YOLOv5 evaluates and calls."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*){0,3}", name, re.ASCII):
         raise _refusal(name)
     *package, last = name.split(".")
@@ -95,7 +95,7 @@ def _check_module(name: Any, lookup: Lookup) -> None:
         known = False
     else:
         found = lookup(name)
-        # parse_model's own variables, such as the layer before, are no classes
+        # parse_model's own variables, such as the previous layer, are not classes
         own = getattr(getattr(lookup("parse_model"), "__code__", None), "co_varnames", ())
         known = not hasattr(builtins, name) and name not in _BUILDERS and name not in own
         known = known and (found is None or (is_module_class(found) and not _builds_or_reads(found)))
@@ -104,7 +104,7 @@ def _check_module(name: Any, lookup: Lookup) -> None:
 
 
 def _builds_or_reads(cls: type) -> bool:
-    """Whether a module is a whole model, which builds from a file it is given, or one that reads weights or images."""
+    """Whether a module class is a whole model, built from a given file, or reads weights or images."""
     return is_whole_model(cls) or any(base.__name__ in _BUILDERS for base in cls.__mro__)
 
 
@@ -119,7 +119,7 @@ def _check_argument(value: Any, lookup: Lookup, depth: int = 0) -> None:
 
 
 def _check_other(value: Any, lookup: Lookup, depth: int = 0) -> None:
-    """What stands under keys that YOLOv5 does not know: a fork might evaluate its text."""
+    """Check values of keys unknown to YOLOv5, since a fork might evaluate strings in them."""
     if type(value) is dict and depth < 8:
         for key, part in value.items():
             _check_other(key, lookup, depth + 1)
@@ -151,11 +151,11 @@ def _check_text(text: str, lookup: Lookup) -> None:
         if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Attribute) and _names_layer(node.func)):
             raise _refusal(text)
         if isinstance(node, ast.Constant) and not re.fullmatch(r"[\w .+-]*", str(node.value), re.ASCII):
-            raise _refusal(text)  # where rows share their arguments, what one evaluates to is evaluated by the next
+            raise _refusal(text)  # rows may share arguments, so results may be evaluated again
         if isinstance(node, (ast.BinOp, ast.Call)) and any(
             isinstance(part, (ast.List, ast.Tuple)) or _is_text(part) for part in ast.iter_child_nodes(node)
         ):
-            raise _refusal(text)  # a list or text times a number may be of any size
+            raise _refusal(text)  # a repeated list or string may have any size
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and abs(node.value) > LARGEST:
             raise _refusal(text)
 
@@ -165,7 +165,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _names_layer(node: ast.Attribute) -> bool:
-    """Whether it is ``nn.SiLU`` or ``torch.nn.SiLU``, or the ``torch.nn`` of the latter."""
+    """Whether a node is ``nn.SiLU`` or ``torch.nn.SiLU``, or the ``torch.nn`` of the latter."""
     value: Optional[ast.expr] = node.value
     if isinstance(value, ast.Attribute):
         in_torch = isinstance(value.value, ast.Name) and value.value.id == "torch" and value.attr == "nn"
@@ -178,38 +178,38 @@ def _names_layer(node: ast.Attribute) -> bool:
 
 
 def check_options(options: Any, root: Path, name: str) -> None:
-    """Raise UnsafeCheckpoint for options of a training that would run something when it is resumed from them.
+    """Raise UnsafeCheckpoint for training options that would run commands on ``--resume``.
 
-    YOLOv5 runs the ``download`` key of the data set that they name, and in an evolution a command with
-    the ``bucket`` in it.
+    YOLOv5 executes the ``download`` key of the data set that they name, and during evolution a command
+    that contains ``bucket``.
 
     Args:
-        options: of the checkpoint, checked to be plain values.
+        options: options of the checkpoint, already checked to be plain values.
         root: the checkout, whose own data sets are trusted.
-        name: of the checkpoint, for the message.
+        name: name of the checkpoint, for the message.
     """
     if options is not None and not isinstance(options, (dict, argparse.Namespace)):
         raise UnsafeCheckpoint(f"{name} is refused for --resume: its options are a {type(options).__name__}")
     values: Dict[Any, Any] = options if isinstance(options, dict) else vars(options) if options is not None else {}
-    data, says = values.get("data"), f"{name} is refused for --resume: its options"
+    data, subject = values.get("data"), f"{name} is refused for --resume: its options"
     for key in _TO_OTHERS:
         if values.get(key):
             raise UnsafeCheckpoint(
-                f"{says} ask for {key} {printable(values[key], 60)}, which runs commands or sends data"
+                f"{subject} ask for {key} {printable(values[key], 60)}, which runs commands or sends data"
             )
     folder = values.get("save_dir")
     if folder:
         homes = [Path().resolve(), Path(name).resolve().parent.parent]
         below = [Path(folder).resolve(), *Path(folder).resolve().parents] if isinstance(folder, str) else []
         if not any(home in below for home in homes):
-            raise UnsafeCheckpoint(f"{says} write to {printable(folder, 80)}, which is neither here nor in the run")
+            raise UnsafeCheckpoint(f"{subject} write to {printable(folder, 80)}, which is neither here nor in the run")
     for key, value in values.items():
         if isinstance(value, str) and (":" in value[2:] and "/" in value) and key in ("data", "hyp", "cfg", "weights"):
-            raise UnsafeCheckpoint(f"{says} name the address {value!r:.80} as {key}")
+            raise UnsafeCheckpoint(f"{subject} name the address {value!r:.80} as {key}")
     if data is None:
         return
     if not isinstance(data, str) or set(data) & set("*?[") or not data.lower().endswith((".yaml", ".yml")):
-        raise UnsafeCheckpoint(f"{says} name the data set {data!r:.80}, which is no YAML file")
+        raise UnsafeCheckpoint(f"{subject} name the data set {data!r:.80}, which is not a YAML file")
     path = Path(data)
     if path.is_file() and root.resolve() / "data" not in path.resolve().parents:
         try:
@@ -217,13 +217,13 @@ def check_options(options: Any, root: Path, name: str) -> None:
         except (yaml.YAMLError, ValueError, RecursionError):
             held = None
         if not isinstance(held, dict) or "download" in held:
-            raise UnsafeCheckpoint(f"{says} name {data!r:.80}, whose 'download' YOLOv5 would run")
+            raise UnsafeCheckpoint(f"{subject} name {data!r:.80}, whose 'download' YOLOv5 would run")
 
 
 def check_run(arguments: Sequence[str]) -> None:
-    """Raise UnsafeCheckpoint if the ``opt.yaml`` of a run that is resumed would run a command of a shell.
+    """Raise UnsafeCheckpoint if the ``opt.yaml`` of a resumed run would run a shell command.
 
-    Beyond that it is believed: it is YOLOv5's own record of the run, and no part of a checkpoint.
+    It is trusted otherwise, since it is YOLOv5's own record of the run and not part of a checkpoint.
     """
     for word, value in zip(arguments, [*arguments[1:], ""]):
         flag, equals, given = word.partition("=")
@@ -242,5 +242,5 @@ def check_run(arguments: Sequence[str]) -> None:
 
 
 def is_resume(flag: str) -> bool:
-    """Whether a flag is ``--resume``, or short for it as argparse allows."""
+    """Whether a flag is ``--resume`` or a prefix of it that argparse accepts."""
     return len(flag) > 3 and "--resume".startswith(flag)

@@ -1,12 +1,12 @@
-"""What a checkpoint may consist of, checked on the parsed pickle before anything of it is built.
+"""Grammar of checkpoints, checked on the parsed pickle before anything is built.
 
-A checkpoint is plain values, tensors and modules in dictionaries and lists. A module is made without
-its constructor and given a state: ``_modules`` of modules, ``_parameters`` and ``_buffers`` of tensors,
-no hooks, and attributes that are plain values, tensors or modules again. No class and no function is a
-value, but for the few in :meth:`Grammar._attribute`; no attribute stands in the place of a method.
+A checkpoint consists of plain values, tensors and modules in dictionaries and lists. A module is created
+without its constructor and given a state: ``_modules`` of modules, ``_parameters`` and ``_buffers`` of
+tensors, no hooks, and attributes that are plain values, tensors or modules. Classes and functions are not
+allowed as values, except those in :meth:`Grammar._attribute`, and attributes must not shadow methods.
 
-The check has two parts. :meth:`Grammar.check` looks at the tree alone. After the classes that it names
-have been imported from the checkout, :meth:`Grammar.check_classes` compares the states with them.
+The check has two parts. :meth:`Grammar.check` examines the tree alone. After its classes have been
+imported from the checkout, :meth:`Grammar.check_classes` compares the states with them.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from yolov5_featviz.yolov5.weights.values import (
 
 _LEAVES = {*SCALARS, Global}
 DEEPEST = 100  # levels of nesting
-REPEATED = 20_000  # how many nodes more than four times its own a tree may have, were its shared parts written out
+REPEATED = 20_000  # nodes beyond four times its own that a tree may have with shared parts expanded
 _MODULE_PARTS = ("_modules", "_parameters", "_buffers")
-# What torch keeps in a module beside those. Each is made anew, so all that matters is that none holds a hook.
+# Other attributes of torch modules. They are created anew, so they are only checked to contain no hooks.
 _HOOKS = {
     "_backward_hooks",
     "_backward_pre_hooks",
@@ -63,15 +63,19 @@ _HOOKS = {
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
 }
-_DEFINITIONS = ("yaml", "md")  # attributes under which releases keep the definition; v1 has the second
-_NORM_CLASSES = ("_norm_layer", "norm_layer", "act_layer")  # where torchvision's models and their like keep a class
+_DEFINITIONS = ("yaml", "md")  # attributes with the definition; the second is used by v1
+_NORM_CLASSES = (
+    "_norm_layer",
+    "norm_layer",
+    "act_layer",
+)  # attributes of torchvision-like models that hold a class
 _WITH_ACTIVATION = ("TransformerEncoderLayer", "TransformerDecoderLayer")
 ACTIVATIONS: Dict[Tuple[str, str], Any] = {
     ("torch.nn.functional", "relu"): nn.functional.relu,
     ("torch.nn.functional", "gelu"): nn.functional.gelu,
     ("torch._C._nn", "gelu"): nn.functional.gelu,
 }
-# Numbers of layers that make a small input large. None comes near these in a detector.
+# Limits of layer attributes that enlarge the input, far above those of detectors.
 _AMPLIFIERS = {
     "scale_factor": 32,
     "kernel_size": 4096,
@@ -93,7 +97,7 @@ class ModuleNode:
     Attributes:
         name: module and name of its class.
         node: the call.
-        state: its attributes, parts and hooks left out.
+        state: its attributes without parts and hooks.
         parts: ``_modules``, ``_parameters`` and ``_buffers``, as pairs of name and node.
     """
 
@@ -106,10 +110,10 @@ class ModuleNode:
 
 
 class Grammar:
-    """Checks one tree.
+    """Checker of one tree.
 
     Args:
-        source: the YOLOv5 whose modules the checkpoint may hold, if there is one.
+        source: the YOLOv5 whose modules the checkpoint may contain, if any.
 
     Attributes:
         modules: the checked modules, by the node's :func:`identity`.
@@ -123,23 +127,23 @@ class Grammar:
         self.tensors = tensors.Tensors()
         self.classes: Dict[Tuple[str, str], Any] = {}
         self.definitions: Dict[int, Any] = {}
-        self._checked: Dict[int, Tuple[int, int]] = {}  # nodes if written out and levels; -1 while being checked
-        self._size = [0, 0]  # the same of what is being checked
+        self._checked: Dict[int, Tuple[int, int]] = {}  # expanded nodes and levels; -1 while being checked
+        self._size = [0, 0]  # the same for the current node
         self._depth = 0
-        self._own = 0  # nodes and scalars, each shared part counted once
+        self._own = 0  # nodes and scalars, shared parts counted once
         self._builder: Any = None
 
     # --- the tree alone
 
     def check(self, tree: Any) -> None:
-        """Raise UnsafeCheckpoint unless the tree is a checkpoint's."""
+        """Raise UnsafeCheckpoint unless the tree is a valid checkpoint."""
         self.value(tree)
         self._top(tree)
         self.tensors.finish()
 
     @staticmethod
     def _top(tree: Any) -> None:
-        """Check that what YOLOv5 takes parts of by their names is a dictionary, and its models are modules."""
+        """Check that the top level is a dictionary where YOLOv5 needs one, and that its models are modules."""
         root = name_of(tree.function) or ("", "") if isinstance(tree, Call) else ("", "")
         if (root[1].endswith("Dict") and root[0].startswith("torch.")) or root[1] in ("Counter", "defaultdict"):
             raise refuse("is", tree)
@@ -152,12 +156,12 @@ class Grammar:
                 _check_download(value)
 
     def value(self, node: Any) -> None:
-        """Check a node where a value belongs, and keep count of how large and deep all of it is."""
+        """Check a node used as a value, and track total size and depth."""
         if type(node) in SCALARS:
             return
         size, levels = self._checked.get(identity(node), (0, 0))
         if size < 0:
-            raise UnsafeCheckpoint(f"it holds {describe_node(node)} within itself, which no checkpoint needs")
+            raise UnsafeCheckpoint(f"it contains {describe_node(node)} within itself, which no checkpoint needs")
         if size == 0:
             weight = 1 + _length(node)
             self._own += weight
@@ -251,7 +255,7 @@ class Grammar:
         self.modules[identity(node)] = module
 
     def _part(self, part: str, node: Any) -> List[Tuple[str, Any]]:
-        """The pairs of ``_modules``, ``_parameters`` or ``_buffers``."""
+        """Check and return the pairs of ``_modules``, ``_parameters`` or ``_buffers``."""
         ordered = isinstance(node, Call) and name_of(node.function) == ("collections", "OrderedDict")
         if not isinstance(node, DictNode) and not ordered:
             raise refuse(f"uses as {part}", node)
@@ -274,9 +278,9 @@ class Grammar:
 
     def _attribute(self, owner: Tuple[str, str], key: str, value: Any) -> None:
         if key == "detect" and forward_of(value) is not None:
-            return  # whose class is compared in check_classes
+            return  # its class is checked in check_classes
         if _is_activation(key, value):
-            return  # whose owner is compared in check_classes
+            return  # its owner is checked in check_classes
         if key in _NORM_CLASSES and isinstance(value, Global):
             if not is_layer_class(library_class(*value.key)):
                 raise refuse("holds", value)
@@ -302,7 +306,7 @@ class Grammar:
     # --- with the classes
 
     def import_classes(self) -> None:
-        """Import what the tree names, which is the checkout's own code."""
+        """Import the classes that the tree names, which runs the checkout's own code."""
         for name in dict.fromkeys(module.name for module in self.modules.values()):
             cls = library_class(*name)
             self.classes[name] = import_class(self.source, *name) if cls is None and self.source else cls
@@ -310,7 +314,7 @@ class Grammar:
             self._builder = import_module(self.source, "models.yolo")
 
     def check_classes(self) -> None:
-        """Raise UnsafeCheckpoint for attributes in the place of methods, and definitions that run something."""
+        """Raise UnsafeCheckpoint for attributes that shadow methods, and definitions that run code."""
         for module in self.modules.values():
             cls = self.classes[module.name]
             methods = _methods(cls)
@@ -320,7 +324,7 @@ class Grammar:
                 _check_heads(dict(module.state))
             for _, child in module.parts["_modules"]:
                 if child is not None and is_whole_model(self.classes[self.modules[identity(child)].name]):
-                    raise UnsafeCheckpoint(f"it holds a whole model within {module.name[1]}, as no checkpoint does")
+                    raise UnsafeCheckpoint(f"it contains a whole model within {module.name[1]}, as no checkpoint does")
             for key, value in module.state:
                 if key in methods and not (key == "type" and isinstance(value, str)):
                     raise UnsafeCheckpoint(
@@ -330,7 +334,7 @@ class Grammar:
                 owner = forward_of(value) if key == "detect" else None
                 if owner is not None and all((base.__module__, base.__name__) != owner for base in cls.__mro__):
                     raise UnsafeCheckpoint(
-                        f"it uses builtins.getattr on {'.'.join(owner)}, no base of {module.name[1]}"
+                        f"it uses builtins.getattr on {'.'.join(owner)}, not a base of {module.name[1]}"
                     )
         if sum(self._checked.get(key, (0, 0))[0] for key in self.definitions) > 1_000_000:
             raise UnsafeCheckpoint("its model definitions have over a million parts")
@@ -338,12 +342,12 @@ class Grammar:
             check_definition(plain(node), self._lookup)
 
     def _lookup(self, name: str) -> Any:
-        """What a bare name means to YOLOv5's ``parse_model``, None if nothing."""
+        """Resolve a bare name as YOLOv5's ``parse_model`` does; None if undefined."""
         return getattr(self._builder, name, None)
 
 
 def _check_names(node: Any) -> None:
-    """Raise UnsafeCheckpoint for class names that lead elsewhere: with ``--save-crop`` YOLOv5 makes folders of them."""
+    """Raise UnsafeCheckpoint for class names that are paths: ``--save-crop`` creates folders with these names."""
     parts = (part for pair in node.pairs for part in pair) if isinstance(node, DictNode) else node
     for name in parts if not isinstance(parts, (str, Call)) and hasattr(parts, "__iter__") else ():
         text = name.replace("\\", "/") if isinstance(name, str) else ""
@@ -352,7 +356,7 @@ def _check_names(node: Any) -> None:
 
 
 def _defines_model(node: Any) -> bool:
-    """Whether a dictionary holds rows of layers, as a model definition does."""
+    """Whether a dictionary contains rows of layers, as a model definition does."""
     held = (list, tuple, str, bytes, DictNode, SetNode)
     return any(
         isinstance(key, str)
@@ -363,7 +367,7 @@ def _defines_model(node: Any) -> bool:
 
 
 def _length(node: Any) -> int:
-    """How many parts a node has, scalars included."""
+    """Count the parts of a node, including scalars."""
     if isinstance(node, (list, tuple)):
         return len(node)
     if isinstance(node, (DictNode, Call)):
@@ -374,20 +378,20 @@ def _length(node: Any) -> int:
 
 
 def _check_heads(state: Dict[str, Any]) -> None:
-    """Raise UnsafeCheckpoint for attention in no heads, by which torch would divide."""
+    """Raise UnsafeCheckpoint for attention with an invalid number of heads, by which torch divides."""
     heads, wide = state.get("num_heads"), state.get("embed_dim")
     sizes = is_int(heads, 1, 4096) and is_int(wide, 1, 1 << 20)
     if not sizes or wide % heads or state.get("head_dim") != wide // heads:  # type: ignore[operator]
-        raise UnsafeCheckpoint(f"it attends in {printable(heads, 20)} heads of {printable(wide, 20)} channels")
+        raise UnsafeCheckpoint(f"its attention has {printable(heads, 20)} heads for {printable(wide, 20)} channels")
 
 
 def _is_activation(key: str, node: Any) -> bool:
-    """Whether an attribute is the function that torch's transformer layers keep."""
+    """Whether an attribute is the activation function of torch's transformer layers."""
     return key == "activation" and isinstance(node, Global) and node.key in ACTIVATIONS
 
 
 def forward_of(node: Any) -> Optional[Tuple[str, str]]:
-    """The class whose ``forward`` a node means, as segmentation heads keep it, None for any other node."""
+    """Return the class whose ``forward`` a node refers to, as in segmentation heads; None for other nodes."""
     if isinstance(node, Global) and node.key[1].endswith(".forward") and node.key[1].count(".") == 1:
         return node.key[0], node.key[1].split(".")[0]
     if not isinstance(node, Call) or node.new or node.state is not None or node.items or node.pairs:
@@ -399,7 +403,7 @@ def forward_of(node: Any) -> Optional[Tuple[str, str]]:
 
 
 def _module_named(node: Any) -> Optional[Tuple[str, str]]:
-    """The class in a persistent id of the old format, which keeps a class's source beside it."""
+    """Return the class in a persistent id of the legacy format, which also stores its source."""
     value = node.value if isinstance(node, Persistent) else None
     if isinstance(value, tuple) and len(value) == 4 and value[0] == "module":
         return name_of(value[1])
@@ -407,16 +411,16 @@ def _module_named(node: Any) -> Optional[Tuple[str, str]]:
 
 
 def _check_download(node: Any) -> None:
-    """A data set's ``download`` is code to YOLOv5; options have no use for a data set written out."""
+    """Reject ``download`` in options, which YOLOv5 would execute; options do not need an inline data set."""
     for part in walk(node):
         pairs = part.pairs if isinstance(part, (DictNode, Call)) else ()
         if any(isinstance(key, str) and key == "download" for key, _ in pairs):
-            raise UnsafeCheckpoint("its options hold the key 'download', which YOLOv5 would run")
+            raise UnsafeCheckpoint("its options contain the key 'download', which YOLOv5 would run")
 
 
 @lru_cache(maxsize=4096)
 def _methods(cls: type) -> FrozenSet[str]:
-    """Names that are methods, properties or other descriptors of a class, or that can be called."""
+    """Return the names of a class's methods, descriptors and other callables."""
     found = set()
     for name in dir(cls):
         value = inspect.getattr_static(cls, name, None)
@@ -426,7 +430,7 @@ def _methods(cls: type) -> FrozenSet[str]:
 
 
 def plain(node: Any) -> Any:
-    """Build a node that consists of dictionaries, lists and scalars; raise UnsafeCheckpoint for any other."""
+    """Build a node of dictionaries, lists and scalars. Raises UnsafeCheckpoint for any other."""
     if type(node) in SCALARS:
         return node
     if isinstance(node, (list, tuple)):
@@ -435,13 +439,13 @@ def plain(node: Any) -> Any:
         check_plain(node)
         keys = [key for key, _ in node.pairs]
         if not all(type(key) in (str, int) for key in keys):
-            raise UnsafeCheckpoint("its model definition has keys that are no names")
+            raise UnsafeCheckpoint("its model definition has keys that are not names")
         return {key: plain(value) for key, value in node.pairs}
-    raise UnsafeCheckpoint(f"its model definition holds {describe_node(node)}")
+    raise UnsafeCheckpoint(f"its model definition contains {describe_node(node)}")
 
 
 def children(node: Any) -> Iterator[Any]:
-    """The nodes in a node, scalars left out."""
+    """Yield the nodes in a node, without scalars."""
     parts: Any = ()
     if isinstance(node, (list, tuple)):
         parts = node
@@ -457,7 +461,7 @@ def children(node: Any) -> Iterator[Any]:
 
 
 def walk(node: Any) -> Iterator[Any]:
-    """A node and all in it, each once."""
+    """Yield a node and all nodes in it, each once."""
     seen, todo = {identity(node)}, [node]
     while todo:
         one = todo.pop()

@@ -1,8 +1,8 @@
-"""A second wall: while a stranger's file is parsed and built, this thread may not do what that never needs.
+"""Second line of defence: block operations that loading a checkpoint never needs, per thread.
 
-An audit hook of Python (PEP 578) sees what the interpreter is about to do, whoever asks for it. It cannot
-be taken out, so it is put in once and does nothing where no guard is up. It is no sandbox: native code
-that does something without an audit event is not seen.
+An audit hook (PEP 578) is called before operations of the interpreter. It cannot be removed, so it is
+installed once and does nothing unless a guard is active. It is not a sandbox: native code that raises no
+audit event is not blocked.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ _lock = threading.Lock()
 
 @contextmanager
 def guard(imports: bool = False) -> Iterator[None]:
-    """Refuse, in this thread and until the end of the block, to spawn, connect, write, remove, compile or import.
+    """Block spawning, connecting, writing, removing, compiling and importing in this thread, within a context.
 
     Args:
-        imports: let code be compiled and imported, as the forward pass of a fork may do.
+        imports: allow compiling and importing, as the forward pass of a fork may do.
 
     Raises:
-        UnsafeCheckpoint: something was refused, also where the code that asked for it went on.
+        UnsafeCheckpoint: an operation was blocked, even if the code caught the exception.
     """
     _install()
     depth, before, loose = getattr(_up, "depth", 0), getattr(_up, "refused", ""), getattr(_up, "imports", True)
@@ -132,7 +132,7 @@ def _is_bytecode(path: Any) -> bool:
 
 
 def _is_librarys_own(event: str, args: Tuple[Any, ...]) -> bool:
-    """Whether torch, numpy or Python's codecs import a part of themselves, as they do when it is first needed."""
+    """Whether torch, numpy or Python's codecs lazily import a part of themselves."""
     if event == "import":
         return args[0] in sys.modules or args[0].startswith(_OWN_PACKAGES)
     if event == "exec":

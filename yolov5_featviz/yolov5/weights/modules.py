@@ -1,6 +1,6 @@
-"""The module classes that a checkpoint may name: torch's layers, torchvision's, and those of a checkout.
+"""Module classes that a checkpoint may name: layers of torch and torchvision, and those of a checkout.
 
-A checkout's are found by reading its text before any of it is imported, since to import is to run.
+Classes of a checkout are found in its source text before anything is imported, since importing runs code.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from yolov5_featviz.errors import FeatvizError, UnsafeCheckpoint, reason
 from yolov5_featviz.text import printable
 from yolov5_featviz.yolov5.source import Source
 
-OWN = ("models", "utils")  # the packages of a checkout in which its modules live
-# Not layers, but wrappers that fetch what they are given, or copies of a network over devices.
+OWN = ("models", "utils")  # packages of a checkout that contain its modules
+# Not layers, but wrappers that download models, or replicate a network over devices.
 _WRAPPERS = {"AutoShape", "autoShape", "DetectMultiBackend", "DataParallel", "DistributedDataParallel"}
-# Where torchvision's classifiers, which YOLOv5 trains too, have their modules; its detectors' parts are not among them.
+# Modules of torchvision's classifiers, which YOLOv5 can train; not those of its detectors.
 _CLASSIFIERS = (
     "alexnet|convnext|densenet|efficientnet|googlenet|inception|mnasnet|mobilenet(v[23])?|regnet|resnet|shufflenetv2|"
     "squeezenet|swin_transformer|vgg|vision_transformer"
@@ -51,14 +51,14 @@ def is_layer_class(thing: Any) -> bool:
 
 
 def is_whole_model(cls: Any) -> bool:
-    """Whether a module class is YOLOv5's of whole networks: it takes paths and definitions beside the image."""
+    """Whether a class is a YOLOv5 class of whole networks, which accepts paths and definitions."""
     return any(hasattr(cls, method) for method in ("forward_once", "_forward_once"))
 
 
 def library_class(module: str, name: str) -> Any:
-    """The class of torch or torchvision that a checkpoint names, None if there is none that it may name.
+    """Return the torch or torchvision class that a checkpoint names; None if it is missing or not allowed.
 
-    Nothing is imported for it but torchvision itself.
+    Imports nothing but torchvision itself.
     """
     if module.startswith("torchvision."):
         with suppress(ImportError):
@@ -72,11 +72,11 @@ def library_class(module: str, name: str) -> Any:
 
 
 def check_named(source: Optional[Source], module: str, name: str) -> None:
-    """Raise UnsafeCheckpoint unless the text of the checkout defines ``name`` in ``module`` as a class.
+    """Raise UnsafeCheckpoint unless the checkout's source defines ``name`` in ``module`` as a class.
 
-    ``models.yolo`` and ``yolov5.models.yolo`` are the same here: a checkout pickles the one, the
-    installed package the other. Beside ``models`` and ``utils``, a module may be one that the files
-    of ``models`` import by themselves.
+    ``models.yolo`` and ``yolov5.models.yolo`` are equivalent: the first is pickled by a checkout, the
+    second by the installed package. Besides ``models`` and ``utils``, a module may be one that the
+    files of ``models`` import themselves.
     """
     word = printable(f"{module}.{name}" + (f" (os.{name})" if module in ("posix", "nt") else ""), 200)
     own = own_name(module)
@@ -88,38 +88,38 @@ def check_named(source: Optional[Source], module: str, name: str) -> None:
         raise UnsafeCheckpoint(f"it uses {word}, which no checkpoint needs")
     if not _defines(source.root, own, name):
         raise UnsafeCheckpoint(
-            f"it uses {word}, which is no module class of the YOLOv5 in {source.root}; "
-            "name the checkout it was trained with by --yolov5"
+            f"it uses {word}, which is not a module class of the YOLOv5 in {source.root}; "
+            "give the checkout it was trained with by --yolov5"
         )
     if name in _WRAPPERS:
-        raise UnsafeCheckpoint(f"it holds {word}, which reads whatever file or address it is given")
+        raise UnsafeCheckpoint(f"it contains {word}, which reads any file or address it is given")
 
 
 def import_class(source: Source, module: str, name: str) -> Any:
     """Import the module class ``name``, for which :func:`check_named` has passed. ``source`` must be importable.
 
     Raises:
-        UnsafeCheckpoint: what has that name is no module class.
-        FeatvizError: another package of the same name is in the way, or the checkout cannot be imported.
+        UnsafeCheckpoint: the name does not refer to a module class.
+        FeatvizError: another package of the same name is already imported, or the checkout cannot be imported.
     """
     found: Any = getattr(import_module(source, module), name, None)
     if not is_module_class(found):
-        raise UnsafeCheckpoint(f"it uses {module}.{name}, which is no module class")
+        raise UnsafeCheckpoint(f"it uses {module}.{name}, which is not a module class")
     if _WRAPPERS & {base.__name__ for base in found.__mro__}:
-        raise UnsafeCheckpoint(f"it holds {module}.{name}, which reads whatever file or address it is given")
+        raise UnsafeCheckpoint(f"it contains {module}.{name}, which reads any file or address it is given")
     return found
 
 
 def own_name(module: str) -> str:
-    """A module of YOLOv5 as a checkout names it: ``models.yolo`` for ``yolov5.models.yolo``."""
+    """Return the name of a YOLOv5 module in a checkout: ``models.yolo`` for ``yolov5.models.yolo``."""
     return module[len("yolov5.") :] if module.startswith("yolov5.") else module
 
 
 def import_module(source: Source, module: str) -> Any:
-    """Import a module of the checkout. Raises FeatvizError if that fails, or another of its name is in the way."""
+    """Import a module of the checkout. Raises FeatvizError if that fails, or another of its name is imported."""
     own = own_name(module)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what a release imports; nothing that a user could mend
+        warnings.simplefilter("ignore")  # warnings from imports of a release, which users cannot fix
         try:
             imported = importlib.import_module(module if source.package else own)
         except Exception as error:
@@ -136,7 +136,7 @@ def import_module(source: Source, module: str) -> Any:
 
 @lru_cache(maxsize=64)
 def _imported_by_models(root: Path) -> Tuple[str, ...]:
-    """Modules of the checkout that the files below ``models`` import at their top level, and so do in any case."""
+    """Return the checkout's modules that files in ``models`` always import, at their top level."""
     found = []
     for file in sorted((root / "models").glob("**/*.py"))[:500]:
         for node in _statements(file):
@@ -162,9 +162,9 @@ def _file_of(root: Path, module: str) -> Optional[Path]:
 
 @lru_cache(maxsize=1024)
 def _defines(root: Path, module: str, name: str, depth: int = 6) -> bool:
-    """Whether the text of ``module`` defines a class ``name``, or gets one from elsewhere in the checkout.
+    """Whether the source of ``module`` defines a class ``name``, or imports one from the checkout.
 
-    Read, not run: to import a module is to run it, and a checkout holds scripts too.
+    The source is read and not imported, since a checkout also contains scripts.
     """
     file = _file_of(root, module)
     if file is None or depth == 0 or not name.isidentifier():
@@ -193,7 +193,7 @@ def _defines(root: Path, module: str, name: str, depth: int = 6) -> bool:
 
 @lru_cache(maxsize=64)
 def _statements(file: Path) -> List[ast.stmt]:
-    """The statements that an import would run, those under ``if`` and ``try`` included."""
+    """Return the statements that an import may run, including those under ``if`` and ``try``."""
     try:
         todo: List[ast.stmt] = list(ast.parse(file.read_text(encoding="utf-8", errors="replace")).body)
     except SyntaxError:

@@ -1,13 +1,12 @@
 """Parse a pickle to inert data.
 
-A pickle is a program for a small stack machine. Here that machine imports nothing, calls nothing and
-constructs nothing but tuples, lists and the node classes below: a name stays a :class:`Global`, a call
-a :class:`Call`, a dictionary a list of pairs. What it makes of them is decided elsewhere, once all of
-it has been read.
+A pickle is a program for a stack machine. This implementation imports nothing, calls nothing and
+constructs only tuples, lists and the node classes below: a name becomes a :class:`Global`, a call a
+:class:`Call`, a dictionary a list of pairs. They are interpreted elsewhere, after the whole pickle has
+been read.
 
-Python's ``pickle`` cannot be asked for this: it resolves names while it reads. The opcodes are those
-of ``pickletools``; of them only what Python 3 writes in protocols 2 to 5, and Python 2's byte strings,
-is known here.
+Python's ``pickle`` cannot do this, since it resolves names while reading. The opcodes are those of
+``pickletools``, limited to those that Python 3 writes in protocols 2 to 5, and Python 2's byte strings.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from yolov5_featviz.errors import FeatvizError, UnsafeCheckpoint
 from yolov5_featviz.text import printable
 
-OPCODES = 4_000_000  # at most in one stream, a few seconds; a YOLOv5 checkpoint has 10,000 to 200,000
+OPCODES = 4_000_000  # maximum per stream, a few seconds; a YOLOv5 checkpoint has 10,000 to 200,000
 LONGEST_NUMBER = 128  # bytes of an integer
 LONGEST_NAME = 300  # characters of a module's or class's name
 
 
-identity = object.__hash__  # what id() says, of any object that lives, without the audit event that id() costs
+identity = object.__hash__  # as id() for live objects, without its audit event
 
 
 class Damaged(FeatvizError):
-    """The bytes are no pickle, or not a whole one."""
+    """The bytes are not a complete pickle."""
 
 
 class Global:
-    """A name, not looked up: ``key`` is its module and name, those of Python 2 as Python 3 has them."""
+    """Unresolved name: ``key`` is its module and name, with Python 2 names mapped to Python 3."""
 
     __slots__ = ("key",)
 
@@ -45,14 +44,14 @@ class Global:
 
 
 class Call:
-    """What a pickle would have called or made: ``function`` with ``args``, then state, items and pairs put in.
+    """Call or construction in a pickle: ``function`` with ``args``, then state, items and pairs.
 
     Attributes:
         function: a node, in a checkpoint a :class:`Global`.
         args: a node, in a checkpoint a tuple.
-        new: whether an object is to be made without its constructor (NEWOBJ), and not a function called.
-        state: what BUILD sets, or None.
-        items, pairs: what APPENDS or ADDITEMS, and SETITEMS put in.
+        new: whether it creates an object without its constructor (NEWOBJ) instead of calling a function.
+        state: state set by BUILD, or None.
+        items, pairs: added by APPENDS or ADDITEMS, and by SETITEMS.
     """
 
     __slots__ = ("args", "function", "items", "new", "pairs", "state")
@@ -65,17 +64,17 @@ class Call:
 
 
 class DictNode:
-    """A dictionary, as the pairs that were put in."""
+    """Dictionary, as a list of pairs."""
 
     __slots__ = ("pairs", "plain")
 
     def __init__(self, pairs: List[Tuple[Any, Any]]) -> None:
         self.pairs = pairs
-        self.plain = False  # whether it was found to hold nothing but plain values
+        self.plain = False  # whether it was checked to contain only plain values
 
 
 class SetNode:
-    """A set, or if ``frozen`` a frozen one."""
+    """Set, or frozenset if ``frozen``."""
 
     __slots__ = ("frozen", "items")
 
@@ -84,7 +83,7 @@ class SetNode:
 
 
 class Persistent:
-    """A persistent id: in a checkpoint, the tuple that says which storage."""
+    """Persistent id: in a checkpoint, the tuple that identifies a storage."""
 
     __slots__ = ("value",)
 
@@ -93,7 +92,7 @@ class Persistent:
 
 
 def describe_node(node: Any) -> str:
-    """Name a node for a refusal, in one line."""
+    """Describe a node for an error message, in one line."""
     if isinstance(node, Global):
         return printable(str(node), 200)
     if isinstance(node, Call):
@@ -109,13 +108,13 @@ def parse(data: bytes, start: int = 0) -> Tuple[Any, int]:
 
     Args:
         data: the bytes.
-        start: where in them it begins.
+        start: offset of the pickle.
 
     Returns:
-        The tree, which may share nodes and hold cycles, and where the pickle ended.
+        The tree, which may share nodes and contain cycles, and the end offset of the pickle.
 
     Raises:
-        Damaged: the bytes are no pickle, or not a whole one.
+        Damaged: the bytes are not a complete pickle.
         UnsafeCheckpoint: it uses an opcode that no checkpoint needs.
     """
     machine = _Machine(data, start)
@@ -126,13 +125,13 @@ def parse(data: bytes, start: int = 0) -> Tuple[Any, int]:
 
 
 class _Machine:
-    """The stack machine; each method runs one opcode."""
+    """Stack machine; methods implement opcodes."""
 
     def __init__(self, data: bytes, start: int) -> None:
         self.data, self.at = data, start
         self.stack: List[Any] = []
-        self.floor = 0  # where in the stack the last mark is: what lies below is out of reach
-        self.marks: List[int] = []  # and where those before it are
+        self.floor = 0  # stack position of the last mark; items below are not accessible
+        self.marks: List[int] = []  # positions of the previous marks
         self.memo: Dict[int, Any] = {}
 
     def run(self) -> Tuple[Any, int]:
@@ -142,7 +141,7 @@ class _Machine:
             opcode = data[at]
             self.at = at + 1
             opcodes += 1
-            # three opcodes are two thirds of a checkpoint, and need no call
+            # inlined, since three opcodes are two thirds of a checkpoint
             if opcode == 0x71:  # BINPUT
                 memo[data[at + 1]] = self.top()
                 self.at = at + 2
@@ -219,10 +218,10 @@ class _Machine:
     # --- values
 
     def text(self, n: int) -> None:
-        # "replace", so that no lone surrogate, which cannot be printed, goes any further
+        # "replace" removes lone surrogates, which cannot be printed
         self.stack.append(str(self.take(n), "utf-8", "replace"))
 
-    def byte_string(self, n: int) -> None:  # of Python 2, whose str this was
+    def byte_string(self, n: int) -> None:  # str of Python 2
         self.stack.append(str(self.take(n), "latin-1"))
 
     def big(self, n: int) -> None:
@@ -245,7 +244,7 @@ class _Machine:
     @staticmethod
     def checked(module: Any, name: Any) -> Global:
         if not isinstance(module, str) or not isinstance(name, str) or len(module) + len(name) > LONGEST_NAME:
-            raise UnsafeCheckpoint("it names something by what is no name")
+            raise UnsafeCheckpoint("it uses something that is not a name as a name")
         return Global(module, name)
 
     def stack_global(self) -> None:
@@ -258,7 +257,7 @@ class _Machine:
             raise IndexError
         stack[-n:] = [tuple(stack[-n:])]
 
-    # --- putting things into others
+    # --- adding items
 
     def into(self, values: List[Any]) -> None:
         target = self.top()
@@ -309,7 +308,7 @@ class _Machine:
 
     def protocol(self) -> None:
         if self.byte() > 5:
-            raise Damaged("the pickle is of a protocol that there is not")
+            raise Damaged("the pickle has an unknown protocol")
 
 
 def _pair_up(values: List[Any]) -> DictNode:
@@ -327,7 +326,7 @@ def _push(make: Callable[[_Machine], Any]) -> _Run:
 
 _OPCODES: Dict[str, _Run] = {
     "\x80": _Machine.protocol,
-    "\x95": lambda m: m.take(8) and None,  # FRAME: how much comes, of no use here
+    "\x95": lambda m: m.take(8) and None,  # FRAME: length, not needed
     "(": _Machine.mark,
     "0": _Machine.pop,
     "1": _Machine.since_mark,
@@ -344,7 +343,7 @@ _OPCODES: Dict[str, _Run] = {
     "\x8d": lambda m: m.text(m.number(8)),
     "T": lambda m: m.byte_string(m.number(4)),
     "U": lambda m: m.byte_string(m.byte()),
-    "S": _push(lambda m: m.line()),  # of protocol 0, which is refused, but better for what comes next
+    "S": _push(lambda m: m.line()),  # protocol 0, which is refused, but with the message of a later opcode
     "B": _push(lambda m: m.take(m.number(4))),
     "C": _push(lambda m: m.take(m.byte())),
     "\x8e": _push(lambda m: m.take(m.number(8))),
@@ -377,4 +376,4 @@ _OPCODES: Dict[str, _Run] = {
 }
 
 _TABLE: List[Optional[_Run]] = [_OPCODES.get(chr(code)) for code in range(256)]
-_KNOWN_ELSEWHERE = {*b"2FILVPgpio\x82\x83\x84\x92\x97\x98"}  # of protocols 0 and 1, and what calls or shares
+_KNOWN_ELSEWHERE = {*b"2FILVPgpio\x82\x83\x84\x92\x97\x98"}  # protocols 0 and 1, and opcodes that call or share

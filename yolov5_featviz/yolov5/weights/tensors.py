@@ -1,4 +1,4 @@
-"""Tensors: the calls by which torch rebuilds them, checked against the storages that the file holds."""
+"""Check the calls with which torch rebuilds tensors, against the storages in the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from yolov5_featviz.errors import UnsafeCheckpoint
 from yolov5_featviz.yolov5.weights.parse import Call, DictNode, Persistent, describe_node, identity
 from yolov5_featviz.yolov5.weights.values import check_plain, dtype_named, int_tuple, is_int, name_of, refuse
 
-EXPANDED = 1 << 24  # elements that views of the file's storages may have beyond what these hold, all together
+EXPANDED = 1 << 24  # elements that all views may have in total beyond the file's storages
 _TYPES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -35,13 +35,13 @@ CALLS = _VIEWS | _PARAMETERS | {_TYPED}
 
 
 class StorageKey(NamedTuple):
-    """A storage of the file.
+    """Storage in the file.
 
     Attributes:
         key: its name in the file.
-        dtype: of its elements.
-        length: how many.
-        location: where it was, such as ``cuda:0``.
+        dtype: dtype of its elements.
+        length: number of elements.
+        location: original device, such as ``cuda:0``.
     """
 
     key: str
@@ -51,7 +51,7 @@ class StorageKey(NamedTuple):
 
 
 class View(NamedTuple):
-    """A tensor: a view of a storage."""
+    """Tensor as a view of a storage."""
 
     storage: StorageKey
     dtype: torch.dtype
@@ -63,10 +63,10 @@ class View(NamedTuple):
 
 
 def storage_of(node: Any) -> StorageKey:
-    """The storage that a persistent id means.
+    """Return the storage that a persistent id refers to.
 
     Raises:
-        UnsafeCheckpoint: it means none.
+        UnsafeCheckpoint: it does not refer to a storage.
     """
     value = node.value if isinstance(node, Persistent) else None
     if not isinstance(value, tuple) or len(value) not in (5, 6) or value[0] != "storage":
@@ -85,21 +85,21 @@ def storage_of(node: Any) -> StorageKey:
 
 
 class Tensors:
-    """Checks tensors, and keeps what they are views of.
+    """Checker of tensors that collects their views and storages.
 
     Attributes:
-        views: each checked call's view, by the node's :func:`identity`.
-        storages: all storages, by their key.
+        views: view of each checked call, by the node's :func:`identity`.
+        storages: all storages by key.
     """
 
     def __init__(self) -> None:
         self.views: Dict[int, View] = {}
         self.storages: Dict[str, StorageKey] = {}
         self._elements = 0
-        self._inner: List[Call] = []  # keeps them, since views are known by identity
+        self._inner: List[Call] = []  # keeps nodes alive, since views are stored by identity
 
     def check(self, node: Call) -> View:
-        """Check a call of one of :data:`CALLS`; return what it means."""
+        """Check a call of one of :data:`CALLS` and return its view."""
         if identity(node) in self.views:
             return self.views[identity(node)]
         if node.new or node.items or node.pairs or not isinstance(node.args, tuple) or node.state is not None:
@@ -115,7 +115,7 @@ class Tensors:
         return view
 
     def finish(self) -> None:
-        """Raise UnsafeCheckpoint if the views, written out, were far larger than the storages."""
+        """Raise UnsafeCheckpoint if the views in total are far larger than the storages."""
         held = sum(storage.length for storage in self.storages.values())
         if self._elements > 4 * held + EXPANDED:
             raise UnsafeCheckpoint(f"its tensors have {self._elements:,} elements over storages of {held:,}")
@@ -150,7 +150,7 @@ class Tensors:
             raise UnsafeCheckpoint(f"a tensor of {list(size)} reaches beyond its storage of {storage.length} elements")
         other = self.storages.setdefault(storage.key, storage)
         if (other.dtype, other.length) != (storage.dtype, storage.length):
-            raise UnsafeCheckpoint(f"the storage {storage.key!r:.40} is said to be two things")
+            raise UnsafeCheckpoint(f"the storage {storage.key!r:.40} is declared twice, differently")
         self._elements += count
         return View(storage, dtype, offset, tuple(size), tuple(stride), grad, False)
 
@@ -178,7 +178,7 @@ class Tensors:
 
 
 def _plain_size(node: Any) -> Any:
-    """A size that is written as ``torch.Size`` or as a tuple, as a tuple."""
+    """Return a size written as ``torch.Size`` or as a tuple, as a tuple."""
     if isinstance(node, Call) and name_of(node.function) == ("torch", "Size") and not node.new:
         return node.args[0] if isinstance(node.args, tuple) and len(node.args) == 1 else None
     return node
@@ -192,18 +192,18 @@ def no_hooks(node: Any) -> None:
     if not empty:
         inside = node.pairs[0][1] if isinstance(node, (Call, DictNode)) and node.pairs else node
         raise UnsafeCheckpoint(
-            f"it hangs {describe_node(inside)} on a tensor or module as a hook, which no checkpoint needs"
+            f"it attaches {describe_node(inside)} to a tensor or module as a hook, which no checkpoint needs"
         )
 
 
 @lru_cache(maxsize=None)
 def width(dtype: torch.dtype) -> int:
-    """Bytes of an element."""
+    """Return the bytes per element."""
     return torch.empty((), dtype=dtype).element_size()
 
 
 def rebuild(view: View, base: torch.Tensor) -> torch.Tensor:
-    """A tensor over the storage of ``base``, which holds all of the storage's elements."""
+    """Create the view of the storage of ``base``, which contains all of its elements."""
     tensor = torch.empty((0,), dtype=view.dtype, device=base.device)
     tensor.set_(storage_under(base), view.offset, view.size, view.stride)
     if view.parameter:
@@ -212,5 +212,5 @@ def rebuild(view: View, base: torch.Tensor) -> torch.Tensor:
 
 
 def storage_under(tensor: Any) -> Any:
-    """The storage of a tensor, of the kind that this torch's ``set_`` takes."""
+    """Return a tensor's storage in the type that this torch version's ``set_`` accepts."""
     return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()

@@ -1,8 +1,8 @@
-"""The plain values that a checkpoint may hold beside modules: how each is recognised in a parsed pickle, and built.
+"""Plain values that a checkpoint may contain besides modules: checks and builders.
 
-Each kind of call has two functions that stand side by side: one that checks the node's arguments and
-runs nothing, and one that builds the value from arguments that have passed. What a stream says about a
-type (a dtype's flags, an array's strides) is compared with what numpy itself would write, never handed on.
+Each kind of call has a function that checks the node's arguments without running anything, and one that
+builds the value from checked arguments. Type details in the stream (a dtype's flags, an array's strides)
+are compared with what numpy would write, and never used.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _FACTORIES: Dict[Tuple[str, str], Any] = {
 
 
 class Kind(NamedTuple):
-    """One kind of call.
+    """Kind of call.
 
     Attributes:
         check: called with the node and a function that checks a child as a value; raises UnsafeCheckpoint.
         build: called with the node and a function that builds a child.
-        new: whether it is made without a constructor (NEWOBJ).
-        takes: what may be put in beside the arguments, of ``state``, ``items`` and ``pairs``.
+        new: whether it is created without a constructor (NEWOBJ).
+        takes: which of ``state``, ``items`` and ``pairs`` it accepts besides arguments.
     """
 
     check: Callable[[Call, Callable[[Any], None]], None]
@@ -49,12 +49,12 @@ def refuse(what: str, node: Any) -> UnsafeCheckpoint:
 
 
 def name_of(node: Any) -> Optional[Tuple[str, str]]:
-    """Module and name of a Global, None for any other node."""
+    """Return module and name of a Global; None for other nodes."""
     return node.key if isinstance(node, Global) else None
 
 
 def dtype_named(node: Any) -> Optional[torch.dtype]:
-    """The torch dtype that a Global names, if it names one."""
+    """Return the torch dtype that a Global names, if any."""
     if isinstance(node, Global) and node.key[0] == "torch":
         found = vars(torch).get(node.key[1])
         if isinstance(found, torch.dtype):
@@ -63,11 +63,11 @@ def dtype_named(node: Any) -> Optional[torch.dtype]:
 
 
 def bytes_of(node: Any) -> Optional[bytes]:
-    """Bytes, also as protocol 2 writes them (``_codecs.encode`` of a string); None for any other node."""
+    """Return bytes, also as written by protocol 2 (``_codecs.encode`` of a string); None for other nodes."""
     if isinstance(node, bytes):
         return node
     if isinstance(node, Call) and name_of(node.function) == ("builtins", "bytes") and node.args == () and not node.new:
-        return b""  # as protocol 2 writes none
+        return b""  # empty bytes in protocol 2
     if isinstance(node, Call) and name_of(node.function) == ("_codecs", "encode") and not node.new:
         args = node.args
         if isinstance(args, tuple) and len(args) == 2 and args[1] in ("latin1", "latin-1") and isinstance(args[0], str):
@@ -106,10 +106,10 @@ def _sequence(node: Call) -> Any:
 
 
 def check_keys(nodes: Iterable[Any]) -> None:
-    """Raise UnsafeCheckpoint unless nodes can be the keys of a dictionary, or in a set.
+    """Raise UnsafeCheckpoint unless nodes can be keys of a dictionary, or elements of a set.
 
-    Text and bytes have hashes that nobody can foresee. Of what has others there may be few, since many of
-    one hash would take forever.
+    Hashes of text and bytes are randomised. The number of other keys is limited, since many equal hashes
+    would take quadratic time.
     """
     others = 0
     for node in nodes:
@@ -134,7 +134,7 @@ def _check_ordered(node: Call, check: Callable[[Any], None]) -> None:
     pairs = node.args[0] if node.args else []
     _args(node, len(node.args) <= 1 and isinstance(pairs, (list, tuple)) and not pairs)
     state = node.state
-    if state is not None:  # torch hangs a state dict's version numbers on it
+    if state is not None:  # version numbers of a state dict
         keys = [key for key, _ in state.pairs] if isinstance(state, DictNode) else [None]
         if keys not in ([], ["_metadata"]):
             raise refuse("sets the state of", node)
@@ -194,12 +194,12 @@ def _check_namespace(node: Call, check: Callable[[Any], None]) -> None:
 
 
 def check_plain(node: Any) -> None:
-    """Raise UnsafeCheckpoint unless a node is a scalar, or containers of such: nothing that could be called."""
+    """Raise UnsafeCheckpoint unless a node consists of scalars and containers, without callables."""
     if isinstance(node, (list, tuple, SetNode)):
         for part in node.items if isinstance(node, SetNode) else node:
             check_plain(part)
     elif isinstance(node, DictNode):
-        if not node.plain:  # else this was checked within another
+        if not node.plain:  # not yet checked within another
             for _, value in node.pairs:
                 check_plain(value)
             node.plain = True
@@ -297,7 +297,7 @@ _CODE = re.compile(r"[?]|b1|[biu][1248]|f[248]|c(8|16)|[SU]\d{1,6}|O8?")
 
 
 def _dtype(node: Any) -> np.dtype:
-    """The dtype that a node means. Raises UnsafeCheckpoint for one that is not of numbers, text or objects."""
+    """Return a node's dtype. Raises UnsafeCheckpoint unless it is of numbers, text or objects."""
     known = isinstance(node, Call) and name_of(node.function) == ("numpy", "dtype") and isinstance(node.args, tuple)
     if not known or node.new or node.items or node.pairs or not 1 <= len(node.args) <= 3:
         raise refuse("uses as an array's type", node)
@@ -316,7 +316,7 @@ def _dtype(node: Any) -> np.dtype:
 
 
 def _written(dtype: np.dtype) -> Tuple[Any, ...]:
-    """What numpy writes as the state of a dtype, in version 3."""
+    """Return the state that numpy writes for a dtype, in version 3."""
     if dtype.kind in "SU":
         return (3, dtype.byteorder, None, None, None, dtype.itemsize, 4 if dtype.kind == "U" else 1, dtype_flags(dtype))
     return (3, dtype.byteorder, None, None, None, -1, -1, dtype_flags(dtype))
@@ -436,7 +436,7 @@ KINDS: Dict[Tuple[str, str], Kind] = {
     ("torch", "device"): _simple(torch.device, _check_device),
     ("numpy", "dtype"): Kind(_check_dtype, lambda node, build: _dtype(node), takes=("state",)),
     **{
-        (module, "_frombuffer"): Kind(_check_buffer, _build_buffer)  # as protocol 5 writes arrays
+        (module, "_frombuffer"): Kind(_check_buffer, _build_buffer)  # arrays in protocol 5
         for module in ("numpy.core.numeric", "numpy._core.numeric")
     },
     **{
@@ -453,7 +453,7 @@ _PLAIN_CALLS = {name for name in KINDS if name not in (("collections", "defaultd
 
 
 def check_call(node: Call, kind: Kind, check: Callable[[Any], None]) -> None:
-    """Check a call of one of :data:`KINDS`, with all that is put into it."""
+    """Check a call of one of :data:`KINDS`, with its state, items and pairs."""
     if node.new != kind.new or not isinstance(node.args, tuple):
         raise refuse("makes" if node.new else "calls", node.function)
     held = {"state": node.state is not None, "items": node.items, "pairs": node.pairs}
