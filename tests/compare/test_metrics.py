@@ -9,13 +9,13 @@ from helpers import feature_map
 
 import yolov5_featviz as fv
 from yolov5_featviz.arrays.boxes import Boxes
+from yolov5_featviz.arrays.cells import in_region
 from yolov5_featviz.compare.metrics import (
     channel_sparsity,
     debiased_cka,
     energy_inside,
     entropy,
     hoyer,
-    in_image,
     linear_cka,
     pointing_hit,
     same_grid,
@@ -219,9 +219,9 @@ def test_only_one_of_them_is_biased():
 
 
 def test_cells_in_the_image():
-    found = in_image((2, 4), STRIDE, (4.0, 4.1, 28.0, 16.0))
+    found = in_region((2, 4), STRIDE, (4.0, 4.1, 28.0, 16.0))
     assert found.tolist() == [[False] * 4, [True, True, True, False]]
-    found = in_image((2, 4), STRIDE, (4.1, 0.0, 28.0, 12.0))  # left and upper edges are in it, others not
+    found = in_region((2, 4), STRIDE, (4.1, 0.0, 28.0, 12.0))  # left and upper edges are in it, others not
     assert found.tolist() == [[False, True, True, False], [False] * 4]
 
 

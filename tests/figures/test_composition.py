@@ -310,7 +310,7 @@ def test_nothing_that_a_user_set_changes_a_figure():
 @pytest.mark.slow
 def test_another_process_writes_the_same_bytes(tmp_path):
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from test_compose import example\n"
+        "import sys; sys.path[:0] = ['tests/support', 'tests/figures']; from test_composition import example\n"
         f"for f in ('png', 'tif', 'pdf', 'svg'): example().save(r'{tmp_path}/fig.' + f)"
     )
     env = {**os.environ, "PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "SOURCE_DATE_EPOCH": "1"}

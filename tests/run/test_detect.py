@@ -392,7 +392,7 @@ def test_a_corrupt_image_among_good_ones(tmp_path, images):
         ((*LAYERS, "--visualize-channels", ""), "channels '' are not understood"),
         ((*LAYERS, "--visualize-channels", "60-70"), "no channel 70: this layer has channels 0 to 63"),
         ((*LAYERS, "--visualize-cmap", "virids"), "no colour map 'virids'"),
-        ((*LAYERS, "--visualize-dpi", "many"), "invalid int value: 'many'"),
+        ((*LAYERS, "--visualize-dpi", "many"), "dpi 'many' is not a whole number"),
         ((*LAYERS, "--visualize-format", "bmp"), "take one or more of png, pdf"),
         ((*LAYERS, "--visualize-norm", "z"), "take one of channel, layer"),
         ((*LAYERS, "--weights", "nope.pt"), "no weights at nope.pt"),

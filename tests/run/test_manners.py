@@ -78,7 +78,7 @@ def test_progress_is_for_terminals_and_for_the_patient(impatient, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--visualize-report maybe", "--visualize-report maybe: take on or off"),
+        ("--visualize-report maybe", "report maybe: take on or off"),
         ("--visualize-quiet --visualize-verbose", "take one of them"),
     ],
 )

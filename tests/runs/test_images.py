@@ -204,4 +204,4 @@ def test_as_a_user_would(there):
 def test_no_detections_to_draw(there, capsys):
     words = ("--model", "nets:spot", "--layers", "1", "--source", "photos", "--visualize-boxes")
     assert image(*words) == 2
-    assert "`image` knows of no detections" in capsys.readouterr().err and not (there / "runs").exists()
+    assert "`image` has no detections to draw" in capsys.readouterr().err and not (there / "runs").exists()

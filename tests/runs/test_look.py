@@ -151,7 +151,7 @@ def test_ranking_that_fell_back_says_so_everywhere():
         ("--visualize-channels top:4:best", "no ranking by 'best'"),
         ("--visualize-cmap virids", "no colour map 'virids'"),
         ("--visualize-dpi 5", "dpi 5 is out of range"),
-        ("--visualize-dpi few", "invalid int value: 'few'"),
+        ("--visualize-dpi few", "dpi 'few' is not a whole number"),
     ],
 )
 def test_flags_refused(words, says):
@@ -162,15 +162,15 @@ def test_flags_refused(words, says):
 
 def test_flags():
     words = (
-        "--visualize-layers 17 --visualize-mode heatmap,pca --visualize-channels top:9:std --visualize-norm robust "
+        "--visualize-layers 17 --visualize-mode heatmap,channels,pca --visualize-channels top:9:std --visualize-norm robust "
         "--visualize-reduce l2 --visualize-resample bicubic --visualize-cmap gray --visualize-alpha add:.25 "
         "--visualize-boxes --visualize-overlay --visualize-format pdf,svg,pdf --visualize-dpi 600 --visualize-plain"
     )
     found = options(split(words.split())[0])
-    first = ["heatmap", "pca"], "top:9:std", "robust", "l2", "bicubic", "gray", 0.25
+    first = ["heatmap", "channels", "pca"], "top:9:std", "robust", "l2", "bicubic", "gray", 0.25
     expected = Look(*first, "add", True, True, ["pdf", "svg"], 600, True)
     assert all(getattr(found, name) == getattr(expected, name) for name in vars(expected))
-    assert vars(options([]))["modes"] == ["grid"]
+    assert options([]).modes == ("grid",)
     plain = Look()
     assert all(
         getattr(options([]), name) == value or name in ("modes", "formats") for name, value in vars(plain).items()

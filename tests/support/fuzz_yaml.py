@@ -100,11 +100,11 @@ def fuzz(count, seed=0):
     found = Counter()
     before, accepted = os.getcwd(), []
 
-    def drawn(spec, command, trust=False):
+    def drawn(spec, command, trust=False, device=None):
         accepted.append(spec)
         raise figures.FeatvizError("not drawn here")
 
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(figures, "draw", drawn):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(figures, "draw_figure", drawn):
         os.chdir(folder)
         Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save("light.png")
         Path("a.pt").write_bytes(b"")

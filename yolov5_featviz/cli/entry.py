@@ -62,7 +62,8 @@ def dispatch(arguments: List[str], recorded: Sequence[str] = ()) -> int:
     name = arguments[0]
     if name not in COMMANDS and name not in ("-h", "--help"):
         kind = "flag" if name.startswith("-") else "command"
-        raise FeatvizError(f"no {kind} {printable(name, 80)!r}{near(name, COMMANDS, 'see yolov5-featviz --help')}")
+        words = near(name, [*COMMANDS, "--help", "--version"], "see yolov5-featviz --help")
+        raise FeatvizError(f"no {kind} {printable(name, 80)!r}{words}")
     if name == "run" and arguments[1:] not in (["-h"], ["--help"]):
         if len(arguments) == 1 or arguments[1].startswith("-"):
             raise FeatvizError("run: give a script first, such as: yolov5-featviz run detect.py --weights best.pt")
