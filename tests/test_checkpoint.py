@@ -23,6 +23,7 @@ from conftest import ROOT, WEIGHTS, files_below, independent_hooks, run, torch_l
 from torch import nn
 
 import yolov5_featviz as fv
+from yolov5_featviz.cli import main
 from yolov5_featviz.errors import UnsafeCheckpoint
 from yolov5_featviz.yolov5.checkpoint import load_checkpoint
 from yolov5_featviz.yolov5.source import find_source
@@ -260,17 +261,22 @@ def test_trust_opens_the_door(tmp_path, monkeypatch):
     assert (tmp_path / "canary").exists()
 
 
-def test_the_command_line_refuses_and_writes_nothing(tmp_path, images):
-    for legacy in (False, True):
-        evil = save(Reduces(os.system, CANARY), tmp_path / "evil.pt", legacy)
-        for layers in ((), ("--visualize-layers", "17")):
-            done = run("--weights", evil, "--source", images, *layers, cwd=tmp_path, check=2)
-            errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-            assert len(errors) == 1 and "posix.system" in errors[0]
-            assert "Traceback" not in done.stderr + done.stdout
-            assert not (tmp_path / "canary").exists()
-    done = run("-m", "yolov5_featviz", "layers", "--weights", evil, cwd=tmp_path, script=None, check=2)
-    assert "posix.system" in done.stderr and not (tmp_path / "canary").exists()
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_the_command_line_refuses_and_writes_nothing(legacy, tmp_path, images):
+    """With layers to draw, where it is read before the script runs, and without, where the script reads it."""
+    evil = save(Reduces(os.system, CANARY), tmp_path / "evil.pt", legacy)
+    layers = ("--visualize-layers", "17") if legacy else ()
+    done = run("--weights", evil, "--source", images, *layers, cwd=tmp_path, check=2)
+    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1 and "posix.system" in errors[0]
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (tmp_path / "canary").exists()
+
+
+def test_the_table_of_layers_is_refused_too(tmp_path, capsys):
+    evil = save(Reduces(os.system, CANARY), tmp_path / "evil.pt")
+    assert main(["layers", "--weights", str(evil)]) == 2
+    assert "posix.system" in capsys.readouterr().err and not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

@@ -16,6 +16,8 @@ import torch
 from conftest import ROOT, WEIGHTS, files_below, independent_hooks, run
 from PIL import Image
 
+from yolov5_featviz.cli import launch
+
 LAYERS = ("--visualize-layers", "17,20,23")
 PICTURES = [f"stage{i}_C3_features.png" for i in (17, 20, 23)]
 RUN = "runs/detect/exp"
@@ -406,20 +408,38 @@ def test_a_corrupt_image_among_good_ones(tmp_path, images):
         ((*LAYERS, "--visualize-dir", "text.pt/x"), "cannot write into text.pt/x"),
     ],
 )
-def test_bad_input(flags, says, tmp_path):
-    for folder in ("empty", "broken"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "broken" / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
-    (tmp_path / "half.pt").write_bytes(WEIGHTS.read_bytes()[:1_000_000])
-    for name in ("text.pt", "best.onnx", "best.engine"):
-        (tmp_path / name).write_text("text")
-    before = files_below(tmp_path)
-    weights = () if "--weights" in flags else ("--weights", WEIGHTS)
-    done = run(*weights, *flags, cwd=tmp_path, check=2)
-    errors = [line for line in done.stderr.splitlines() if not line.startswith("yolov5-featviz: 0")]
-    assert len(errors) == 1 and says in errors[0], done.stderr
-    assert done.stdout == ""
+def test_bad_input(flags, says, tmp_path, monkeypatch, capfd):
+    """In this process, since Python takes seconds to start; :func:`test_bad_input_of_the_program` is the real thing."""
+    before = bad_files(tmp_path)
+    weights = () if "--weights" in flags else ("--weights", str(WEIGHTS))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["detect.py", *weights, *flags])
+    assert launch(ROOT) == 2
+    refused(*capfd.readouterr(), says)
     assert files_below(tmp_path) == before and not (tmp_path / "runs").exists()
+
+
+def test_bad_input_of_the_program(tmp_path):
+    before = bad_files(tmp_path)
+    done = run("--weights", WEIGHTS, "--visualize-layers", "99", cwd=tmp_path, check=2)
+    refused(done.stdout, done.stderr, "no layer 99: this model has layers 0 to 24")
+    assert files_below(tmp_path) == before and not (tmp_path / "runs").exists()
+
+
+def bad_files(folder):
+    for name in ("empty", "broken"):
+        (folder / name).mkdir()
+    (folder / "broken" / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    (folder / "half.pt").write_bytes(WEIGHTS.read_bytes()[:1_000_000])
+    for name in ("text.pt", "best.onnx", "best.engine"):
+        (folder / name).write_text("text")
+    return files_below(folder)
+
+
+def refused(out, err, says):
+    errors = [line for line in err.splitlines() if not line.startswith("yolov5-featviz: 0")]
+    assert len(errors) == 1 and says in errors[0], err
+    assert out == ""
 
 
 def test_no_yolov5_at_all(tmp_path):

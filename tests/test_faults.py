@@ -95,7 +95,15 @@ def test_an_interrupt_while_torch_is_imported(words, tmp_path):
     assert (process.returncode, out, errors) == (130, "", "yolov5-featviz: interrupted\n")
 
 
-def test_handlers_are_put_back_and_those_of_others_left_alone():
+@pytest.fixture
+def interruptible():
+    """As in a terminal: where SIGINT is ignored, as in a background job, so it stays."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_handlers_are_put_back_and_those_of_others_left_alone(interruptible):
     def mine(number, frame):
         raise AssertionError
 
@@ -125,7 +133,7 @@ def test_handlers_are_put_back_and_those_of_others_left_alone():
         signal.signal(signal.SIGHUP, before[1])
 
 
-def test_a_script_that_takes_the_signal_for_an_interrupt(capsys):
+def test_a_script_that_takes_the_signal_for_an_interrupt(interruptible, capsys):
     """It ends by itself; the shell still learns why."""
 
     def command():

@@ -38,6 +38,7 @@ from yolov5_featviz.layers import (
     LayerSpec,
     index_layers,
     is_inside,
+    module_at,
     select_layers,
     unhookable,
 )
@@ -177,7 +178,7 @@ class Capture:
         frame: Optional[int] = None,
     ) -> None:
         self._index, self._given = index, Input(input_size)
-        self._reshape, self._frame, self._patch = reshape, frame, patch_size(index.root)
+        self._reshape, self._frame = reshape, frame
         self._outputs: Dict[str, List[_Levels]] = {}
         self._stack = ExitStack()
         self._hooks = Hooks()
@@ -206,14 +207,15 @@ class Capture:
             stack.enter_context(_entered(self._hooks))
             stack.enter_context(_uncompiled())
             for root in (self._index.root, *self._index.copies):
-                modules = dict(root.named_modules())
-                for path in ["", *(layer.path for layer in self._index.layers)]:
-                    if path in modules and unhookable(modules[path]) is None:
+                for path in ["", *self._watched()]:
+                    module = module_at(root, path)
+                    if module is not None and unhookable(module) is None:
                         before, after = partial(self._begin, path), partial(self._end, path)
-                        self._hooks.add(modules[path], self._guarded(before), self._guarded(after))
+                        self._hooks.add(module, self._guarded(before), self._guarded(after))
                 for layer in self.layers:
-                    if layer.path in modules:
-                        self._hooks.add(modules[layer.path], after=self._guarded(partial(self._keep, layer)))
+                    module = module_at(root, layer.path)
+                    if module is not None:
+                        self._hooks.add(module, after=self._guarded(partial(self._keep, layer)))
             self._stack = stack.pop_all()
         return self
 
@@ -233,6 +235,13 @@ class Capture:
                     reason = self._elsewhere
             if reason is not None:
                 self._skip(layer, reason)
+
+    def _watched(self) -> List[str]:
+        """The layers in which a pass may begin: all, or if the size of the input is known, those that matter."""
+        paths = [layer.path for layer in self._index.layers]
+        if self._source is None:
+            return paths
+        return [path for path in paths if any(is_inside(layer.path, path) for layer in self.layers)]
 
     def _skip(self, layer: Layer, reason: str) -> None:
         if not layer.optional:
@@ -338,7 +347,8 @@ class Capture:
         odd = without_values(tensor)
         if odd:
             raise FeatvizError(odd)
-        maps = to_maps(tensor.detach(), module, self._given, self._patch, self._reshape, self._frame)
+        patch = patch_size(self._index.root) if tensor.dim() < 4 else None  # tokens, in a batch or not
+        maps = to_maps(tensor.detach(), module, self._given, patch, self._reshape, self._frame)
         odd = without_values(maps)  # the user's reshape may have made anything
         if odd:
             raise FeatvizError(odd)

@@ -181,21 +181,24 @@ class Gallery:
 
     def _save(self, files: Iterable[Tuple[str, bytes]], folder: Path, part: str) -> None:
         whole = True
-        below = Path(os.path.relpath(folder, self._home)) / part
+
+        def below() -> Path:
+            return Path(os.path.relpath(folder, self._home)) / part
+
         try:
             for name, content in files:
                 try:
                     write(folder / part / name, content)
                 except OSError as error:
                     whole = False
-                    self.failures.add(str(below / name), error)
+                    self.failures.add(str(below() / name), error)
                 else:
                     self._filled[folder] = self._filled.get(folder, 0) + 1
                     if self.say > 0:
                         self.tell(f"wrote {folder / part / name}")
         except Exception as error:
             whole = False
-            self.failures.add(f"{below}/", error)
+            self.failures.add(f"{below()}/", error)
         self._drawn += whole
 
     def _tell_report(self, name: str, *arguments: Any) -> None:

@@ -225,6 +225,14 @@ def is_inside(path: str, other: str) -> bool:
     return not other or f"{path}.".startswith(f"{other}.")
 
 
+def module_at(root: nn.Module, path: str) -> Optional[nn.Module]:
+    """The module at ``path`` below ``root``, or None; the root's path is empty."""
+    found: Optional[nn.Module] = root
+    for name in path.split(".") if path else ():
+        found = None if found is None else found._modules.get(name)
+    return found
+
+
 def unhookable(module: nn.Module, title: str = "") -> Optional[str]:
     """Why no forward hook can be set on ``module``; None if one can."""
     if isinstance(module, torch.jit.ScriptModule):

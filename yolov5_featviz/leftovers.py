@@ -121,7 +121,13 @@ def _is_alive(pid: int, start: int) -> bool:
 
 
 def _owner() -> str:
-    return f"{_place()}-{os.getpid()}-{_start(os.getpid())}"
+    return _named(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _named(pid: int) -> str:
+    """This process, which a fork of it is not."""
+    return f"{_place()}-{pid}-{_start(pid)}"
 
 
 def _uid() -> int:

@@ -107,7 +107,9 @@ class Picture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", printable(self.title))
-        object.__setattr__(self, "texts", [text._replace(text=printable(text.text)) for text in self.texts])
+        clean = ((text, printable(text.text)) for text in self.texts)
+        texts = [text if words is text.text else text._replace(text=words) for text, words in clean]
+        object.__setattr__(self, "texts", texts)
 
     @property
     def repeated(self) -> Repeated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 from typing import Any
 
 LONGEST = 255  # bytes of a file name on every common file system
@@ -15,8 +16,11 @@ def printable(text: Any, longest: int = 10_000) -> str:
     words = str(text)
     if len(words) > longest:
         words = f"{words[: longest - 1]}…"
-    if words.isascii() and words.isprintable():
-        return words
+    return words if words.isascii() and words.isprintable() else _cleaned(words)
+
+
+@lru_cache(maxsize=256)
+def _cleaned(words: str) -> str:
     return "".join(c if c in _ALLOWED or unicodedata.category(c) not in _INVISIBLE else "\ufffd" for c in words)
 
 

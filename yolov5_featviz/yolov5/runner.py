@@ -181,6 +181,7 @@ class _Artist:
         about.append(f"yolov5-featviz {__version__}")  # no folders, since the page may go to others
         self.gallery = Gallery(options, log, options.report, " · ".join(about), options.say)
         self._home: Optional[Path] = Path(options.folder) if options.folder else None
+        self._common: Dict[Tuple[str, ...], Dict[str, Any]] = {}
 
     def begin(self) -> None:
         """Find out where the pictures go, while the script's functions are running."""
@@ -219,7 +220,10 @@ class _Artist:
     def _made(self, weights: Sequence[str], image: str, frame: Optional[int], epoch: Optional[int]) -> Dict[str, Any]:
         """What the files of an image tell; in the background, since it needs hashes."""
         place = {name: n for name, n in (("frame", frame), ("epoch", epoch)) if n is not None}
-        return {**made(self.command, weights, yolov5=self._release), "image": identity(image, **place)}
+        known = tuple(weights)
+        if epoch is not None or known not in self._common:  # a training changes its checkpoints
+            self._common[known] = made(self.command, weights, yolov5=self._release)
+        return {**self._common[known], "image": identity(image, **place)}
 
 
 def _run_folder(script: str, source: Source) -> Optional[Path]:
