@@ -162,7 +162,8 @@ def test_flags_refused(words, says):
 
 def test_flags():
     words = (
-        "--visualize-layers 17 --visualize-mode heatmap,channels,pca --visualize-channels top:9:std --visualize-norm robust "
+        "--visualize-layers 17 --visualize-mode heatmap,channels,pca --visualize-channels top:9:std "
+        "--visualize-norm robust "
         "--visualize-reduce l2 --visualize-resample bicubic --visualize-cmap gray --visualize-alpha add:.25 "
         "--visualize-boxes --visualize-overlay --visualize-format pdf,svg,pdf --visualize-dpi 600 --visualize-plain"
     )
