@@ -45,6 +45,8 @@ def as_rgb(image: Any) -> np.ndarray:
 
 
 def _read(path: Union[str, Path]) -> np.ndarray:
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # reading it may never end
+        raise FeatvizError(f"cannot read the image {printable(path)}: it is a pipe or device")
     try:
         with _open(path) as file:
             return _from_pillow(file)
