@@ -290,6 +290,7 @@ def test_images_from_arrays(original):
     ("image", "says"),
     [
         ("nowhere.jpg", "no image nowhere.jpg"),
+        ("/dev/zero", "cannot read the image /dev/zero: it is a pipe or device"),
         (__file__, "cannot read the image"),
         (np.zeros((5, 5, 7)), r"array of shape \[5, 5, 7\]"),
         (np.zeros((0, 4, 3)), r"array of shape"),

@@ -254,11 +254,14 @@ FEW = """
 import copy, cv2
 outputs = []
 trial = copy.deepcopy(model).eval()
-for head in trial.model[-1].m:
+def heads(model):  # v1.0 keeps them among the layers
+    detect = model.model[-1]
+    return getattr(detect, "m", None) or [model.model[i % detect.i] for i in detect.f]
+for head in heads(trial):
     head.register_forward_hook(lambda module, args, output: outputs.append(output.detach()))
 image = cv2.imread(sys.argv[4])[:640, :640]
 trial(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()).float() / 255)
-for head, output in zip(model.model[-1].m, outputs):
+for head, output in zip(heads(model), outputs):
     objectness = output[0].view(3, -1, *output.shape[2:])[:, 4].flatten(1)
     scale = 2 / objectness.std(1)
     weight, bias = head.weight.data.view(3, -1, head.in_channels), head.bias.data.view(3, -1)

@@ -35,6 +35,8 @@ def as_rgb(image: Any) -> np.ndarray:
     from PIL import Image, ImageOps
 
     if isinstance(image, (str, Path)):
+        if os.path.exists(image) and not os.path.isfile(image) and not os.path.isdir(image):  # reading may never end
+            raise FeatvizError(f"cannot read the image {printable(image)}: it is a pipe or device")
         try:
             with _open(image) as file:
                 return as_rgb(file)
