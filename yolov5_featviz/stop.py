@@ -152,6 +152,20 @@ def _is_ours() -> bool:
     return Path(file).name in ("yolov5-featviz", "yolov5-featviz.exe") or os.path.realpath(file) == str(launcher)
 
 
+@contextmanager
+def starting() -> Iterator[None]:
+    """In a program of ours, end at once on Ctrl-C within the block, in which torch is imported: nothing is lost."""
+    ours = threading.current_thread() is threading.main_thread() and _is_ours()
+    if not ours or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _early)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def watch_start() -> None:
     """In our own programs, make Ctrl-C exit with one line during the import of torch, which takes seconds."""
     if (

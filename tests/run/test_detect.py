@@ -165,7 +165,7 @@ def spy(self, patches, *loaded):
     attach(self, patches, *loaded)
     seen.append([sorted(k for k in vars(w) if vars(w)[k] is not b.get(k)) for w, b in zip(watched, before)])
 runner.Watcher.attach = spy
-code = runner.run("detect.py", ["--weights", sys.argv[1]], artist.Options(layers="17", trust=True))
+code = runner.run("detect.py", ["--weights", sys.argv[1]], artist.RunOptions(layers="17", trust=True))
 assert code == 0
 print(seen[-1])
 assert [dict(vars(w)) for w in watched] == before
@@ -336,7 +336,7 @@ def test_odd_files_and_names(tmp_path, images):
     flags += ("--visualize-format", "png,npy", "--project", "out")
     done = run("--weights", WEIGHTS, *flags, cwd=tmp_path, check=1, env={"PYTHONIOENCODING": "utf-8:surrogateescape"})
     told = [line for line in done.stderr.splitlines() if "skipped" in line]
-    assert [Path(line.split(": ")[1].split(",")[0].split(" ")[-1]).name for line in told] == [
+    assert [Path(line.split(": ")[1].split(";")[0].split(",")[0].split(" ")[-1]).name for line in told] == [
         "broken.jpg",
         "folder.jpg",
         "narrow.png",

@@ -1,5 +1,6 @@
 """What `python -m build` makes: a wheel that does the main job where nothing else of ours is installed."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -52,15 +53,15 @@ def test_the_wheel_does_the_main_job(dist, images, tmp_path):
         [bin / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
     ).strip()
     (Path(site) / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")  # whose own .pth files are not read
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = ["--weights", WEIGHTS, "--source", images, "--imgsz", "320", "--visualize-layers", "17,20,23"]
-    done = subprocess.run(
-        [bin / "yolov5-featviz", "run", "detect.py", *map(str, words)], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = [bin / "yolov5-featviz", "run", "detect.py", *map(str, words)]
+    done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     pictures = [name for name in files_below(tmp_path / "runs") if name.endswith("_features.png")]
     assert len(pictures) == 6 and (tmp_path / "runs/detect/exp/index.html").is_file()
     where = [bin / "python", "-c", "import yolov5_featviz; print(yolov5_featviz.__file__)"]
-    assert subprocess.check_output(where, cwd=tmp_path, text=True).startswith(str(tmp_path / "env"))
+    assert subprocess.check_output(where, cwd=tmp_path, env=alone, text=True).startswith(str(tmp_path / "env"))
 
 
 def test_it_asks_for_what_it_needs(dist):

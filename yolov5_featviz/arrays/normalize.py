@@ -16,12 +16,15 @@ class Norm(NamedTuple):
 
     ``apply`` takes the channels ``[n, H, W]`` and the layer they were chosen from ``[C, H, W]``, both
     float32, and returns what :func:`normalize` returns. For captions, ``scope`` is what the two ends
-    of the scale apply to, and ``ends`` their names where the limits alone are not clear.
+    of the scale apply to, ``alone`` the same for a single map (None: as ``scope``), and ``ends`` their
+    names where the limits alone are not clear. ``absolute``: the scale does not depend on the values.
     """
 
     apply: Callable[[np.ndarray, np.ndarray], Tuple[np.ndarray, np.ndarray]]
     scope: str
     ends: Optional[Tuple[str, str]] = None
+    alone: Optional[str] = None
+    absolute: bool = False
 
 
 def normalize(
@@ -157,13 +160,13 @@ def _low_byte(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]
 
 
 NORMS: Dict[str, Norm] = {
-    "channel": Norm(_by_channel, "of each channel on its own", ("min", "max")),
+    "channel": Norm(_by_channel, "of each channel on its own", ("min", "max"), ""),
     "layer": Norm(_by_layer, "of the layer"),
-    "robust": Norm(_robust, "of each channel on its own", ("1st", "99th percentile")),
-    "zero": Norm(_from_zero, "of each channel on its own", ("0", "max")),
+    "robust": Norm(_robust, "of each channel on its own", ("1st", "99th percentile"), "1st to 99th percentile"),
+    "zero": Norm(_from_zero, "of each channel on its own", ("0", "max"), ""),
     "signed": Norm(_signed, "of each channel on its own", ("-max", "max")),
     "signed-robust": Norm(_signed_robust, "of each channel on its own", ("-99th", "99th percentile")),
-    "sigmoid": Norm(_sigmoid, "sigmoid of the value", ("0", "1")),
-    "none": Norm(_as_they_are, "values as they are"),
-    "byte": Norm(_low_byte, "low byte of 255 × value", ("0", "255")),
+    "sigmoid": Norm(_sigmoid, "sigmoid of the value", ("0", "1"), absolute=True),
+    "none": Norm(_as_they_are, "values as they are", absolute=True),
+    "byte": Norm(_low_byte, "low byte of 255 × value", ("0", "255"), absolute=True),
 }

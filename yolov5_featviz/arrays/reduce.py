@@ -13,10 +13,11 @@ BLOCK = 1 << 14  # cells converted to float64 at a time
 
 
 class Reduction(NamedTuple):
-    """A reduction of channels ``[n, H, W]`` to one map ``[H, W]``, and its default norm."""
+    """A reduction of channels ``[n, H, W]`` to one map ``[H, W]``, its default norm, and what captions call it."""
 
     apply: Callable[[np.ndarray], np.ndarray]
     norm: str
+    words: str = ""
 
 
 def reduce_channels(x: np.ndarray, how: str = "mean") -> np.ndarray:
@@ -61,8 +62,8 @@ REDUCTIONS: Dict[str, Reduction] = {
     "mean": Reduction(lambda x: x.mean(axis=0), "zero"),
     "sum": Reduction(lambda x: x.sum(axis=0), "channel"),
     "max": Reduction(lambda x: x.max(axis=0), "channel"),
-    "select-max": Reduction(_select_max, "channel"),
-    "l2": Reduction(lambda x: np.sqrt(np.square(x).sum(axis=0)), "zero"),
+    "select-max": Reduction(_select_max, "channel", "strongest channel"),
+    "l2": Reduction(lambda x: np.sqrt(np.square(x).sum(axis=0)), "zero", "L2 norm of channels"),
     "std": Reduction(lambda x: x.std(axis=0), "zero"),
 }
 

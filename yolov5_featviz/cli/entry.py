@@ -19,6 +19,8 @@ from yolov5_featviz.version import __version__
 
 COMMANDS = {module.NAME: module for module in (run, layers, image, figure, compare, patch, info, redo)}
 
+WITHOUT_TORCH = ("patch", "info")
+
 
 def parser() -> Parser:
     """Build the parser of the whole command line, with a sub-parser for each command."""
@@ -68,7 +70,10 @@ def dispatch(arguments: List[str], recorded: Sequence[str] = ()) -> int:
         if len(arguments) == 1 or arguments[1].startswith("-"):
             raise FeatvizError("run: give a script first, such as: yolov5-featviz run detect.py --weights best.pt")
         return run.run_script(arguments[1], arguments[2:], command=recorded)
-    o = parser().parse_args(arguments, argparse.Namespace(again=_again))
+    o = parser().parse_args(arguments, argparse.Namespace(again=_again, strict=not recorded))
+    if name not in WITHOUT_TORCH:
+        with stop.starting():
+            import torch  # noqa: F401
     code: int = o.execute(o, recorded or arguments)
     return code
 

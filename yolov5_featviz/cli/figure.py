@@ -21,7 +21,7 @@ examples:
 """
 FLAGS = (
     Flag("output", "outputs", "overrides the outputs in the YAML: pdf, svg, png, tif", "FILE", nargs="+"),
-    Flag("dpi", "dpi", "overrides the dpi in the YAML", "DPI", flags.whole("dpi", low=-9999)),
+    Flag("dpi", "dpi", "overrides the dpi in the YAML", "DPI", flags.whole("dpi", low=None)),
     flags.DEVICE,
     flags.TRUST,
 )

@@ -51,7 +51,7 @@ class Flag(NamedTuple):
         return f"flag_{self.name.replace('-', '_')}"
 
 
-def whole(what: str, low: int = 1) -> Callable[[str], int]:
+def whole(what: str, low: Optional[int] = 1) -> Callable[[str], int]:
     """Return a converter to integers of at least ``low``."""
 
     def read(text: str) -> int:
@@ -59,7 +59,7 @@ def whole(what: str, low: int = 1) -> Callable[[str], int]:
             number = int(text)
         except ValueError:
             raise FeatvizError(f"{what} {text!r} is not a whole number") from None
-        if number < low:
+        if low is not None and number < low:
             raise FeatvizError(f"{what} {number}: take {low} or more")
         return number
 
@@ -175,7 +175,7 @@ LOOK = (
     ),
     Flag("merge", "merge", "for cam: one map for all layers", modes=("cam",)),
     Flag("format", "formats", f"comma list of {listed([*FORMATS, 'npy'], 'png')}", "FORMATS", words),
-    Flag("dpi", "dpi", "pixels per inch; default 300", "DPI", whole("dpi", low=-9999)),
+    Flag("dpi", "dpi", "pixels per inch; default 300", "DPI", whole("dpi", low=None)),
     Flag("plain", "plain", "no captions, only pixels"),
 )
 REPORT = (

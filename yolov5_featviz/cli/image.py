@@ -72,7 +72,8 @@ def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
     from yolov5_featviz.runs.provenance import run_record
 
     look = Look(**look_fields)
-    flags.check_modes(o, DRAWN, look, reported["report"])
+    if o.strict:
+        flags.check_modes(o, DRAWN, look, reported["report"])
     zoo = zoo_model(options["model"], options["weights"], options["imgsz"], options["trust"], reported["say"] < 0)
     about = run_record(command, [options["weights"]] if options["weights"] == zoo.weights else [])
     return run_images(

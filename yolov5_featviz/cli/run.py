@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
+from yolov5_featviz import stop
 from yolov5_featviz.cli import flags
 from yolov5_featviz.cli.parser import Parser, add_run_flags, run_flags, split
 from yolov5_featviz.console import out
@@ -34,7 +35,7 @@ def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
     raise FeatvizError("give the script first: yolov5-featviz run detect.py ...")
 
 
-def options(ours: List[str]) -> Any:
+def options(ours: List[str], strict: bool = True) -> Any:
     """Parse our flags into :class:`yolov5_featviz.yolov5.script.artist.RunOptions`, checked without loading a model.
 
     Raises:
@@ -44,10 +45,8 @@ def options(ours: List[str]) -> Any:
 
     o = run_flags().parse_args(ours)
     found = RunOptions(**{**flags.given(o, flags.RUN, flags.PREFIX), **flags.given(o, flags.OWN_NAMES)})
-    idle = [word.split("=", 1)[0] for word in ours if word.startswith(flags.PREFIX)]
-    if found.layers is None and idle:
-        raise FeatvizError(f"{idle[0]} does nothing without --visualize-layers: name some, such as 17,20,23")
-    flags.check_modes(o, flags.RUN, found, found.report, flags.PREFIX)
+    if strict:
+        flags.check_modes(o, flags.RUN, found, found.report, flags.PREFIX)
     return found
 
 
@@ -62,7 +61,10 @@ def run_script(
     ours, rest = split(arguments)
     if "-h" in rest or "--help" in rest:
         out(run_flags().format_help())
-    run_options = options(ours)
-    from yolov5_featviz.yolov5.script import runner
-
-    return runner.run(script, rest, run_options, weights_folder, here, command or ["run", script, *arguments])
+    with stop.starting():
+        from yolov5_featviz.yolov5.script import runner
+    asked = options(ours, strict=not command)  # `redo` switches off the report, for which a flag may have been
+    idle = [word.split("=", 1)[0] for word in ours if word.startswith(flags.PREFIX)]
+    if asked.layers is None and idle:
+        raise FeatvizError(f"{idle[0]} does nothing without --visualize-layers: name some, such as 17,20,23")
+    return runner.run(script, rest, asked, weights_folder, here, command or ["run", script, *arguments])

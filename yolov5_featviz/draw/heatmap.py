@@ -187,10 +187,10 @@ def _heat(
     check_norm(norm)
     scaled, limits = normalize(values[None], norm, whole.reshape(-1, *values.shape))
     low, high = (f"{limit:.3g}" for limit in limits[0])
-    if not np.isfinite(limits).all() or norm == "byte":
-        low, high = NORMS[norm].ends or (low, high)
-    scope = {"robust": "1st to 99th percentile"}.get(norm, NORMS[norm].scope)
-    scope = "" if norm in ("channel", "zero") else scope
+    kind = NORMS[norm]
+    if kind.absolute or not np.isfinite(limits).all():
+        low, high = kind.ends or (low, high)
+    scope = kind.scope if kind.alone is None else kind.alone
     about = map_record(feature_map, limits=limits, norm=norm, **how)
     return HeatMap(scaled[0], Legend(low, high, scope), map_title(feature_map, words), feature_map, about)
 

@@ -148,7 +148,7 @@ def _group(cell: Cell) -> Any:
 
 def _is_absolute(norm: str) -> bool:
     """Whether a norm has a fixed scale, independent of the values."""
-    return norm in ("sigmoid", "none", "byte")
+    return NORMS[norm].absolute
 
 
 def _is_shared(cell: Cell) -> bool:
@@ -248,5 +248,4 @@ def _measured(cell: Cell, feature_map: LayerOutput) -> str:
         return f"channel {cell.channel}"
     if cell.channels is not None:
         return f"{cell.reduce} of {len(choose(feature_map, cell.channels).channels)} channels"
-    names = {"l2": "L2 norm of channels", "select-max": "strongest channel"}
-    return names.get(cell.reduce, f"channel {cell.reduce}")
+    return REDUCTIONS[cell.reduce].words or f"channel {cell.reduce}"

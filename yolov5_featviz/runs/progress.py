@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import time
 from contextlib import suppress
-from typing import Any, Iterable, Iterator, Optional, Sequence, TypeVar, Union
+from typing import Any, Iterable, Iterator, Optional, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 0.5  # seconds before the bar appears
-PACE = 0.1  # seconds between redraws
+DELAY = 0.5  # seconds before the bar appears
+INTERVAL = 0.1  # seconds between redraws
 
 
-def progress(
-    items: Union[Sequence[T], Iterable[T]], what: str, total: Optional[int] = None, stream: Any = None
-) -> Iterator[T]:
-    """Yield ``items`` and show a progress bar on ``stream``.
+class _Terminal:
+    """A terminal that may be closed while it is written to."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def progress(items: Iterable[T], what: str, total: Optional[int] = None, stream: Any = None) -> Iterator[T]:
+    """Iterate over ``items`` with a progress bar by tqdm on ``stream``.
 
     The line is redrawn in place and removed at the end, also after an error. It is not shown if
     ``stream`` is not a terminal, or within the first half second.
@@ -31,33 +45,19 @@ def progress(
     """
     stream = sys.stderr if stream is None else stream
     if stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
-        yield from items
-        return
-    total = len(items) if total is None else total  # type: ignore[arg-type]
-    start = last = time.monotonic()
-    width = 0
-    try:
-        for done, item in enumerate(items):
-            now = time.monotonic()
-            if now - start > PATIENCE and now - last > PACE:
-                last = now
-                line = _line(what, done, total, (now - start) * (total - done) / max(done, 1))
-                _put(stream, "\r" + line.ljust(width))
-                width = len(line)
-            yield item
-    finally:
-        if width:
-            _put(stream, "\r" + " " * width + "\r")
+        return iter(items)
+    from tqdm import tqdm
 
-
-def _put(stream: Any, text: str) -> None:
-    with suppress(OSError):  # the terminal was closed
-        stream.write(text)
-        stream.flush()
-
-
-def _line(what: str, done: int, total: int, left: float) -> str:
-    filled = round(20 * done / max(total, 1))
-    time_left = f", {left:.0f} s left" if done and left < 90 else f", {left / 60:.0f} min left" if done else ""
-    line = f"{what} [{'#' * filled}{'.' * (20 - filled)}] {done} of {total}{time_left}"
-    return line[: shutil.get_terminal_size().columns - 1]
+    bar = tqdm(
+        items,
+        desc=what,
+        total=total,
+        leave=False,
+        file=_Terminal(stream),
+        delay=DELAY,
+        mininterval=INTERVAL,
+        ascii=True,
+        dynamic_ncols=True,
+        bar_format="{desc} [{bar:20}] {n_fmt} of {total_fmt}, {remaining} left",
+    )
+    return iter(bar)
