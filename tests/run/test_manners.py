@@ -40,7 +40,6 @@ def impatient(monkeypatch):
     monkeypatch.setattr(module, "INTERVAL", 0)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("LINES", "24")
 
 
 def test_progress_on_a_terminal(impatient):

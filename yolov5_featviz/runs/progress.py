@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from contextlib import suppress
 from typing import Any, Iterable, Iterator, Optional, TypeVar
@@ -57,7 +58,7 @@ def progress(items: Iterable[T], what: str, total: Optional[int] = None, stream:
         delay=DELAY,
         mininterval=INTERVAL,
         ascii=True,
-        dynamic_ncols=True,
+        ncols=shutil.get_terminal_size().columns - 1,
         bar_format="{desc} [{bar:20}] {n_fmt} of {total_fmt}, {remaining} left",
     )
     return iter(bar)
