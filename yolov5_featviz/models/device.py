@@ -23,18 +23,17 @@ def choose_device(device: Optional[Union[str, int, torch.device]] = None) -> tor
     if device is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     words = str(device).strip().lower()
-    found = re.fullmatch(r"(?:cuda:?)?(\d+)?", words) if words else None
-    if words in ("cpu", "meta") or (found is None and words != "mps"):
-        if words == "cpu":
-            return torch.device("cpu")
-        raise FeatvizError(f"no device {device!r}: take cpu, cuda, cuda:1 or mps")
+    if words == "cpu":
+        return torch.device("cpu")
     if words == "mps":
         backend: Any = getattr(torch.backends, "mps", None)
         if backend is None or not backend.is_available():
             raise FeatvizError("no device 'mps': this machine or this torch has none; take cpu")
         return torch.device("mps")
-    assert found is not None
-    index, count = int(found[1] or 0), torch.cuda.device_count()
+    found = re.fullmatch(r"cuda(?::(\d{1,4}))?|(\d{1,4})", words)
+    if found is None:
+        raise FeatvizError(f"no device {device!r}: take cpu, cuda, cuda:1 or mps")
+    index, count = int(found[1] or found[2] or 0), torch.cuda.device_count()
     if index >= count:
         there = f"there are GPUs 0 to {count - 1}" if count else "torch finds no GPU here; take cpu"
         raise FeatvizError(f"no device {device!r}: {there}")
