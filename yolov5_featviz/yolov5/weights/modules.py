@@ -32,7 +32,7 @@ _CLASSIFIERS = (
 _TORCHVISION = re.compile(rf"torchvision\.(models\.({_CLASSIFIERS})|ops\.(deform_conv|misc|stochastic_depth))")
 _LAYERS = frozenset(
     name for name in nn.modules.__all__ if not name.startswith("Lazy") and name not in ("Container", "Module")
-) | {"NonDynamicallyQuantizableLinear"}  # within MultiheadAttention
+) | {"NonDynamicallyQuantizableLinear", "_LinearWithBias"}  # within MultiheadAttention; the latter in torch 1.8
 
 
 def is_module_class(thing: Any) -> bool:
