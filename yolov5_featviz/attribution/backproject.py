@@ -15,7 +15,7 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.attribution.cam import differentiable, gradients_on, plain_errors
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
-from yolov5_featviz.models.hooks import eval_mode
+from yolov5_featviz.models.hooks import eval_mode, output_hooks
 from yolov5_featviz.models.layers import Layer, index_layers, select_layers, unhookable
 from yolov5_featviz.models.outputs import Input, Reshape, describe_output, patch_size, tensors_of, to_maps
 
@@ -117,7 +117,7 @@ class _Response(nn.Module):
             raise FeatvizError(reason)
         kept: List[torch.Tensor] = []
 
-        def keep(module: nn.Module, args: Any, output: Any) -> Any:
+        def keep(output: Any) -> Any:
             tensors = [tensor for _, tensor in tensors_of(output)]
             if len(tensors) != 1:
                 raise FeatvizError(
@@ -125,7 +125,7 @@ class _Response(nn.Module):
                 )
             try:
                 given = Input((int(x.shape[2]), int(x.shape[3])), 1)
-                kept[:] = [to_maps(tensors[0], module, given, self.patch, self.reshape)[0]]
+                kept[:] = [to_maps(tensors[0], self.layer.module, given, self.patch, self.reshape)[0]]
             except FeatvizError as error:
                 why = f": {error}" * bool(str(error))
                 raise FeatvizError(
@@ -133,11 +133,8 @@ class _Response(nn.Module):
                 ) from None
             return output.clone() if isinstance(output, torch.Tensor) else None  # later layers may work in place
 
-        handle = self.layer.module.register_forward_hook(keep)
-        try:
+        with output_hooks([(self.layer.module, keep)]):
             self.model(x)
-        finally:
-            handle.remove()
         if not kept:
             raise FeatvizError(f"{self.layer.title} was not run in the forward pass")
         count, height, width = kept[0].shape

@@ -24,7 +24,7 @@ from yolov5_featviz.draw.page import map_title as describe_map
 from yolov5_featviz.draw.record import map_record
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.features.feature_map import FeatureMap
-from yolov5_featviz.models.hooks import eval_mode
+from yolov5_featviz.models.hooks import eval_mode, output_hooks
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, Target, index_layers, select_layers, unhookable
 from yolov5_featviz.models.outputs import Input, Reshape, describe_output, patch_size, tensors_of, to_maps
 
@@ -185,24 +185,17 @@ def _run(
         def to_array(tensor: torch.Tensor) -> np.ndarray:
             return to_maps(tensor.detach(), layer.module, given, patch, reshape).float().cpu().numpy()
 
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        def hook(output: Any) -> Any:
             found[layer.path] = _keep(layer, output, to_array)
             return output.clone() if isinstance(output, torch.Tensor) else None  # later layers may work in place
 
         return hook
 
-    handles = []
-    with eval_mode(index.root):
-        try:
-            for layer in layers:
-                why = unhookable(layer.module, layer.title)
-                if why:
-                    raise FeatvizError(why)
-                handles.append(layer.module.register_forward_hook(hook_of(layer)))
-            output = index.root(image.detach().clone().requires_grad_(True))
-        finally:
-            for handle in handles:
-                handle.remove()
+    why = next(filter(None, (unhookable(layer.module, layer.title) for layer in layers)), None)
+    if why:
+        raise FeatvizError(why)
+    with eval_mode(index.root), output_hooks((layer.module, hook_of(layer)) for layer in layers):
+        output = index.root(image.detach().clone().requires_grad_(True))
     for layer in layers:
         if layer.path not in found and not layer.optional:
             raise FeatvizError(f"{layer.title} was not run in the forward pass")

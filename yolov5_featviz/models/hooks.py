@@ -7,7 +7,7 @@ import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -102,6 +102,19 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def output_hooks(hooks: Iterable[Tuple[nn.Module, Callable[[Any], Any]]]) -> Iterator[None]:
+    """Call functions with their modules' outputs within the block; a result other than None replaces the output."""
+    handles = []
+    try:
+        for module, function in hooks:
+            handles.append(module.register_forward_hook(lambda _, args, output, call=function: call(output)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Hooks:

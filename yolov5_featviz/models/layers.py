@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.errors import FeatvizError, reason
+from yolov5_featviz.models.hooks import eval_mode, output_hooks
 from yolov5_featviz.models.outputs import Input, patch_size, tensors_of, to_maps
 from yolov5_featviz.text import near
 
@@ -317,20 +319,12 @@ def _list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]], depth: in
             with suppress(FeatvizError):
                 strides[layer.path] = height / to_maps(output, layer.module, given, patch).shape[2]
 
-    hooks = [
-        layer.module.register_forward_hook(lambda module, args, output, layer=layer: look(layer, output))
-        for layer in layers
-    ]
-    training = index.root.training
     try:
-        with torch.no_grad():
-            index.root.eval()(image)
+        hooks = output_hooks((layer.module, partial(look, layer)) for layer in layers)
+        with eval_mode(index.root), hooks, torch.no_grad():
+            index.root(image)
     except Exception as error:
         raise FeatvizError(f"the model cannot be run on an image of {height}x{width}: {reason(error)}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-        index.root.train(training)
 
     operations = _count_operations(index, image)
     return [
