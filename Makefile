@@ -20,7 +20,7 @@ test: lint $(VENV)/.wheels ## set up, lint, check types, run the whole test suit
 	$(BIN)/python -m pytest
 
 test-fast: lint $(VENV)/.dev ## lint, check types, run the tests that start no script: two minutes
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-checkouts: $(VENV)/.wheels ## the tests of releases and patches on each YOLOv5 checkout in a folder: make test-checkouts CHECKOUTS=dir
 	CHECKOUTS=$(CHECKOUTS) $(BIN)/python -m pytest tests/run/test_releases.py tests/run/test_fork_patch.py -k "checkout or one_diff"
