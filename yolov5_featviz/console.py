@@ -17,7 +17,8 @@ def say(message: str) -> None:
     global _lost
     if sys.stderr is not None:  # print() would take standard output instead
         try:
-            print(f"yolov5-featviz: {message}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"yolov5-featviz: {message}\n")  # at once: print() would let other threads in between
+            sys.stderr.flush()
         except (OSError, ValueError):  # full or closed, which must not stop the drawing
             _lost = True
 
