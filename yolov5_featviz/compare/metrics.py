@@ -205,8 +205,9 @@ def same_grid(a: LayerOutput, b: LayerOutput) -> bool:
 
 def image_cells(fm: LayerOutput) -> Tuple[int, int]:
     """Return the image's height and width in cells, rounded."""
-    left, top, right, bottom = fm.to_cells()
-    return max(1, round(bottom - top)), max(1, round(right - left))
+    left, top, right, bottom = fm.window
+    down, across = fm.stride or (1.0, 1.0)
+    return max(1, round((bottom - top) / down)), max(1, round((right - left) / across))
 
 
 def on_image(values: np.ndarray, fm: LayerOutput, size: Tuple[int, int]) -> np.ndarray:

@@ -95,7 +95,7 @@ def run_images(
     home = Path(folder) if folder else None
     line = f"layers {layers} · yolov5-featviz {__version__}"
     gallery, unreadable = RunFolder(look, log, report, line, say), []
-    known: Set[str] = set()
+    logged: Set[str] = set()
     with gallery:
         for path, name in zip(paths, image_names(paths)):
             try:
@@ -107,9 +107,10 @@ def run_images(
                 continue
             with Capture(index, selected) as features, torch.no_grad():
                 _run(zoo.model, x)
-            for reason in set(features.skipped.values()) - known:
-                known.add(reason)
-                log(f"{reason}; skipped")
+            for reason in features.skipped.values():
+                if reason not in logged:
+                    logged.add(reason)
+                    log(f"{reason}; skipped")
             maps = [replace(fm, region=region) for fm in features.of_image(0, name)]
             if not maps:
                 raise FeatvizError(next(iter(features.skipped.values()), f"no feature map of {layers}"))
