@@ -7,7 +7,7 @@ import errno
 import signal
 import sys
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from yolov5_featviz import stop
 from yolov5_featviz.cli import compare, figure, image, info, layers, patch, redo, run
@@ -17,8 +17,7 @@ from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.text import near, printable
 from yolov5_featviz.version import __version__
 
-COMMANDS = {module.NAME: module for module in (run, layers, image, figure, compare, patch, info, redo)}
-
+COMMANDS: Dict[str, Any] = {module.NAME: module for module in (run, layers, image, figure, compare, patch, info, redo)}
 WITHOUT_TORCH = ("patch", "info")
 
 
@@ -35,7 +34,6 @@ def parser() -> Parser:
         described = f"{module.HELP[0].upper()}{module.HELP[1:]}."
         command = commands.add_parser(name, help=module.HELP, description=described, epilog=module.EXAMPLES)
         module.add_arguments(command)
-        command.set_defaults(execute=module.execute)
     return top
 
 
@@ -56,7 +54,7 @@ def launch(here: Path) -> int:
 
 def dispatch(arguments: List[str], recorded: Sequence[str] = ()) -> int:
     """Run one command; files record ``recorded``, if given, as the command line instead of ``arguments``."""
-    if arguments == ["--version"]:
+    if arguments[:1] == ["--version"]:
         out(__version__)
         return 0
     if not arguments:
@@ -74,7 +72,7 @@ def dispatch(arguments: List[str], recorded: Sequence[str] = ()) -> int:
     if name not in WITHOUT_TORCH:
         with stop.starting():
             import torch  # noqa: F401
-    code: int = o.execute(o, recorded or arguments)
+    code: int = COMMANDS[name].execute(o, recorded or arguments)
     return code
 
 

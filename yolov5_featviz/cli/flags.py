@@ -114,7 +114,6 @@ MAPS = ("grid", "heatmap", "channels")
 DEVICE = Flag("device", "device", "cpu, cuda, cuda:1, 0...; default: CUDA if there is a GPU", "DEVICE")
 TRUST = Flag("trust-weights", "trust", "unpickle the checkpoint without any check: it can then run any code")
 YOLOV5 = Flag("yolov5", "yolov5", "the YOLOv5 checkout to use; found automatically by default", "DIR", folder)
-CHANNELS_ON = ("grid", "heatmap", "channels", "pca")
 
 LOOK = (
     Flag("mode", "modes", "comma list of grid (default), heatmap, channels, pca, cam", "MODES", words),
@@ -124,7 +123,7 @@ LOOK = (
         "64 (the first 64), all, 0,5,9, 8-15, last:8, top:16, top:16:contrast (or mean, max, std); default 64, and "
         "all for heatmap and pca",
         "CHANNELS",
-        modes=CHANNELS_ON,
+        modes=(*MAPS, "pca"),
     ),
     Flag(
         "norm",
@@ -247,8 +246,7 @@ def check_modes(o: argparse.Namespace, flags: Iterable[Flag], look: Any, report:
     active = {*look.modes, *(["report"] if report else []), *(["overlay"] if look.overlay else [])}
     for flag in flags:
         if flag.modes and hasattr(o, flag.dest) and not active.intersection(flag.modes):
-            *others, last = [f"{prefix}mode {mode}" for mode in flag.modes if mode not in ("report", "overlay")] + (
-                [f"{prefix}overlay"] if "overlay" in flag.modes else []
-            )
+            named = (mode for mode in flag.modes if mode != "report")
+            *others, last = [f"{prefix}overlay" if mode == "overlay" else f"{prefix}mode {mode}" for mode in named]
             where = f"{', '.join(others)} or {last}" if others else last
             raise FeatvizError(f"{prefix}{flag.name} does nothing here: it goes with {where}")

@@ -30,11 +30,6 @@ def add_arguments(parser: Parser) -> None:
     add_run_flags(parser)
 
 
-def execute(o: argparse.Namespace, command: Sequence[str]) -> int:
-    """Never called: :func:`run_script` gets the raw arguments."""
-    raise FeatvizError("give the script first: yolov5-featviz run detect.py ...")
-
-
 def options(ours: List[str], strict: bool = True) -> Any:
     """Parse our flags into :class:`yolov5_featviz.yolov5.script.artist.RunOptions`, checked without loading a model.
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from dataclasses import replace
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from yolov5_featviz.arrays.boxes import Boxes
-from yolov5_featviz.arrays.cells import in_boxes
+from yolov5_featviz.arrays.cells import in_boxes, in_region
 from yolov5_featviz.arrays.image import as_rgb, smaller
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.reduce import REDUCTIONS, reduce_channels
 from yolov5_featviz.arrays.resample import resample
-from yolov5_featviz.draw.channels import rank, sides
+from yolov5_featviz.draw.channels import rank
 from yolov5_featviz.draw.palette import box_colours
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
@@ -89,11 +88,11 @@ def _inside(feature_map: LayerOutput, groups: Sequence[Boxes]) -> Tuple[np.ndarr
 
     Like :func:`yolov5_featviz.draw.channels.sides`, for all sets at once.
     """
-    none = replace(feature_map, boxes=Boxes(np.zeros((0, 4))))
-    image = sides(none)[1]
-    if feature_map.stride is None:
-        return image, np.zeros((len(groups), *image.shape), bool)
-    return image, image & [in_boxes(feature_map.size, feature_map.stride, boxes.xyxy) for boxes in groups]
+    size, stride = feature_map.size, feature_map.stride
+    if stride is None:
+        return np.ones(size, bool), np.zeros((len(groups), *size), bool)
+    image = in_region(size, stride, feature_map.window)
+    return image, image & [in_boxes(size, stride, boxes.xyxy) for boxes in groups]
 
 
 def _regions(masks: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:

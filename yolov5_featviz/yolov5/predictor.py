@@ -349,13 +349,8 @@ def _fuse(model: nn.Module) -> None:
 class RemotePredictor:
     """:class:`Predictor` in a separate process, since each can import only one YOLOv5."""
 
-    def __init__(
-        self,
-        weights: Union[str, Path],
-        yolov5: Optional[str] = None,
-        trust: bool = False,
-        device: Optional[Union[str, int]] = None,
-    ) -> None:
+    def __init__(self, weights: Union[str, Path], *arguments: Any) -> None:
+        """Start the process; the arguments are those of :class:`Predictor`."""
         self.weights = str(weights)
         command = [sys.executable, "-c", "from yolov5_featviz.yolov5.predictor import serve; serve()"]
         root = str(Path(__file__).resolve().parents[2])
@@ -369,7 +364,7 @@ class RemotePredictor:
         )
         self.release = ""
         self.names: Dict[int, str] = {}
-        self._send("start", torch.get_num_threads(), self.weights, yolov5, trust, device)
+        self._send("start", torch.get_num_threads(), self.weights, *arguments)
 
     def ready(self) -> None:
         """Wait until the checkpoint is loaded. Raises FeatvizError as :class:`Predictor`."""
