@@ -1,6 +1,6 @@
 """Small golden pictures of every layout, so that a change shows up as a picture that a person can look at.
 
-UPDATE_GOLDEN=1 pytest tests/test_golden.py draws them anew; look at them before committing.
+UPDATE_GOLDEN=1 pytest tests/draw/test_golden.py draws them anew; look at them before committing.
 """
 
 import os

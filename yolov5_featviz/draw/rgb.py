@@ -26,8 +26,9 @@ def pca_picture(
 ) -> Picture:
     """Draw the three principal components of the channels as red, green and blue.
 
-    See :func:`yolov5_featviz.arrays.reduce.pca` for the method, and :meth:`HeatMap.picture` and
-    :func:`heatmap` for the arguments. NaN is grey.
+    See :func:`yolov5_featviz.arrays.reduce.pca` for the method, and
+    :meth:`~yolov5_featviz.draw.heatmap.HeatMap.picture` and :func:`~yolov5_featviz.draw.heatmap.heatmap` for the
+    arguments. NaN is grey.
     """
     check_look("viridis", dpi)
     check_map(feature_map)
@@ -60,7 +61,7 @@ def rgb_picture(
         feature_map: ``[3, H, W]``.
         norm: how values become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`. With ``signed``
             and ``signed-robust`` mid-grey is 0.
-        dpi, plain, resample: as for :meth:`HeatMap.picture`.
+        dpi, plain, resample: as for :meth:`~yolov5_featviz.draw.heatmap.HeatMap.picture`.
 
     Raises:
         FeatvizError: invalid argument, or not three channels.

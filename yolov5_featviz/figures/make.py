@@ -32,7 +32,7 @@ def make(spec: Spec, models: Models) -> Composition:
     """Draw a figure.
 
     Args:
-        spec: see :func:`parse`.
+        spec: see :func:`yolov5_featviz.figures.spec.parse`.
         models: maps checkpoints and their checkouts to a context manager that yields one model per
             checkpoint, callable like :class:`yolov5_featviz.yolov5.predictor.Predictor`.
 

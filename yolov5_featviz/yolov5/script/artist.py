@@ -41,7 +41,7 @@ class RunOptions(Look):
 
 
 class Artist:
-    """Draw and save the batches that a :class:`Watcher` delivers."""
+    """Draw and save the batches that a :class:`~yolov5_featviz.yolov5.script.watcher.Watcher` delivers."""
 
     def __init__(
         self, script: str, arguments: List[str], source: Source, options: RunOptions, command: Sequence[str] = ()
