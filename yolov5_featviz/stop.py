@@ -136,7 +136,7 @@ def _die(number: int) -> None:
 def _early(number: int, frame: Any) -> None:
     """Exit with one line, while Python starts or exits and no results can be lost."""
     with suppress(OSError):
-        os.write(2, b"yolov5-featviz: interrupted\n")
+        os.write(2, f"yolov5-featviz: {Stopped(number)}\n".encode())
     os._exit(128 + number)
 
 
@@ -148,22 +148,27 @@ def _is_ours() -> bool:
     file = getattr(sys.modules.get("__main__"), "__file__", None)
     if not file:
         return False
-    launcher = Path(__file__).resolve().parents[1] / "detect.py"
-    return Path(file).name in ("yolov5-featviz", "yolov5-featviz.exe") or os.path.realpath(file) == str(launcher)
+    package = Path(__file__).resolve().parent
+    ours = (str(package / "__main__.py"), str(package.parent / "detect.py"))
+    return Path(file).name in ("yolov5-featviz", "yolov5-featviz.exe") or os.path.realpath(file) in ours
 
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """In a program of ours, end at once on Ctrl-C within the block, in which torch is imported: nothing is lost."""
-    ours = threading.current_thread() is threading.main_thread() and _is_ours()
-    if not ours or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield
-        return
-    before = signal.signal(signal.SIGINT, _early)
+    """In a program of ours, end at once on a signal within the block, in which torch is imported: nothing is lost.
+
+    An exception raised there could end in C++ code of torch, which aborts the process.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread() and _is_ours():
+        before = {n: signal.getsignal(n) for n in NUMBERS if signal.getsignal(n) in (_handle, _early)}
+    for number in before:
+        signal.signal(number, _early)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def watch_start() -> None:

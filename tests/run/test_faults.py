@@ -88,13 +88,29 @@ def test_nohup_is_respected_and_a_second_signal_ends_at_once(tmp_path):
     assert faults.damaged(tmp_path / "runs") == [] and not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.parametrize("words", [["-m", "yolov5_featviz", "layers", "--weights", str(WEIGHTS)], DETECT])
-def test_an_interrupt_while_torch_is_imported(words, tmp_path):
+LAYERS = ["-m", "yolov5_featviz", "layers", "--weights", str(WEIGHTS)]
+
+
+@pytest.mark.parametrize("words", [LAYERS, DETECT], ids=["module", "launcher"])
+@pytest.mark.parametrize("wait", [0.6, 1.0])
+def test_an_interrupt_while_torch_is_imported(words, wait, tmp_path):
     process = start(words, tmp_path)
-    time.sleep(0.6)
+    time.sleep(wait)
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=20)
     assert (process.returncode, out, errors) == (130, "", "yolov5-featviz: interrupted\n")
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, ""), (signal.SIGTERM, " by SIGTERM")])
+def test_a_signal_never_becomes_an_exception_within_torchs_own_import(number, name, tmp_path):
+    """Raised there, it can reach C++ code that aborts the process."""
+    (tmp_path / "torch.py").write_text(
+        f"import os, time\ntry:\n    os.kill(os.getpid(), {int(number)})\n    time.sleep(5)\n"
+        "except BaseException as error:\n    print('raised', type(error))\n"
+    )
+    process = start(LAYERS, tmp_path, env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    out, errors = process.communicate(timeout=20)
+    assert (process.returncode, out, errors) == (128 + number, "", f"yolov5-featviz: interrupted{name}\n")
 
 
 @pytest.fixture
