@@ -9,8 +9,9 @@ import pytest
 from helpers import ROOT, WEIGHTS, run
 
 from yolov5_featviz.cli.entry import COMMANDS
+from yolov5_featviz.draw.widths import WIDTHS
 from yolov5_featviz.figures.spec import _CELL, _FIGURE, SHOWS
-from yolov5_featviz.figures.style import WIDTHS, Style
+from yolov5_featviz.figures.style import Style
 from yolov5_featviz.runs.provenance import read_record, sha256
 
 

@@ -19,9 +19,10 @@ from PIL import Image, ImageFont
 
 import yolov5_featviz as fv
 from yolov5_featviz.draw.annotate import place_labels
+from yolov5_featviz.draw.widths import WIDTHS
 from yolov5_featviz.figures.composition import compose
 from yolov5_featviz.figures.layout import Bar, Panel, Zoom
-from yolov5_featviz.figures.style import LINES, WIDTHS, Style, check_letters, font_file_of, wrap
+from yolov5_featviz.figures.style import LINES, Style, check_letters, font_file_of, wrap
 
 INCHES = {
     "ieee-column": 3.5,

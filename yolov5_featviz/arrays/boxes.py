@@ -22,6 +22,7 @@ class Boxes:
         xyxy: float32 ``[n, 4]``: left, top, right and bottom edge, in pixels of the network's input.
         scores: float32 ``[n]``; optional.
         labels: class name of each box, control characters replaced; optional.
+        classes: int64 ``[n]``, class number of each box, by which it is coloured; optional.
 
     Raises:
         FeatvizError: shapes or lengths do not match.
@@ -30,6 +31,7 @@ class Boxes:
     xyxy: np.ndarray
     scores: Optional[np.ndarray] = None
     labels: Sequence[str] = ()
+    classes: Optional[np.ndarray] = None
 
     def __post_init__(self) -> None:
         xyxy = np.asarray(self.xyxy, np.float32)
@@ -41,7 +43,11 @@ class Boxes:
             raise FeatvizError(f"{len(scores)} scores for {len(xyxy)} boxes: give one for each, or None")
         if self.labels and len(self.labels) != len(xyxy):
             raise FeatvizError(f"{len(self.labels)} labels for {len(xyxy)} boxes: give one for each, or none")
+        classes = None if self.classes is None else np.asarray(self.classes, np.int64)
+        if classes is not None and classes.shape != (len(xyxy),):
+            raise FeatvizError(f"{len(classes)} classes for {len(xyxy)} boxes: give one for each, or None")
         object.__setattr__(self, "xyxy", xyxy)
+        object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "scores", scores)
         object.__setattr__(self, "labels", tuple(printable(label, LONGEST) for label in self.labels))
 
@@ -52,7 +58,14 @@ class Boxes:
         """Return the same boxes after ``region`` of the network's input is stretched to ``size`` (height, width)."""
         left, top, right, bottom = region
         factor = np.array([size[1] / (right - left), size[0] / (bottom - top)] * 2, np.float32)
-        return Boxes((self.xyxy - np.array([left, top] * 2, np.float32)) * factor, self.scores, self.labels)
+        xyxy = (self.xyxy - np.array([left, top] * 2, np.float32)) * factor
+        return Boxes(xyxy, self.scores, self.labels, self.classes)
+
+    def take(self, rows: Sequence[int]) -> Boxes:
+        """Return the boxes of some rows, in their order."""
+        chosen = list(rows)
+        scores, classes = (None if x is None else x[chosen] for x in (self.scores, self.classes))
+        return Boxes(self.xyxy[chosen], scores, [self.labels[i] for i in chosen] if self.labels else (), classes)
 
     def caption(self, i: int) -> str:
         """Return label and score of box ``i``: ``person 0.87``; empty if it has neither."""

@@ -17,7 +17,9 @@ class Norm(NamedTuple):
     ``apply`` takes the channels ``[n, H, W]`` and the layer they were chosen from ``[C, H, W]``, both
     float32, and returns what :func:`normalize` returns. For captions, ``scope`` is what the two ends
     of the scale apply to, ``alone`` the same for a single map (None: as ``scope``), and ``ends`` their
-    names where the limits alone are not clear. ``absolute``: the scale does not depend on the values.
+    names where the limits alone are not clear; ``extremes``, that they are the least and largest value.
+    ``absolute``: the scale does not depend on the values. ``centre``: what 0 becomes, or the least value
+    where 0 has no place of its own.
     """
 
     apply: Callable[[np.ndarray, np.ndarray], Tuple[np.ndarray, np.ndarray]]
@@ -25,6 +27,8 @@ class Norm(NamedTuple):
     ends: Optional[Tuple[str, str]] = None
     alone: Optional[str] = None
     absolute: bool = False
+    extremes: Tuple[bool, bool] = (False, False)
+    centre: float = 0.0
 
 
 def normalize(
@@ -91,7 +95,8 @@ def _scale(x: np.ndarray, limits: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     return y.astype(np.float32, copy=False), limits
 
 
-def _extremes(x: np.ndarray) -> np.ndarray:
+def extremes(x: np.ndarray) -> np.ndarray:
+    """Return the least and largest finite value of each channel ``[n, H, W]``, ``[n, 2]``; zeros if there is none."""
     flat = x.reshape(len(x), -1)
     low, high = flat.min(axis=1), flat.max(axis=1)
     # min and max propagate NaN and infinities: only these channels need the slower way
@@ -102,21 +107,21 @@ def _extremes(x: np.ndarray) -> np.ndarray:
 
 
 def _by_channel(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    return _scale(x, _extremes(x))
+    return _scale(x, extremes(x))
 
 
 def _by_layer(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    return _scale(x, np.repeat(_extremes(whole.reshape(1, -1, 1)), len(x), axis=0))
+    return _scale(x, np.repeat(extremes(whole.reshape(1, -1, 1)), len(x), axis=0))
 
 
 def _from_zero(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    limits = _extremes(x).clip(min=0)
+    limits = extremes(x).clip(min=0)
     limits[:, 0] = 0
     return _scale(x, limits)
 
 
 def _signed(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    return _around_zero(x, np.abs(_extremes(x)).max(axis=1))
+    return _around_zero(x, np.abs(extremes(x)).max(axis=1))
 
 
 def _signed_robust(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -132,7 +137,7 @@ def _around_zero(x: np.ndarray, largest: np.ndarray) -> Tuple[np.ndarray, np.nda
 
 
 def _robust(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    limits = _extremes(x)
+    limits = extremes(x)
     for row, channel in zip(limits, x):
         finite = channel[np.isfinite(channel)]
         low, high = np.percentile(finite, PERCENTILES) if finite.size else (0, 0)
@@ -160,12 +165,18 @@ def _low_byte(x: np.ndarray, whole: np.ndarray) -> Tuple[np.ndarray, np.ndarray]
 
 
 NORMS: Dict[str, Norm] = {
-    "channel": Norm(_by_channel, "of each channel on its own", ("min", "max"), ""),
-    "layer": Norm(_by_layer, "of the layer"),
+    "channel": Norm(_by_channel, "of each channel on its own", ("min", "max"), "", extremes=(True, True)),
+    "layer": Norm(_by_layer, "of the layer", extremes=(True, True)),
     "robust": Norm(_robust, "of each channel on its own", ("1st", "99th percentile"), "1st to 99th percentile"),
-    "zero": Norm(_from_zero, "of each channel on its own", ("0", "max"), ""),
-    "signed": Norm(_signed, "of each channel on its own", ("-max", "max")),
-    "signed-robust": Norm(_signed_robust, "of each channel on its own", ("-99th", "99th percentile")),
+    "zero": Norm(_from_zero, "of each channel on its own", ("0", "max"), "", extremes=(False, True)),
+    "signed": Norm(_signed, "of each channel on its own", ("−max", "max"), "", centre=0.5),
+    "signed-robust": Norm(
+        _signed_robust,
+        "of each channel on its own",
+        ("−99th", "99th percentile"),
+        "99th percentile of absolute values",
+        centre=0.5,
+    ),
     "sigmoid": Norm(_sigmoid, "sigmoid of the value", ("0", "1"), absolute=True),
     "none": Norm(_as_they_are, "values as they are", absolute=True),
     "byte": Norm(_low_byte, "low byte of 255 × value", ("0", "255"), absolute=True),

@@ -19,9 +19,9 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.draw.heatmap import HeatMap
-from yolov5_featviz.draw.page import Legend
 from yolov5_featviz.draw.page import map_title as describe_map
 from yolov5_featviz.draw.record import map_record
+from yolov5_featviz.draw.scale import Legend
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.models.hooks import eval_mode, output_hooks
@@ -247,7 +247,13 @@ def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
 def _heat(feature_map: FeatureMap, title: str) -> HeatMap:
     values, limits = normalize(feature_map.data.numpy(), "zero")
     about = map_record(feature_map, title, [], limits, norm="zero")
-    return HeatMap(values[0], Legend("0", f"{limits[0, 1]:.3g}"), describe_map(feature_map, title), feature_map, about)
+    return HeatMap(
+        values[0],
+        Legend("0", "max") if limits[0, 1] > 0 else Legend("all values ≤ 0", ""),
+        describe_map(feature_map, title),
+        feature_map,
+        about,
+    )
 
 
 def _merged(maps: List[FeatureMap], title: str) -> HeatMap:

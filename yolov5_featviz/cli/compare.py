@@ -11,6 +11,7 @@ from yolov5_featviz.cli.image import SOURCE
 from yolov5_featviz.cli.parser import Parser
 from yolov5_featviz.console import say
 from yolov5_featviz.draw.encode import FORMATS
+from yolov5_featviz.draw.widths import width_of
 
 NAME = "compare"
 HELP = "compare models on the same images: figures on one scale, and tables"
@@ -20,12 +21,6 @@ examples:
   yolov5-featviz compare --weights a.pt b.pt --names plain attention --layers plain=17 attention=18 --source bus.jpg
 """
 LOOK = {flag.name: flag for flag in flags.LOOK}
-
-
-def _width(text: str) -> float:
-    from yolov5_featviz.figures.spec import width_of
-
-    return width_of(text)
 
 
 FLAGS = (
@@ -55,7 +50,7 @@ FLAGS = (
     ),
     LOOK["format"]._replace(help=f"comma list of {flags.listed(FORMATS, 'png')}"),
     LOOK["dpi"],
-    Flag("width", "width", "inches, or ieee-column, cvpr-page, nature-double...; default ieee-page", "WIDTH", _width),
+    Flag("width", "width", "inches, or ieee-column, cvpr-page, nature-double...; default ieee-page", "WIDTH", width_of),
     Flag("project", "project", "default runs/compare", "DIR"),
     Flag("name", "name", "default exp; exp2 and so on if it exists", "NAME"),
     Flag("yolov5", "yolov5", "YOLOv5 checkout of all models, or one for each", "DIR", nargs="+"),

@@ -9,8 +9,9 @@ from typing import Optional, Sequence
 from yolov5_featviz.arrays.reduce import check_reduce
 from yolov5_featviz.draw.encode import check_format
 from yolov5_featviz.draw.palette import check_look
+from yolov5_featviz.draw.widths import WIDTHS
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.figures.style import WIDTHS, Style
+from yolov5_featviz.figures.style import Style
 
 
 @dataclass(frozen=True)

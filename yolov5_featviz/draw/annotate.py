@@ -11,8 +11,19 @@ from yolov5_featviz.draw.lettering import Text, text_size
 from yolov5_featviz.draw.palette import box_colours, is_dark
 
 
-def draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float) -> List[Text]:
-    """Draw boxes into the pixels, with a background for each label, and return the labels."""
+def draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float, numbers: bool = True) -> Tuple[List[Text], str]:
+    """Draw boxes into the pixels, with a background for each label.
+
+    Args:
+        pixels: uint8 RGB ``[H, W, 3]``, changed in place.
+        boxes: in these pixels.
+        dpi: pixels per inch of the lettering.
+        numbers: whether a box whose name has no place gets a number instead.
+
+    Returns:
+        The labels, not yet in the pixels, and the list of numbers with their names, parts separated as
+        those of a title; empty if each has its name.
+    """
     import cv2
 
     height, width = pixels.shape[:2]
@@ -32,7 +43,7 @@ def draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float) -> List[Text]:
         pixels[y : y + h, x : x + w] = colours[i]
         ink = (255, 255, 255) if is_dark(colours[i]) else (0, 0, 0)
         texts.append(Text(x + line, y + line, captions[i], 6, dpi, ink, colours[i]))
-    return texts
+    return texts, ""
 
 
 def place_labels(

@@ -13,10 +13,11 @@ from yolov5_featviz.arrays.resample import check_resample
 from yolov5_featviz.arrays.resample import resample as resampled
 from yolov5_featviz.draw.channels import ChannelSpec, Choice, Ranking, check_map, choose
 from yolov5_featviz.draw.lettering import Text, largest, letters, text_size
-from yolov5_featviz.draw.page import Legend, channel_words, legend, map_title, sheet
+from yolov5_featviz.draw.page import channel_words, map_title, sheet
 from yolov5_featviz.draw.palette import PAPER, check_look, palette_of, quantise
 from yolov5_featviz.draw.picture import Picture, Repeated, lettered
 from yolov5_featviz.draw.record import map_record
+from yolov5_featviz.draw.scale import Legend, legend
 from yolov5_featviz.models.layer_output import LayerOutput
 
 GRID_INCHES = 6.0  # minimum width of a grid: whole-pixel cells rarely match it exactly
@@ -67,7 +68,7 @@ def grid(
     shown = channel_words(feature_map.channels, choice, chosen)
     title = map_title(feature_map, shown if page is None else f"{shown}, page {page + 1}")
     words = _labels(chosen, values, choice.ranking, first)
-    picture = mosaic(scaled, chosen, words, title, legend(norm, limits), cmap, dpi, plain, resample)
+    picture = mosaic(scaled, chosen, words, title, legend(norm, limits, values), cmap, dpi, plain, resample)
     ranked = choice.ranking and choice.ranking.by
     about = map_record(feature_map, "grid", chosen, limits, by=ranked, norm=norm, cmap=cmap, resample=resample)
     return picture.told(about)

@@ -17,15 +17,26 @@ from yolov5_featviz.arrays.resample import check_resample, resample
 from yolov5_featviz.draw.annotate import draw_boxes
 from yolov5_featviz.draw.channels import ChannelSpec, Choice, check_map, choose
 from yolov5_featviz.draw.lettering import Text
-from yolov5_featviz.draw.page import LEAST_INCHES, Legend, channel_words, enlarged, map_title, panel
-from yolov5_featviz.draw.palette import check_look, palette_of, quantise
+from yolov5_featviz.draw.page import LEAST_INCHES, body_pixels, channel_words, enlarged, map_title, panel
+from yolov5_featviz.draw.palette import (
+    ALONE,
+    BLENDS,
+    OVER,
+    check_look,
+    opacities,
+    over_grey,
+    palette_of,
+    quantise,
+)
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import map_record
+from yolov5_featviz.draw.scale import Legend, ends_in_padding, legend
+from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.text import printable
 
-BLENDS = ("mix", "add")
+ALPHA = 0.8  # default opacity of the largest value over an image
 WIDE_INCHES = 6.0  # beyond it lettering grows with the image, since print shrinks it
 
 
@@ -39,6 +50,7 @@ class HeatMap:
         title: what it shows, in words.
         feature_map: the feature map that it was made from.
         about: how it was made; see :func:`yolov5_featviz.draw.record.map_record`.
+        centre: the value that stands for 0 of the layer: 0.5 in the signed norms, else 0.
     """
 
     values: np.ndarray
@@ -46,35 +58,43 @@ class HeatMap:
     title: str
     feature_map: LayerOutput = field(repr=False)
     about: Dict[str, Any] = field(default_factory=dict, repr=False)
+    centre: float = 0.0
 
     def picture(
         self,
-        cmap: str = "viridis",
+        cmap: str = ALONE,
         dpi: int = 300,
         plain: bool = False,
         resample: str = "nearest",
         scale: Optional[int] = None,
+        width: Union[float, str, None] = None,
     ) -> Picture:
         """Draw the map alone, each value as ``scale`` by ``scale`` pixels.
 
-        If ``scale`` is None, at least 3.3 inches wide or 5 high. The other arguments are as for
-        :meth:`over`.
+        If ``scale`` is None, as large as fits in ``width``; if that is None, too, at least 3.3 inches
+        wide or 5 high. The other arguments are as for :meth:`over`.
+
+        Raises:
+            FeatvizError: invalid argument, or the map does not fit in ``width`` with two dots a value.
         """
         check_look(cmap, dpi)
-        codes = enlarged(self.values[None], dpi, resample, lambda y: quantise(y[0]), scale)
-        picture = panel(codes, self.title, self.legend, cmap, dpi, dpi, plain)
+        inches = None if width is None else width_of(width)
+        codes = enlarged(self.values[None], dpi, resample, lambda y: quantise(y[0]), scale, inches)
+        picture = panel(codes, self.title, self.legend, palette_of(cmap), dpi, dpi, plain, inches=inches)
         return picture.told({**self.about, "cmap": cmap, "resample": resample})
 
     def over(
         self,
         image: Any,
-        alpha: float = 0.4,
-        cmap: str = "jet",
+        alpha: float = ALPHA,
+        cmap: str = OVER,
         blend: str = "mix",
         boxes: bool = False,
         resample: str = "bilinear",
         dpi: int = 300,
         plain: bool = False,
+        desaturate: bool = False,
+        width: Union[float, str, None] = None,
     ) -> Picture:
         """Draw the map over the image that it belongs to, without any padding.
 
@@ -84,16 +104,20 @@ class HeatMap:
             image: the original image, before padding, as a path, array, tensor or PIL image; see
                 :func:`yolov5_featviz.arrays.image.as_rgb`. Or, of exactly the size of the network's
                 input, that input.
-            alpha: strength of the heat map, in [0, 1].
+            alpha: opacity of the largest value, in [0, 1].
             cmap: name of a matplotlib colour map.
-            blend: ``mix``: ``alpha * heat + (1 - alpha) * image``, the default because a value has the
-                same weight everywhere; ``add``: ``alpha * heat + image``, clipped at 255, keeps the
-                image's brightness, but hides the heat where that is high.
+            blend: ``mix``: with the opacity ``a = alpha * value``, ``a * heat + (1 - a) * image``, so that
+                the image is untouched where the map is 0 (in the norms ``signed`` and ``signed-robust``,
+                where the layer's value is 0); ``even``: the same with ``a = alpha`` everywhere; ``add``:
+                ``alpha * value * heat + image``, clipped at 255, hides the heat where the image is bright.
             boxes: draw the detections, with names and scores.
             resample: how the map is resized to the image.
-            dpi: pixels per inch. The picture has the size of the image in pixels, or a whole multiple
-                of it if that is narrower than two inches.
+            dpi: pixels per inch.
             plain: no captions, and exactly the size of the image.
+            desaturate: draw the image in grey.
+            width: of the picture, in inches or as a journal's text width, such as ``ieee-column``; see
+                :data:`yolov5_featviz.draw.widths.WIDTHS`. None: the size of the image in pixels, or a whole
+                multiple of it if that is narrower than two inches.
 
         Raises:
             FeatvizError: invalid argument, an image that cannot be read, or boxes that are unknown.
@@ -101,28 +125,34 @@ class HeatMap:
         check_look(cmap, dpi)
         check_alpha(alpha, blend)
         check_resample(resample)
+        inches = None if width is None else width_of(width)
         fm = self.feature_map
         if boxes and fm.boxes is None:
             raise FeatvizError("no boxes to draw: none are known for this feature map (its field `boxes`)")
         pixels = as_rgb(image)
-        height, width = pixels.shape[:2]
-        times = 1 if plain else math.ceil(LEAST_INCHES * dpi / width)
-        pixels = pixels.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else pixels
+        whole = (int(pixels.shape[0]), int(pixels.shape[1]))
+        pixels = _sized(pixels, dpi, plain, inches)
+        pixels = grey(pixels) if desaturate else pixels
         size = pixels.shape[:2]
-        heat = quantise(aligned(self.values, fm, (height, width), size, resample).clip(0, 1))
-        mixed = blended(heat, palette_of(cmap), pixels, alpha, blend)
-        seen = _seen(fm, (height, width), size)
+        heat = quantise(aligned(self.values, fm, whole, size, resample).clip(0, 1))
+        mixed = blended(heat, palette_of(cmap), pixels, alpha, blend, self.centre)
+        seen = _seen(fm, whole, size)
         if mixed[seen].size < mixed.size:
             all_over, mixed = mixed, pixels.copy()
             mixed[seen] = all_over[seen]
-        letter_dpi = max(float(dpi), size[1] / WIDE_INCHES)
+        letter_dpi = float(dpi) if inches else max(float(dpi), size[1] / WIDE_INCHES)
         labels: List[Text] = []
+        notes = ""
         if boxes and fm.boxes is not None:
-            labels = draw_boxes(mixed, fm.boxes.mapped(_window(fm, (height, width)), size), letter_dpi)
-        how = f"{alpha:.0%} {'over' if blend == 'mix' else 'added to'} the image"
+            drawn = fm.boxes.mapped(_window(fm, whole), size)
+            labels, notes = draw_boxes(mixed, drawn, letter_dpi, numbers=not plain)
+        how = {"mix": f"opacity 0 to {alpha:.0%}", "even": f"opacity {alpha:.0%}", "add": f"{alpha:.0%} added"}[blend]
         scope = f"{self.legend.scope}, {how}" if self.legend.scope else how
-        picture = panel(mixed, self.title, self.legend._replace(scope=scope), cmap, dpi, letter_dpi, plain, labels)
+        key = self.legend._replace(scope=scope)
+        shown = over_grey(cmap, alpha, blend, self.centre)
+        picture = panel(mixed, self.title, key, shown, dpi, letter_dpi, plain, labels, notes, inches)
         laid = {"cmap": cmap, "resample": resample, "alpha": alpha, "blend": blend, "boxes": boxes}
+        laid.update({"desaturate": True} if desaturate else {})
         return picture.told({**self.about, **laid})
 
     def save(self, path: str | Path, **options: Any) -> None:
@@ -186,13 +216,28 @@ def _heat(
 ) -> HeatMap:
     check_norm(norm)
     scaled, limits = normalize(values[None], norm, whole.reshape(-1, *values.shape))
-    low, high = (f"{limit:.3g}" for limit in limits[0])
-    kind = NORMS[norm]
-    if kind.absolute or not np.isfinite(limits).all():
-        low, high = kind.ends or (low, high)
-    scope = kind.scope if kind.alone is None else kind.alone
+    key = legend(norm, limits, values[None], single=True)
+    padded = ends_in_padding(feature_map, values[None], norm)
+    if padded is not None and padded.any():
+        key = key._replace(scope=", ".join(filter(None, [key.scope, "an end lies in the padding"])))
     about = map_record(feature_map, limits=limits, norm=norm, **how)
-    return HeatMap(scaled[0], Legend(low, high, scope), map_title(feature_map, words), feature_map, about)
+    centre = NORMS[norm].centre
+    return HeatMap(scaled[0], key, map_title(feature_map, words), feature_map, about, centre)
+
+
+def _sized(pixels: np.ndarray, dpi: int, plain: bool, inches: Optional[float]) -> np.ndarray:
+    """Resize an image to a width in inches; without one, enlarge it by a whole factor to two inches for captions."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    if inches is None:
+        times = 1 if plain else math.ceil(LEAST_INCHES * dpi / width)
+        return pixels.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else pixels
+    tall, wide = body_pixels(inches, dpi)
+    factor = min(wide / width, tall / height)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    resized: np.ndarray = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    return resized
 
 
 def check_alpha(alpha: float, blend: str) -> None:
@@ -215,13 +260,28 @@ def aligned(
     return resample(values, size, how, part=feature_map.to_cells(_window(feature_map, image)))
 
 
-def blended(heat: np.ndarray, palette: np.ndarray, image: np.ndarray, alpha: float, blend: str = "mix") -> np.ndarray:
+def blended(
+    heat: np.ndarray, palette: np.ndarray, image: np.ndarray, alpha: float, blend: str = "mix", centre: float = 0.0
+) -> np.ndarray:
     """Blend palette indices ``[H, W]`` with an image ``[H, W, 3]``, saturating at 255; see :meth:`HeatMap.over`."""
     import cv2
 
+    share = opacities(alpha, blend, centre)
+    if blend == "add":
+        premultiplied = np.rint(palette * share[:, None]).astype(np.uint8)
+        added: np.ndarray = cv2.add(cv2.applyColorMap(heat, premultiplied[:, None]), image)
+        return added
     colours = cv2.applyColorMap(heat, np.ascontiguousarray(palette[:, None]))
-    mixed: np.ndarray = cv2.addWeighted(colours, alpha, image, 1.0 - alpha if blend == "mix" else 1.0, 0.0)
+    mixed: np.ndarray = cv2.blendLinear(colours, image, cv2.LUT(heat, share), cv2.LUT(heat, 1 - share))
     return mixed
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """Desaturate uint8 RGB ``[H, W, 3]``: its luma (ITU-R BT.601) in each channel."""
+    import cv2
+
+    found: np.ndarray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return found
 
 
 def _window(feature_map: LayerOutput, image: Tuple[int, int]) -> Tuple[float, float, float, float]:

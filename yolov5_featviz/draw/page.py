@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from yolov5_featviz.arrays.normalize import NORMS
 from yolov5_featviz.arrays.resample import check_resample, resample
 from yolov5_featviz.draw.channels import Choice
 from yolov5_featviz.draw.lettering import SEPARATOR, Text, text_size
-from yolov5_featviz.draw.palette import COLOURS, PAPER, palette_of
+from yolov5_featviz.draw.palette import COLOURS, PAPER
 from yolov5_featviz.draw.picture import Picture, lettered
+from yolov5_featviz.draw.scale import Legend
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 
 PANEL_INCHES = 3.3  # minimum width of a single map
+PAGE_INCHES = 9.0  # maximum height where a width is given; journals have 9 to 10
+LEAST_DOTS = 2  # printed dots to a cell where a width is given
 
 
-class Legend(NamedTuple):
-    """The labels of both ends of the colour scale, and what they apply to."""
+def body_pixels(width: float, dpi: int) -> Tuple[int, int]:
+    """Return height and width in pixels, without the head, of what fits on a page ``width`` inches wide."""
+    gap = max(1, round(dpi / 75))
+    return round(PAGE_INCHES * dpi), round(width * dpi) // 8 * 8 - 2 * gap
 
-    low: str
-    high: str
-    scope: str = ""
+
+def too_small(height: int, width: int, inches: float, dpi: int) -> FeatvizError:
+    """Return the error of a map of ``height`` by ``width`` cells that does not fit in a width."""
+    tall, wide = body_pixels(inches, dpi)
+    more = max(LEAST_DOTS * height / tall, LEAST_DOTS * width / wide)
+    return FeatvizError(
+        f"a map of {height}×{width} cells does not fit in {inches:.3g} inches with {LEAST_DOTS} dots a cell at {dpi} "
+        f"dpi: take {math.ceil(more * dpi):,} dpi, or a larger width"
+    )
 
 
 def map_title(feature_map: LayerOutput, shown: str) -> str:
@@ -32,7 +42,7 @@ def map_title(feature_map: LayerOutput, shown: str) -> str:
     layer = feature_map.layer
     _, height, width = feature_map.data.shape
     name = f"Layer {layer.name}" if layer.name[:1].isdigit() else layer.name
-    parts = [name, layer.type, shown, f"{height}×{width}"]
+    parts = [name, layer.type, shown, f"H×W {height}×{width}"]
     if feature_map.level is not None:
         parts.insert(2, f"level {feature_map.level}")
     if feature_map.call is not None:
@@ -54,13 +64,6 @@ def channel_words(count: int, choice: Choice, chosen: Optional[Sequence[int]] = 
     if count == 1:
         return "1 channel"
     return f"{count} channels" if n == count else f"{n} of {count} channels"
-
-
-def legend(norm: str, limits: np.ndarray) -> Legend:
-    """Return the legend of a picture of several channels."""
-    kind = NORMS[norm]
-    low, high = kind.ends or (f"{limits[0, 0]:.3g}", f"{limits[0, 1]:.3g}")
-    return Legend(low, high, kind.scope)
 
 
 def sheet(
@@ -122,6 +125,8 @@ def _scale_bar(key: Legend, points: float, dpi: float) -> List[Tuple[int, Option
     """Return the colour scale from left to right, as widths in pixels and texts; None is the ramp."""
     space = round(dpi / 20)
     low, high, scope = (text_size(word, points, dpi)[0] for word in (key.low, key.high, key.scope))
+    if not key.high:
+        return [(low + 2 * space, key.low), (scope, key.scope)]
     bar = [(low + space, key.low), (round(dpi / 2), None), (space, ""), (high, key.high)]
     return [*bar, (2 * space, ""), (scope, key.scope)] if key.scope else bar
 
@@ -145,15 +150,29 @@ LEAST_INCHES = 2.0  # narrower images are enlarged, so that captions fit
 
 
 def enlarged(
-    values: np.ndarray, dpi: int, how: str, paint: Callable[[np.ndarray], np.ndarray], scale: Optional[int] = None
+    values: np.ndarray,
+    dpi: int,
+    how: str,
+    paint: Callable[[np.ndarray], np.ndarray],
+    scale: Optional[int] = None,
+    inches: Optional[float] = None,
 ) -> np.ndarray:
-    """Paint maps ``[n, H, W]`` as pixels, enlarged by a whole factor; by default to a size fit for print."""
+    """Paint maps ``[n, H, W]`` as pixels, enlarged by a whole factor; by default to a size fit for print.
+
+    Raises FeatvizError for an invalid ``scale``, or a map that does not fit in a width of ``inches``.
+    """
     check_resample(how)
     _, height, width = values.shape
-    if scale is None:
+    if scale is not None:
+        if not (isinstance(scale, int) and scale >= 1):
+            raise FeatvizError(f"scale {scale!r}: give how many pixels a value is wide, 1 or more")
+    elif inches is not None:
+        tall, wide = body_pixels(inches, dpi)
+        scale = min(wide // width, tall // height)
+        if scale < LEAST_DOTS:
+            raise too_small(height, width, inches, dpi)
+    else:
         scale = max(1, math.ceil(min(PANEL_INCHES * dpi / width, 1.5 * PANEL_INCHES * dpi / height)))
-    elif not (isinstance(scale, int) and scale >= 1):
-        raise FeatvizError(f"scale {scale!r}: give how many pixels a value is wide, 1 or more")
     if how == "nearest":
         return paint(values).repeat(scale, axis=1).repeat(scale, axis=0)
     return paint(resample(values, (height * scale, width * scale), how).clip(0, 1))
@@ -163,20 +182,37 @@ def panel(
     body: np.ndarray,
     title: str,
     key: Optional[Legend],
-    cmap: str,
+    palette: np.ndarray,
     dpi: int,
     letter_dpi: float,
     plain: bool,
-    labels: List[Text] = [],  # noqa: B006
+    labels: Sequence[Text] = (),
+    notes: str = "",
+    inches: Optional[float] = None,
 ) -> Picture:
-    """Draw one map or image below a head."""
+    """Draw one map or image below a head, with ``notes`` below it.
+
+    Args:
+        body: palette indices ``[H, W]``, or RGB.
+        title, key: for the head.
+        palette: of the body, or of the key if the body is RGB.
+        dpi, letter_dpi: pixels per inch, of the picture and of its lettering.
+        plain: only the body.
+        labels: texts in the body.
+        notes: parts of a list, separated as those of a title.
+        inches: width of the page; None: that of the body, at least two inches.
+    """
     height, width = body.shape[:2]
     if plain:
-        return lettered(Picture(body, palette_of(cmap), dpi, title, {0: (0, 0, width, height)}, labels))
+        return lettered(Picture(body, palette, dpi, title, {0: (0, 0, width, height)}, labels))
     gap = max(1, round(letter_dpi / 75))
-    colours = palette_of(cmap) if body.ndim == 3 else None
     wide = max(width, round(LEAST_INCHES * dpi)) + gap
-    canvas, top, texts = sheet(height + gap, wide, title, key, letter_dpi, False, colours)
+    wide = wide if inches is None else round(inches * dpi) // 8 * 8 - gap
+    line_h = text_size("", 6, letter_dpi)[1]
+    lines = _wrap(notes, 6, letter_dpi, wide - gap) if notes else []
+    below = gap + len(lines) * line_h
+    canvas, top, texts = sheet(height + below, wide, title, key, letter_dpi, False, palette if body.ndim == 3 else None)
     canvas[top : top + height, gap : gap + width] = body
     texts += [text._replace(x=text.x + gap, y=text.y + top) for text in labels]
-    return lettered(Picture(canvas, palette_of(cmap), dpi, title, {0: (gap, top, width, height)}, texts))
+    texts += [Text(gap, top + height + gap // 2 + i * line_h, line, 6, letter_dpi) for i, line in enumerate(lines)]
+    return lettered(Picture(canvas, palette, dpi, title, {0: (gap, top, width, height)}, texts))

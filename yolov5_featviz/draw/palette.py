@@ -8,7 +8,8 @@ the size of an RGB one, and values can be read back from it. Pictures with a pho
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, List, Tuple
+from zlib import crc32
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from yolov5_featviz.errors import FeatvizError
 COLOURS = 248  # palette entries of the colour map; 0 is the lowest value, 247 the highest
 PAPER, INK = 248, 255  # the greys in between are for antialiasing
 NAN = 251  # the grey of NaN
+ALONE, OVER = "viridis", "inferno"  # default colour maps of maps alone, and over an image
+BLENDS = ("mix", "even", "add")
 
 RGB = Tuple[int, int, int]
 
@@ -63,6 +66,28 @@ def palette_of(cmap: str) -> np.ndarray:
     return palette
 
 
+def opacities(alpha: float, blend: str = "mix", centre: float = 0.0) -> np.ndarray:
+    """Return the opacity of each palette index over an image, float32 ``[256]``.
+
+    ``alpha`` times the distance of the value from ``centre``, as a share of the largest, so that an image is
+    untouched where a map is 0; with the blend ``even``, and for NaN, ``alpha`` itself.
+    """
+    table = np.full(256, alpha, np.float32)
+    if blend != "even":
+        y = np.linspace(0, 1, COLOURS, dtype=np.float32)
+        table[:COLOURS] = alpha * np.abs(y - centre) / max(centre, 1 - centre)
+    return table
+
+
+def over_grey(cmap: str, alpha: float, blend: str = "mix", centre: float = 0.0) -> np.ndarray:
+    """Return a palette with the colours of a map as they appear over mid-grey, for the key of an overlay."""
+    palette = palette_of(cmap).copy()
+    share = opacities(alpha, blend, centre)[:COLOURS, None]
+    below = 128.0 if blend == "add" else 128.0 * (1 - share)
+    palette[:COLOURS] = (palette[:COLOURS] * share + below).round().clip(0, 255)
+    return palette
+
+
 # Okabe and Ito's colours, safe for colour-blind readers: vermilion, sky blue, yellow...
 BOX_COLOURS: List[RGB] = [
     (213, 94, 0),
@@ -76,15 +101,16 @@ BOX_COLOURS: List[RGB] = [
 ]
 
 
-def class_colours(names: Iterable[str]) -> Dict[str, RGB]:
-    """Return a colour for each class of a picture, in alphabetical order."""
-    return {name: BOX_COLOURS[i % len(BOX_COLOURS)] for i, name in enumerate(sorted(set(names)))}
-
-
 def box_colours(boxes: Boxes) -> List[RGB]:
-    """Return the class colour of each box; the first colour where classes are unknown."""
-    colours = class_colours(boxes.labels)
-    return [colours[name] for name in boxes.labels] or BOX_COLOURS[:1] * len(boxes)
+    """Return the colour of each box: by its class number, the same in every picture of every run.
+
+    Without class numbers, by a checksum of the class name; the first colour where that is unknown, too.
+    """
+    if boxes.classes is not None:
+        numbers = boxes.classes.tolist()
+    else:
+        numbers = [crc32(name.encode()) for name in boxes.labels] or [0] * len(boxes)
+    return [BOX_COLOURS[number % len(BOX_COLOURS)] for number in numbers]
 
 
 def is_dark(colour: RGB) -> bool:

@@ -9,10 +9,11 @@ import numpy as np
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.reduce import pca
 from yolov5_featviz.draw.channels import ChannelSpec, Choice, check_map, choose
-from yolov5_featviz.draw.page import Legend, channel_words, enlarged, map_title, panel
+from yolov5_featviz.draw.page import channel_words, enlarged, map_title, panel
 from yolov5_featviz.draw.palette import NAN, check_look, palette_of
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import map_record, number
+from yolov5_featviz.draw.scale import legend
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 
@@ -37,7 +38,7 @@ def pca_picture(
     pixels = enlarged(np.moveaxis(rgb, 2, 0), dpi, resample, _as_rgb)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(("red", "green", "blue"), explained))
     title = map_title(feature_map, f"PCA of {channel_words(feature_map.channels, choice)}")
-    picture = panel(pixels, f"{title} · explained variance: {shares}", None, "viridis", dpi, dpi, plain)
+    picture = panel(pixels, f"{title} · explained variance: {shares}", None, palette_of("gray"), dpi, dpi, plain)
     variance = [number(share) for share in explained]
     return picture.told(map_record(feature_map, "pca", choice.channels, variance=variance, resample=resample))
 
@@ -73,5 +74,5 @@ def rgb_picture(
         raise FeatvizError(f"{feature_map.title} has {len(data)} channels, not the three of a colour picture")
     scaled, limits = normalize(data.reshape(1, 3, -1), norm)
     pixels = enlarged(scaled.reshape(data.shape), dpi, resample, _as_rgb)
-    low, high = (f"{limit:.3g}" for limit in limits[0])
-    return panel(pixels, map_title(feature_map, "as RGB"), Legend(low, high), "gray", dpi, dpi, plain)
+    key = legend(norm, limits, data.reshape(1, 3, -1), single=True)
+    return panel(pixels, map_title(feature_map, "as RGB"), key, palette_of("gray"), dpi, dpi, plain)

@@ -12,9 +12,9 @@ from torch import nn
 from yolov5_featviz.draw.channels import ChannelSpec, choose
 from yolov5_featviz.draw.grid import grid, mosaic
 from yolov5_featviz.draw.lettering import SEPARATOR
-from yolov5_featviz.draw.page import Legend
 from yolov5_featviz.draw.palette import check_look
 from yolov5_featviz.draw.picture import Picture
+from yolov5_featviz.draw.scale import Legend
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.models.layers import Layer, index_layers, select_layers
@@ -81,7 +81,7 @@ def kernels(
     shown = f"{n} channels" if len(chosen) == n else f"{len(chosen)} of {n} channels"
     title = SEPARATOR.join([f"Layer {found.name}", named.type, shown, f"{height}×{width}"])
     words = [] if plain else [str(channel) for channel in chosen]
-    key = Legend("-max", "max", "of each kernel on its own")
+    key = Legend("−max", "max", "of each kernel on its own")
     return mosaic(pixels, chosen, words, title, key, "gray", dpi, plain)
 
 

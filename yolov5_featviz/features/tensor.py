@@ -14,9 +14,9 @@ from yolov5_featviz.draw.channels import ChannelSpec, choose_channels
 from yolov5_featviz.draw.grid import mosaic
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.lettering import SEPARATOR
-from yolov5_featviz.draw.page import legend
 from yolov5_featviz.draw.palette import check_look
 from yolov5_featviz.draw.picture import Picture
+from yolov5_featviz.draw.scale import legend
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 
@@ -77,7 +77,7 @@ def picture(
     if n > 1 and count > 1:
         words = [f"{i}: {k}" for i in range(n) for k in chosen]
     colours = cmap or ("gray" if count == 1 else "viridis")
-    return mosaic(scaled, range(len(maps)), words, title, legend(norm, limits), colours, dpi, plain, resample)
+    return mosaic(scaled, range(len(maps)), words, title, legend(norm, limits, maps), colours, dpi, plain, resample)
 
 
 def save(x: Any, path: Union[str, Path], **options: Any) -> None:

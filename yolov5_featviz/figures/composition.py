@@ -15,7 +15,7 @@ import numpy as np
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.draw.annotate import place_labels
 from yolov5_featviz.draw.encode import check_format, format_of, parameters
-from yolov5_featviz.draw.palette import BOX_COLOURS, COLOURS, class_colours, is_dark, palette_of
+from yolov5_featviz.draw.palette import COLOURS, box_colours, is_dark, palette_of
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import KEY, dumps
 from yolov5_featviz.errors import FeatvizError
@@ -189,9 +189,6 @@ class _Draw:
 
     def __init__(self, figure: Any, layout: Layout, style: Style, panels: Sequence[Sequence[Optional[Panel]]]) -> None:
         self.figure, self.layout, self.style = figure, layout, style
-        self.colours = class_colours(
-            name for row in panels for p in row if p is not None and p.boxes for name in p.boxes.labels
-        )
 
     def axes(self, place: Place) -> Any:
         """Add axes in pixel units with the origin at the top left corner of ``place``."""
@@ -310,9 +307,9 @@ class _Draw:
             i for i, (x0, y0, x1, y1) in enumerate(corners) if x0 < place.width and y0 < place.height and x1 > 0 < y1
         ]
         labels = self.labels(panel.boxes, {i: corners[i] for i in inside}, place, covered) if named else {}
+        colours = box_colours(panel.boxes)
         for i in inside:
-            name = panel.boxes.labels[i] if panel.boxes.labels else ""
-            rgb = self.colours.get(name, BOX_COLOURS[0])
+            rgb = colours[i]
             colour = np.array(rgb) / 255
             self.rectangle(axes, corners[i], "black", 1.4, zorder=2)
             self.rectangle(axes, corners[i], colour, 0.8, zorder=3)

@@ -15,9 +15,10 @@ from yolov5_featviz.attribution.cam import CAM_METHODS, check_method
 from yolov5_featviz.draw.channels import choose_channels, parse_top
 from yolov5_featviz.draw.encode import format_of
 from yolov5_featviz.draw.palette import palette_of
+from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figures.layout import CORNERS, Zoom
-from yolov5_featviz.figures.style import WIDTHS, Style, check_letters
+from yolov5_featviz.figures.style import Style, check_letters
 from yolov5_featviz.text import near, printable
 
 SHOWS = ("input", "detections", "heatmap", "channel", "pca", "grid", "cam")
@@ -281,16 +282,6 @@ def _words(value: Any) -> str:
     if isinstance(value, (Mapping, list, tuple, set, bytes)) or value in (math.inf, -math.inf) or value != value:
         raise FeatvizError(f"title {_shown(value)} is not understood: give words")
     return str(value)
-
-
-def width_of(value: Any) -> float:
-    """Convert a number or a key of :data:`yolov5_featviz.figures.style.WIDTHS` to inches. Raises FeatvizError."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return WIDTHS[_one_of("width", list(WIDTHS))(value)]
-    return float(_number("width", 1, 40)(value))
 
 
 def _channels(value: Any) -> str:

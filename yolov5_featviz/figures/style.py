@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 from yolov5_featviz.draw.lettering import font_file
+from yolov5_featviz.draw.widths import WIDTHS
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.text import near, printable
 
-# Text widths in inches, from the authors' guides of these publishers.
-WIDTHS: Dict[str, float] = {
-    "ieee-column": 3.5,
-    "ieee-page": 7.16,
-    "cvpr-column": 3.25,
-    "cvpr-page": 6.875,
-    "lncs": 4.8,
-    "neurips": 5.5,
-    "elsevier-column": 90 / 25.4,
-    "elsevier-page": 190 / 25.4,
-    "nature-single": 89 / 25.4,
-    "nature-double": 183 / 25.4,
-}
 LINE = 1.25  # line spacing in multiples of the font size
 LEAST = 4.5  # smallest font size in points
 LINES = 4  # most lines of a title
