@@ -90,7 +90,9 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
         if self.interval and runner.iter % self.interval == 0:
             given = data_batch["data_samples"][0].gt_instances
             # copied now: a detector may rescale them in place
-            self._labels = Boxes(_xyxy(given.bboxes).copy(), labels=self._names(runner, given.labels))
+            self._labels = Boxes(
+                _xyxy(given.bboxes).copy(), labels=self._names(runner, given.labels), classes=given.labels.cpu().numpy()
+            )
             self._begin(runner)
 
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -155,7 +157,7 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
         scale = np.array([(right - left) / width, (bottom - top) / height] * 2)
         xyxy = _xyxy(found.bboxes) * scale + np.array([left, top] * 2)
         labels = self._names(runner, found.labels)
-        return meta["img_path"], region, Boxes(xyxy, found.scores.cpu().numpy(), labels)
+        return meta["img_path"], region, Boxes(xyxy, found.scores.cpu().numpy(), labels, found.labels.cpu().numpy())
 
     def _trained(self, runner: Any, batch: Any, size: Optional[Tuple[int, int]]) -> Tuple[Any, Optional[Region], Boxes]:
         """Return the first image as the pipeline made it, its region in the input, and its labels."""

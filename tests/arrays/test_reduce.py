@@ -140,3 +140,14 @@ def test_pca_leaves_out_what_is_not_finite():
     reference = PCA(3).fit(samples[np.isfinite(samples).all(axis=1)])
     np.testing.assert_allclose(explained, reference.explained_variance_ratio_, rtol=1e-5)
     assert np.isnan(pca(np.full((4, 2, 2), np.nan))[0]).all()
+
+
+def test_pca_of_some_cells_is_that_of_those_alone():
+    x = RNG.normal(size=(9, 10, 8)).astype(np.float32)
+    image = np.zeros((10, 8), bool)
+    image[2:8, 1:] = True
+    parts, explained = pca(x, image)
+    alone, reference = pca(x[:, 2:8, 1:])
+    np.testing.assert_allclose(parts[2:8, 1:], alone, atol=1e-6)
+    np.testing.assert_allclose(explained, reference, rtol=1e-9)
+    assert (np.isnan(parts).all(axis=2) == ~image).all()

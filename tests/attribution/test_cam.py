@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 import yolov5_featviz as fv
+from yolov5_featviz.arrays.checkerboard import is_checkerboard
 from yolov5_featviz.draw.heatmap import aligned
 
 METHODS = {"layer-cam": "LayerCAM", "grad-cam": "GradCAM", "grad-cam++": "GradCAMPlusPlus"}
@@ -138,6 +139,65 @@ def test_who_lacks_the_extra_is_told_what_to_install(net, x, monkeypatch):
     assert len(fv.cam(net, x, "layer4", method="eigen-cam")) == 1
 
 
+class Strided(nn.Module):
+    """Two convolutions, of ones; the second one's stride is 2. Activations are the same everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 1, 1, bias=False), nn.Conv2d(1, 1, 3, 2, 1, bias=False)
+        for parameter in self.parameters():
+            nn.init.ones_(parameter)
+
+    def forward(self, x):
+        return self.b(self.a(x)).mean((2, 3))
+
+
+def test_a_checkerboard_is_said_and_smoothed_only_by_name():
+    pytest.importorskip("pytorch_grad_cam")
+    image = torch.ones(1, 3, 32, 48)
+    (heat,) = fv.cam(Strided(), image, "a", 0)
+    taps = np.zeros((32, 48))
+    for row in range(0, 32, 2):
+        for column in range(0, 48, 2):
+            taps[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] += 1
+    np.testing.assert_allclose(heat.values, taps / 4, atol=1e-6)
+    shares = [taps[i::2, j::2].sum() / taps.sum() for i in (0, 1) for j in (0, 1)]
+    np.testing.assert_allclose(heat.about["parity"], shares, rtol=1e-5)
+    assert f" · checkerboard: {max(shares):.0%} of the energy on one cell in four · " in heat.title
+    assert "smooth" not in heat.about and "smoothed" not in heat.title
+    (smooth,) = fv.cam(Strided(), image, "a", 0, smooth=True)
+    kernel = np.float64([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    expected = cv2.filter2D(taps, -1, kernel, borderType=cv2.BORDER_REPLICATE)
+    np.testing.assert_allclose(smooth.values, expected / expected.max(), atol=1e-6)
+    assert " · smoothed 3×3 · " in smooth.title and "checkerboard" not in smooth.title
+    assert smooth.about["smooth"] is True and np.ptp(smooth.about["parity"]) < 0.02
+    (last,) = fv.cam(Strided(), image, "b", 0)
+    assert "checkerboard" not in last.title
+
+
+@pytest.mark.parametrize("method", ["layer-cam", "eigen-cam"])
+def test_smoothing_comes_before_scaling(net, x, method):
+    pytest.importorskip("pytorch_grad_cam")
+    raw, smooth = (fv.cam(net, x, "layer2,layer3", method=method, smooth=smooth) for smooth in (False, True))
+    kernel = np.float32([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    for one, other in zip(raw, smooth):
+        expected = cv2.filter2D(one.feature_map.data[0].numpy(), -1, kernel, borderType=cv2.BORDER_REPLICATE)
+        np.testing.assert_allclose(other.feature_map.data[0], expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+        np.testing.assert_allclose(other.values, np.maximum(expected, 0) / expected.max(), atol=1e-5)
+    (merged,) = fv.cam(net, x, "layer2,layer3", method=method, merge=True, smooth=True)
+    mean = smooth[0].values + aligned(smooth[1].values, smooth[1].feature_map, (64, 96), smooth[0].values.shape)
+    np.testing.assert_allclose(merged.values, mean / mean.max(), atol=1e-5)
+    assert "smoothed 3×3" in merged.title and merged.about["smooth"] is True
+
+
+def test_ends_of_the_scale():
+    pytest.importorskip("pytorch_grad_cam")
+    (up,) = fv.cam(Strided(), torch.ones(1, 3, 8, 8), "a", lambda output: output[0, 0])
+    (down,) = fv.cam(Strided(), torch.ones(1, 3, 8, 8), "a", lambda output: -output[0, 0])
+    assert up.legend == ("0", "max", "") and up.values.max() == 1
+    assert down.legend == ("all values ≤ 0", "", "") and not down.values.any()
+
+
 def test_a_layer_that_does_not_feed_the_score(x):
     class Two(nn.Module):
         def __init__(self):
@@ -183,8 +243,8 @@ def share(heat, boxes):
         ("layer-cam", "17", False, 0.9),
         ("layer-cam", "23", False, 0.95),
         ("layer-cam", "17,20,23", True, 0.9),
-        ("grad-cam", "20", False, 0.75),
-        ("grad-cam", "17,20,23", True, 0.65),
+        ("grad-cam", "20", False, 0.55),
+        ("grad-cam", "17,20,23", True, 0.5),
     ],
 )
 def test_the_heat_of_persons_lies_in_the_persons(model, bus, persons, method, layers, merge, least):
@@ -193,7 +253,7 @@ def test_the_heat_of_persons_lies_in_the_persons(model, bus, persons, method, la
     heat_share, area = share(heat, persons)
     assert len(persons) == 4 and area < 0.3
     assert heat_share > least, f"{heat_share:.2f} of the heat lies in the boxes, which cover {area:.2f} of the image"
-    assert "of 4 person" in heat.title
+    assert "of 4 × person · each scaled to its maximum · " in heat.title
 
 
 def test_the_heat_of_one_person_lies_in_that_person(model, bus, persons):
@@ -207,20 +267,20 @@ def test_the_heat_of_one_person_lies_in_that_person(model, bus, persons):
         np.testing.assert_array_equal(heat.values, same.values)
 
 
-def test_score_of_detections(model, bus):
-    """The sum of the logits of objectness and class, by the confidences of YOLOv5's own suppression."""
+def test_scores_of_detections(model, bus):
+    """The sum of the logits of objectness and class of each, by the confidences of YOLOv5's own suppression."""
     from yolov5.utils.general import non_max_suppression
 
     with torch.no_grad():
         output = model(bus)
         found = non_max_suppression(output[0])[0]
-    score = model_score(model, output, None)
+    scores, words = model_score(model, output, None)
     objects, classes = output[0][0, :, 4], output[0][0, :, 5:]
-    expected = 0.0
+    expected = []
     for *_, confidence, kind in found.tolist():
         i = int((objects * classes[:, int(kind)] - confidence).abs().argmin())
-        expected += torch.logit(objects[i]).item() + torch.logit(classes[i, int(kind)]).item()
-    assert score[1] == "4 person, 1 bus" and score[0].item() == pytest.approx(expected, rel=1e-3)
+        expected.append(torch.logit(objects[i]).item() + torch.logit(classes[i, int(kind)]).item())
+    assert words == "4 × person, 1 × bus" and scores.tolist() == pytest.approx(expected, rel=1e-3)
 
 
 def model_score(model, output, target):
@@ -235,10 +295,10 @@ def model_score(model, output, target):
         ("persn", "no class 'persn': did you mean person?"),
         ("dog", r"no class 'dog': there are person \(0\), bus \(1\)"),
         (6, "no class '6'"),
-        ("tie", "no tie was detected; found: 4 person, 1 bus"),
+        ("tie", "no tie was detected; found: 4 × person, 1 × bus"),
         ("person:4", "no person number 4 was detected"),
         ("person:x", "'person:x' is not understood"),
-        ((0, 0, 20, 20), "no detection at 0, 0, 20, 20: found: 4 person"),
+        ((0, 0, 20, 20), "no detection at 0, 0, 20, 20: found: 4 × person"),
     ],
 )
 def test_targets_refused(model, bus, target, says):
@@ -246,6 +306,69 @@ def test_targets_refused(model, bus, target, says):
     with pytest.raises(fv.FeatvizError, match=says) as error:
         fv.cam(model, bus, 17, target)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["layer-cam", "grad-cam"])
+def test_one_detection_by_autograd(model, bus, method):
+    """The score, its gradient and the formula, written out: the most confident box of any class."""
+    pytest.importorskip("pytorch_grad_cam")
+    kept = []
+    handle = model.model[17].register_forward_hook(lambda module, given, out: kept.append(out) or out.clone())
+    with torch.enable_grad():
+        decoded, raw = model(bus.clone().requires_grad_(True))[:2]
+        logits = torch.cat([one.reshape(-1, one.shape[-1]) for one in raw])
+        row = int((decoded[0, :, 4] * decoded[0, :, 5:].max(1).values).argmax())
+        (gradient,) = torch.autograd.grad(logits[row, 4] + logits[row, 5:].max(), kept)
+    handle.remove()
+    a, g = kept[0][0].detach().double(), gradient[0].double()
+    expected = (g.clamp(min=0) * a).sum(0) if method == "layer-cam" else (g.mean((1, 2))[:, None, None] * a).sum(0)
+    (heat,) = fv.cam(model, bus, 17, ":0", method)
+    atol = 1e-6 * float(expected.abs().max())
+    np.testing.assert_allclose(heat.feature_map.data[0].double(), expected, rtol=1e-6, atol=atol)
+    np.testing.assert_allclose(heat.values, expected.clamp(min=0) / expected.max(), atol=1e-6)
+    assert "scaled" not in heat.title
+
+
+@pytest.mark.parametrize("method", ["layer-cam", "grad-cam", "grad-cam++"])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_several_detections_are_explained_one_by_one(model, bus, method, smooth):
+    pytest.importorskip("pytorch_grad_cam")
+    passes = []
+    handle = model.register_forward_hook(lambda *_: passes.append(1))
+    together = fv.cam(model, bus, "9,17,23", None, method, smooth=smooth)
+    handle.remove()
+    assert len(passes) == 1
+    alone = [fv.cam(model, bus, "9,17,23", f":{rank}", method, smooth=smooth) for rank in range(5)]
+    for layer, heat in enumerate(together):
+        raw = [one[layer].feature_map.data[0].numpy() for one in alone]
+        lit = [one for one in raw if one.max() > 0]
+        scaled = [np.maximum(one, 0) / one.max() for one in lit]
+        np.testing.assert_allclose(heat.values, np.max(scaled, axis=0), atol=1e-6)
+        np.testing.assert_allclose(heat.feature_map.data[0], np.max(scaled, axis=0), atol=1e-6)
+        assert all(heat.values.flat[one.argmax()] == pytest.approx(1) for one in lit)
+        assert " of 4 × person, 1 × bus · each scaled to its maximum" in heat.title
+        assert heat.about["shows"] in heat.title and heat.about["scale"] == [0, 1]
+    left_out = "1 of 5 without a positive value"  # layer 23 does not feed the detection on the finest map
+    assert [left_out in heat.title for heat in together] == [False, False, True]
+    (merged,) = fv.cam(model, bus, "9,17,23", None, method, merge=True, smooth=smooth)
+    shape = together[1].values.shape
+    mean = sum(aligned(heat.values, heat.feature_map, (640, 480), shape) for heat in together)
+    np.testing.assert_allclose(merged.values, mean / mean.max(), atol=1e-5)
+    assert left_out not in merged.title and "each scaled to its maximum" in merged.title
+
+
+def test_checkerboards_of_the_detector(model, bus):
+    """Layers 17 and 20 feed strided convolutions, 9 and 13 do not; activations have none."""
+    pytest.importorskip("pytorch_grad_cam")
+    for layer, expected in ((9, False), (13, False), (17, True), (20, True)):
+        (heat,) = fv.cam(model, bus, layer)
+        (smooth,) = fv.cam(model, bus, layer, smooth=True)
+        assert ("checkerboard" in heat.title) is expected, (layer, heat.about["parity"])
+        assert "checkerboard" not in smooth.title
+        assert (max(heat.about["parity"]) > 0.35) is expected
+    with fv.capture(model, "17,20") as features, torch.no_grad():
+        model(bus)
+    assert not any(is_checkerboard(features[layer].heatmap().values) for layer in (17, 20))
 
 
 def test_a_model_made_in_inference_mode(model, bus):
@@ -276,7 +399,9 @@ def test_from_the_command_line(tmp_path, images, model):
     done = run(*words, "--name", "cam", *look, "--visualize-target", "bus", cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
     made = files_below(tmp_path / "runs" / "detect" / "cam")
     assert [name for name in made if "stage" in name] == [f"bus/stage{i}_C3_cam.png" for i in (17, 20)]
-    assert "zidane: no bus was detected; found: 2 person" in done.stderr and not any("zidane/" in name for name in made)
+    assert "zidane: no bus was detected; found: 2 × person" in done.stderr and not any(
+        "zidane/" in name for name in made
+    )
     for name in ("bus", "zidane"):
         labels = [
             (tmp_path / "runs" / "detect" / run / "labels" / f"{name}.txt").read_bytes() for run in ("plain", "cam")

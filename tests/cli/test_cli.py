@@ -112,7 +112,10 @@ def test_mistakes_get_one_line(words, says, capsys, tmp_path, monkeypatch):
     [
         ("--visualize-method grad-cam", "--visualize-method does nothing here: it goes with --visualize-mode cam"),
         ("--visualize-mode pca --visualize-norm layer", "--visualize-norm does nothing here: it goes with"),
-        ("--visualize-boxes", "goes with --visualize-mode heatmap, --visualize-mode cam or --visualize-overlay"),
+        (
+            "--visualize-boxes",
+            "goes with --visualize-mode heatmap, --visualize-mode cam, --visualize-mode pca or --visualize-overlay",
+        ),
         ("--visualize-overlay", "--visualize-overlay does nothing here: it goes with --visualize-mode channels"),
         ("--visualize-report off --visualize-reduce l2", "--visualize-reduce does nothing here"),
         ("--visualize-mode cam --visualize-channels 3", "--visualize-channels does nothing here"),

@@ -20,6 +20,7 @@ import yolov5_featviz as fv
 from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.cli import main
 from yolov5_featviz.compare import pages
+from yolov5_featviz.compare.options import CompareOptions
 from yolov5_featviz.compare.pages import difference
 from yolov5_featviz.compare.tables import METRICS, Row, means, measure_image, to_latex
 from yolov5_featviz.runs.provenance import read_record, sha256
@@ -75,6 +76,11 @@ def compare(*words):
 def rows_of(file):
     with open(file, newline="") as lines:
         return list(csv.DictReader(lines))
+
+
+def three(x):
+    """A number with three digits, zeros included."""
+    return f"{x:.{max(0, 2 - math.floor(math.log10(x)))}f}"
 
 
 def positive_mean(fm):
@@ -213,7 +219,8 @@ def test_means_leave_out_what_there_is_not():
 
 
 def test_one_scale_for_a_layer(predict, images, tmp_path, monkeypatch):
-    """Painted cell by cell: both models' heat from 0 to the larger maximum, the difference around 0."""
+    """Painted cell by cell: both models' heat from 0 to the larger maximum, as strong over the image as it is high;
+    the difference around 0. Bars say what they measure."""
     panels = []
     compose = pages.compose
     monkeypatch.setattr(pages, "compose", lambda rows, *rest: panels.append(rows) or compose(rows, *rest))
@@ -226,24 +233,53 @@ def test_one_scale_for_a_layer(predict, images, tmp_path, monkeypatch):
     assert [[panel is not None for panel in row] for row in rows] == [[True] * 3, [True] * 3, [False, True, True]]
     whole = rows[0][0].window
     assert whole == (0, 0, 810, 1080)
+    photo = cv2.imread(str(bus))
     for k, layer in enumerate((17, 20)):
         maps = [positive_mean(predict[model](bus, layers=[layer])[layer]) for model in MODELS]
         most = max(x.max() for x in maps)
         for heat, panel in zip(maps, (rows[0][k + 1], rows[1][k + 1])):
             painted = panel.paint(heat.shape, whole).astype(int)
-            np.testing.assert_allclose(painted[..., 0], heat / most * 255, atol=1.01)
-            assert (panel.bar.low, panel.bar.high) == ("0", f"{most:.3g}")
+            below = cv2.resize(photo, heat.shape[::-1], interpolation=cv2.INTER_AREA)[..., 2]
+            share = heat / most
+            np.testing.assert_allclose(painted[..., 0], share * share * 255 + (1 - share) * below, atol=2.01)
+            assert panel.bar[1:4] == ("0", f"max {three(most)}", "channel mean")
         apart = maps[1] - maps[0]
         end = np.abs(apart).max()
         panel = rows[2][k + 1]
         colours = matplotlib.colormaps["RdBu_r"]((apart / end + 1) / 2)[..., :3] * 255
         np.testing.assert_allclose(panel.paint(apart.shape, whole).astype(float), colours, atol=5)
-        assert panel.bar.high == f"{end:.3g}" and panel.bar.low == f"−{end:.3g}"
+        assert panel.bar[1:4] == (f"−{three(end)}", three(end), "difference")
         assert record["scales"][str(layer)] == pytest.approx([0, most, -end, end], rel=1e-5)
     assert record["models"] == ["best", "epoch60"] and "labels" not in record
     assert rows_of("out/n/metrics.csv")[0]["boxes"] == "detections"
     boxes = rows[1][0].boxes
     assert len(boxes) == len(predict["epoch60"](bus).boxes) and set(boxes.labels) == {"person"}
+
+
+def test_bars_of_maps_that_are_clipped_alike_or_all_negative(tmp_path):
+    """Of stand-ins: channel mean ``x`` of one model, ``y`` of the other, below a photograph in grey or not."""
+    pixels = np.dstack([np.full((8, 16), value, np.uint8) for value in (200, 100, 50)])
+    given = {"weights": ("a", "b"), "layers": ("1",), "source": "", "width": 4, "dpi": 80}
+
+    def panels(x, y, **more):
+        maps = [[feature_map(np.array(values, np.float32)[None], input_size=(8, 16))] for values in (x, y)]
+        seen = [fv.Prediction("i", pixels, (8, 16), (0.0, 0.0, 16.0, 8.0), None, found) for found in maps]
+        composed = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pages, "compose", lambda rows, *rest: composed.append(rows))
+            pages.draw_pages("i", "ab", seen, maps, None, CompareOptions(**given, **more))
+        return [row[1] for row in composed[0]]
+
+    upper, _, lower = panels([[0.5, -0.25]], [[0.5, 2.0]])
+    assert upper.bar[1:4] == ("≤ 0", "max 2.00", "channel mean") and lower.bar[1:4] == ("−2.00", "2.00", "difference")
+    upper, _, lower = panels([[-1, -2]], [[-1, -2]])
+    assert upper.bar[1:4] == ("", "", "channel mean, all values ≤ 0") and lower.bar[1:4] == ("", "", "no difference")
+    upper, _, _ = panels([[-1, -2]], [[-1, 4]], reduce="max")
+    assert upper.bar[1:4] == ("min −2.00", "max 4.00", "channel max")
+    luma = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+    for more, expected in (({}, (200, 100, 50)), ({"desaturate": True}, (luma,) * 3)):
+        upper, _, _ = panels([[0, 1]], [[0, 1]], **more)
+        assert tuple(upper.paint((8, 16), upper.window)[4, 0]) == expected  # untouched where the map is 0
 
 
 def test_different_layers_of_each(predict, images, tmp_path, monkeypatch, capsys):
@@ -374,7 +410,7 @@ BOTH = ("--weights", WEIGHTS, EPOCH60)
         ((*BOTH, "--layers", "17", "--labels", "wrong"), "line 2: '0 0.5 0.5 3 0.2' is not a label"),
         ((*BOTH, "--layers", "17", "--conf-thres", "2"), "--conf-thres 2: take 0 to 1"),
         ((*BOTH, "--layers", "17", "--width", "narrow"), "no width 'narrow'"),
-        ((*BOTH, "--layers", "17", "--width", "0.5"), "width 0.5: give a number, 1 to 40"),
+        ((*BOTH, "--layers", "17", "--width", "0.5"), "width 0.5 is out of range: take 1 to 40 inches"),
         ((*BOTH, "--layers", "17", "--quiet", "--verbose"), "take one of them"),
         ((*BOTH, "--layers", "17", "--yolov5", "empty"), "empty holds no YOLOv5"),
     ],

@@ -25,7 +25,7 @@ def layer():
     data[21] = 0
     data[21, 7, 7] = 9
     data[22, 2:5, 2:5], data[23, 0, 0] = np.nan, np.inf
-    boxes = fv.Boxes([[32, 32, 72, 56], [90, 40, 126, 86]], [0.91, 0.5], ["cup", "spoon"])
+    boxes = fv.Boxes([[32, 32, 72, 56], [90, 40, 126, 86]], [0.91, 0.5], ["cup", "spoon"], [0, 1])
     region = (0.0, 8.0, 128.0, 88.0)
     return feature_map(data, input_size=(96, 128), boxes=boxes, region=region, image="table")
 

@@ -54,7 +54,7 @@ def test_file(model, bus, tmp_path):
     with Image.open(tmp_path / "new" / "17.png") as image:
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.01)
         assert image.width >= 1400 and image.mode == "P"
-        assert image.info["Title"] == "Layer 17 · C3 · 64 channels · 80×60 · stride 8"
+        assert image.info["Title"] == "Layer 17 · C3 · 64 channels · H×W 80×60 · stride 8"
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["17.png"]
     features[17].grid().save(tmp_path / "17.png", dpi=600)
     assert Image.open(tmp_path / "17.png").info["dpi"] == pytest.approx((600, 600), abs=0.02)
@@ -119,10 +119,10 @@ def test_labels_say_which_channel_it_is():
 
 def test_title_tells_what_it_is():
     fm = feature_map(torch.rand(100, 10, 20), input_size=(80, 160), image="street.jpg")
-    assert fm.grid("16").title == "street.jpg · Layer 17 · C3 · 16 of 100 channels · 10×20 · stride 8"
+    assert fm.grid("16").title == "street.jpg · Layer 17 · C3 · 16 of 100 channels · H×W 10×20 · stride 8"
     assert (
         feature_map(torch.rand(1, 3, 9), input_size=(9, 9)).grid().title
-        == "Layer 17 · C3 · 1 channel · 3×9 · stride 3×1"
+        == "Layer 17 · C3 · 1 channel · H×W 3×9 · stride 3×1"
     )
 
 

@@ -38,7 +38,7 @@ def test_first_layer_in_colour(net, plain):
     )
     assert np.abs(tiles(picture, (4, 6)).astype(float) - expected).max() <= 0.5
     assert list(picture.cells) == list(range(7))
-    assert picture.title == "Layer 0 · Conv2d kernels as RGB · 7 channels · 4×6"
+    assert picture.title == "Layer 0 · Conv2d kernels as RGB · 7 channels · H×W 4×6"
     chosen = fv.kernels(net, 0, channels="5,2", plain=plain)
     assert list(chosen.cells) == [5, 2]
     assert np.array_equal(tiles(chosen, (4, 6))[1], tiles(picture, (4, 6))[2])
@@ -49,8 +49,9 @@ def test_norm_over_the_inputs(net):
     weights = net[1][0].weight.detach().numpy()
     for kernel, codes in zip(weights, tiles(picture, (3, 3))):
         norms = np.sqrt((kernel.astype(float) ** 2).sum(axis=0))
-        assert np.abs(codes - norms / norms.max() * (COLOURS - 1)).max() <= 0.51
-    assert picture.title == "Layer 1.0 · Conv2d kernels, norm over 5 inputs · 6 channels · 3×3"
+        own = (norms - norms.min()) / np.ptp(norms)
+        assert np.abs(codes - own * (COLOURS - 1)).max() <= 0.51
+    assert picture.title == "Layer 1.0 · Conv2d kernels, norm over 5 inputs · 6 channels · H×W 3×3"
 
 
 def test_one_input_is_centred_on_zero(net):

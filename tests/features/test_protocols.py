@@ -42,7 +42,7 @@ def test_a_heat_map_is_an_array():
 def test_repr_is_one_line():
     fm = feature_map(DATA, image="a\nb")
     assert repr(fm) == "<FeatureMap a\ufffdb, layer 17 (C3): [3, 4, 5] torch.float32>"
-    assert repr(fm.heatmap()) == "<HeatMap a\ufffdb · Layer 17 · C3 · mean of 3 channels · 4×5: [4, 5]>"
+    assert repr(fm.heatmap()) == "<HeatMap a\ufffdb · Layer 17 · C3 · mean of 3 channels · H×W 4×5: [4, 5]>"
 
 
 @pytest.mark.parametrize("make", [lambda fm: fm, lambda fm: fm.heatmap()])

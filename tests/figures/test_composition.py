@@ -2,7 +2,6 @@
 
 import base64
 import io
-import itertools
 import os
 import re
 import struct
@@ -18,10 +17,9 @@ from helpers import ROOT
 from PIL import Image, ImageFont
 
 import yolov5_featviz as fv
-from yolov5_featviz.draw.annotate import place_labels
 from yolov5_featviz.draw.widths import WIDTHS
 from yolov5_featviz.figures.composition import compose
-from yolov5_featviz.figures.layout import Bar, Panel, Zoom
+from yolov5_featviz.figures.layout import Bar, Panel, Place, Zoom, number_places
 from yolov5_featviz.figures.style import LINES, Style, check_letters, font_file_of, wrap
 
 INCHES = {
@@ -231,6 +229,37 @@ def test_what_a_scale_measures_is_told_however_narrow():
     assert " ".join(word for word in texts(figure) if word not in ("min", "max")) == words
 
 
+def test_ends_of_a_narrow_scale_do_not_run_into_each_other():
+    """Beside each other where they fit, else one below the other; letters have 6 points or more at any size."""
+    bar = Bar("jet", "min −0.278", "max 12.345", "channel mean")
+    for width, font_size, rows in ((2.5, 8, 1), (1.5, 8, 2), (1, 8, 3), (2, 6, 1)):
+        svg = compose([[plain(bar=bar)]], style=Style(width=width, font_size=font_size)).encode("svg").decode()
+        found = re.findall(r'([\d.]+)px.*? y="([\d.]+)"[^>]*>([^<]+)</text>', svg)
+        assert {words for _, _, words in found} == {"min −0.278", "max 12.345", "channel mean"}
+        assert len({y for _, y, _ in found}) == rows, (width, font_size)
+        assert {float(size) for size, _, _ in found} == {max(6, font_size - 1)}
+
+
+def test_a_scale_without_ends_is_only_words():
+    figure = compose([[plain(bar=Bar("jet", "", "", "all values ≤ 0"))]], style=Style(width=2, dpi=100))
+    assert texts(figure) == ["all values ≤ 0"]
+    below = figure.to_rgb()[150:].astype(int)
+    assert np.ptp(below, axis=2).max() == 0 and below.min() < 100  # letters, no colours
+
+
+def test_numbers_of_tiles_without_room_are_listed_below_for_the_panels_that_lack_them():
+    bar = Bar("jet", "min", "max", "of each channel")
+    large = plain(bar=bar, numbers=[7, 70, 8, 9])
+    small = Panel(noise, (0.0, 0.0, 40.0, 4.0), bar=bar, numbers=[1, 2, 3, 30])
+    figure = compose([[large], [small]], style=Style(width=2))
+    assert texts(figure) == ["7", "70", "8", "9", "min", "max", *texts(figure)[6:]]
+    assert " ".join(texts(figure)[6:]) == "of each channel, tiles without numbers: 1–3, 30"
+    places = number_places(large, Place(0, 0, 600, 450), Style(width=2))
+    assert [(x, y) for x, y, _, _ in places] == [(0, 0), (302, 0), (0, 227), (302, 227)]
+    lettered = number_places(large, Place(0, 0, 600, 450), Style(width=2, letters="panels"))
+    assert lettered[1:] == places[1:] and lettered[0].y > 40  # below the letter
+
+
 def test_an_enlarged_detail_shows_that_part_and_is_framed_where_it_comes_from():
     def paint(size, window):
         """Green where the image's x is below 20, else blue."""
@@ -260,28 +289,75 @@ def test_boxes_lie_where_they_belong_in_a_cropped_panel():
     assert texts(compose([[Panel(white.paint, white.window, boxes)]], style=style)) == ["cat 0.90"]
 
 
-def test_labels_never_hide_each_other():
-    rng = np.random.default_rng(3)
-    for _ in range(200):
-        corners = rng.uniform(0, 400, (6, 4))
-        corners = np.concatenate(
-            [np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])], 1
-        )
-        sizes = [(int(w), 20) for w in rng.integers(40, 120, 6)]
-        covered = [(300, 300, 100, 100)]
-        spots = place_labels(corners.tolist(), sizes, (400, 400), covered)
-        areas = [(*spot, *size) for spot, size in zip(spots, sizes)]
-        assert all(x >= 0 and x + w <= 400 and y >= 0 and y + h <= 400 for x, y, w, h in areas)
-        for (ax, ay, aw, ah), (bx, by, bw, bh) in itertools.combinations([*covered, *areas], 2):
-            assert ax >= bx + bw or bx >= ax + aw or ay >= by + bh or by >= ay + ah
+def twin_boxes(n=3, name="cat"):
+    """Boxes that have no place for a name: each touches all edges of the others."""
+    return fv.Boxes([[10, 10, 30, 25]] * n, [0.9 - i / 100 for i in range(n)], [name] * n)
 
 
-def test_names_for_which_there_is_no_room_are_left_out_and_their_boxes_stay():
-    boxes = fv.Boxes([[1, 1, 39, 29]] * 30, [0.5] * 30, ["elephant"] * 30)
-    figure = compose([[plain(boxes=boxes)]], style=Style(width=1, dpi=100))
+def test_boxes_without_room_for_names_get_numbers_listed_below():
+    style = Style(width=3, dpi=100)
+    boxes = twin_boxes()
+    figure = compose([[plain(boxes=boxes), plain(boxes=boxes)], [plain(boxes=boxes), plain()]], style=style)
     found = texts(figure)
-    assert 0 < len(found) < 30 and set(found) == {"elephant 0.50"}
-    assert len(re.findall("patch_", figure.encode("svg").decode())) >= 60
+    assert found[-1] == "1 cat 0.90 · 2 cat 0.89 · 3 cat 0.88"
+    assert sorted(found[:-1]) == ["1"] * 3 + ["2"] * 3 + ["3"] * 3  # a box keeps its number in other panels
+    other = fv.Boxes([[1, 1, 9, 9]] * 2, [0.7, 0.6], ["$dog$"] * 2)
+    found = texts(compose([[plain(boxes=boxes), plain(boxes=other)]], style=style))
+    assert found[-2:] == ["1 cat 0.90 · 2 cat 0.89 · 3 cat 0.88 · 4 $dog$ 0.70", "5 $dog$ 0.60"]
+    assert texts(compose([[plain(boxes=boxes, named=False)]], style=style)) == []
+
+
+def test_boxes_without_room_for_numbers_are_counted():
+    figure = compose([[plain(boxes=twin_boxes(40))]], style=Style(width=1, dpi=100))
+    svg = figure.encode("svg").decode()
+    *_, last = found = texts(figure)
+    numbers = [int(words) for words in found if words.isdigit()]
+    assert sorted(numbers) == list(range(1, len(numbers) + 1)) and 3 < len(numbers) < 40
+    assert last.endswith(f"and {40 - len(numbers)} more")
+    assert len(re.findall("patch_", svg)) >= 80
+
+
+def test_a_list_of_numbers_extends_the_figure_and_leaves_panels_as_they_are():
+    style = Style(width=2, dpi=100, letters="panels")
+    names = twin_boxes(9, "a name of several words")
+    panels = [[Panel(noise, (0.0, 0.0, 40.0, 30.0))], [plain(boxes=names)]]
+    hidden = [[panels[0][0]], [plain(boxes=names, named=False)]]
+    figure = compose(panels, ["Column"], ["Row", "Other"], style)
+    long, short = figure.to_rgb(), compose(hidden, ["Column"], ["Row", "Other"], style).to_rgb()
+    half = 15 + len(short) // 2 - 10  # the first row, with its titles
+    np.testing.assert_array_equal(long[:half], short[:half])
+    below = long[len(short) :]
+    inked = (below < 128).any(axis=2)
+    lines = [words for words in texts(figure) if "several" in words or "more" in words]
+    assert len(lines) > 2 and abs(len(below) - len(lines) * 1.25 * 6.5 / 0.72) <= 4
+    assert inked.any() and not inked[:, -1].any() and not inked[-1].any()
+    for format in ("svg", "pdf"):
+        content = figure.encode(format)
+        found = re.search(rb'<svg[^>]*height="([\d.]+)pt"|/MediaBox \[ ?0 0 [\d.]+ ([\d.]+)', content)
+        assert abs(float(found[1] or found[2]) - len(long) * 0.72) < 0.1
+    assert {text.get_fontsize() for text in figure.figure.texts if "several" in text.get_text()} == {6.5}
+
+
+@pytest.mark.parametrize("size", [6.0, 6.5, 8.0, 14.0])
+def test_letters_at_boxes_are_not_smaller_than_six_points(size):
+    apart = fv.Boxes([[2, 9, 12, 25], [25, 9, 35, 25]], [0.5, 0.6], ["person", "person"])
+    for boxes in (twin_boxes(), apart):
+        found = sizes_of(compose([[plain(boxes=boxes)]], style=Style(width=1.5, dpi=100, font_size=size)))
+        assert found and min(found) >= 6 and max(found) <= max(size - 1, 6)
+
+
+@pytest.mark.parametrize("name", ["cat", "aeroplane", "fire hydrant", "traffic light"])
+def test_a_name_is_as_large_as_fits(name):
+    boxes = fv.Boxes([[10, 15, 30, 25]], [0.5], [name])
+    (found,) = sizes_of(compose([[plain(boxes=boxes)]], style=Style(width=1, dpi=300, font_size=11)))
+    length = ImageFont.truetype(font_file_of("sans"), 1000).getlength(f"{name} 0.50") / 1000
+    assert found == next(points for points in (10, 9, 8, 7, 6) if length * points + 1.6 <= 72)
+
+
+def sizes_of(composition):
+    """Font sizes of all texts in points."""
+    svg = composition.encode("svg").decode()
+    return {float(found) for found in re.findall(r"<text[^>]*?([\d.]+)px", svg)}
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "tif", "pdf", "svg"])
@@ -328,7 +404,7 @@ def test_fonts_are_embedded_as_truetype_and_text_stays_text(name):
     family = {b"sans": b"DejaVuSans", b"serif": b"STIXGeneral"}[name.encode()]
     assert family in pdf
     svg = figure.encode("svg").decode()
-    assert ">One</text>" in svg and ">cat 0.90</text>" in svg and f"'{family.decode()[:6]}" in svg
+    assert ">One</text>" in svg and ">1 cat 0.90 · 2 dog 0.80</text>" in svg and f"'{family.decode()[:6]}" in svg
     long = re.search(r'textLength="([\d.]+)"[^>]*>Three</text>', svg)
     expected = ImageFont.truetype(font_file_of(name), 800).getlength("Three") / 100
     assert abs(float(long[1]) - expected) < 0.05 * expected

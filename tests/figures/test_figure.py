@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 import cv2
 import matplotlib
@@ -17,6 +18,7 @@ from helpers import ROOT, WEIGHTS, files_below
 from PIL import Image
 
 import yolov5_featviz as fv
+from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.cli import main
 from yolov5_featviz.figures.make import make
 from yolov5_featviz.figures.spec import parse
@@ -108,6 +110,12 @@ def cells(pixels, side):
     return pixels[side // 2 :: side, side // 2 :: side]
 
 
+def said(*ends):
+    """Ends of a scale as they are printed: three digits for the largest, as many decimals for the other."""
+    decimals = max(0, 2 - int(np.floor(np.log10(max(map(abs, ends))))))
+    return [f"{end:.{decimals}f}".replace("-", "−") if end else "0" for end in ends]
+
+
 def words(figure):
     return re.findall(r"<text[^>]*>([^<]+)</text>", figure.encode("svg").decode())
 
@@ -127,7 +135,8 @@ def test_a_shared_scale_is_really_shared(files):
         for c, values in enumerate(row):
             panel = pixels[50 * r : 50 * (r + 1), 100 * c : 100 * (c + 1)]
             assert apart(cells(panel, 10), coloured(values, low, high)) <= 3
-    assert sorted(words(figure)) == sorted([f"{low:.3g}".replace("-", "−"), f"{high:.3g}", "channel max"])
+    low, high = said(low, high)
+    assert words(figure) == [f"min {low}", "channel max", f"max {high}"]
 
 
 def test_a_scale_of_each_panel_by_itself(files):
@@ -139,7 +148,10 @@ def test_a_scale_of_each_panel_by_itself(files):
     values = MAPS["3"].max(axis=0)
     for panel in np.split(figure.to_rgb()[:200], 2):
         assert apart(cells(panel, 20), coloured(values, values.min(), values.max())) <= 3
-    assert words(figure) == ["min", "max", "channel max, each on its own"]
+    assert words(figure) == ["min", "channel max, each on its own", "max"]
+    alone = draw(files, rows=["light.png"], columns=[{"layer": 3, "reduce": "max", "scale": "separate"}])
+    low, high = said(values.min(), values.max())
+    assert words(alone) == [f"min {low}", "channel max", f"max {high}"]  # nothing to confuse it with
 
 
 def test_layers_do_not_share_a_scale_unless_it_is_given(files):
@@ -147,20 +159,78 @@ def test_layers_do_not_share_a_scale_unless_it_is_given(files):
     own = words(draw(files, rows=[3, 4], columns=[{**column, "norm": "channel"}]))
     for name in ("3", "4"):
         ends = MAPS[name][2].min(), MAPS[name][2].max()
-        assert all(f"{end:.3g}".replace("-", "−") in own for end in ends)
+        assert {f"{name} {end}" for name, end in zip(("min", "max"), said(*ends))} <= set(own)
     given = draw(files, rows=[{"layer": 3}, {"layer": 4}], columns=[{**column, "scale": [-1, 2.5], "title": ""}])
     for panel, name in zip(np.split(given.to_rgb()[:200], 2), ("3", "4")):
         assert apart(cells(panel, 20), coloured(MAPS[name][2], -1, 2.5)) <= 3
-    assert sorted(words(given)) == sorted(["−1", "2.5", "channel 2"])
+    assert MAPS["4"][2].min() < -1 and MAPS["4"][2].max() > 2.5 > MAPS["3"][2].max()
+    assert words(given) == ["≤ −1.00", "channel 2", "≥ 2.50"]  # one bar, which one of the panels exceeds
+
+
+def test_ends_that_clip_values_are_marked(files):
+    """Against the values of the map themselves, for each kind of scale."""
+    x = MAPS["4"].mean(axis=0)
+    assert x.min() < -0.5 and x.max() > 0.5
+
+    def ends(**more):
+        return words(draw(files, rows=["light.png"], columns=[{"layer": 4, **more}]))
+
+    (high,) = said(x.max())
+    assert ends() == ["≤ 0", "channel mean", f"max {high}"]
+    assert ends(scale=[-9, 9]) == ["−9.00", "channel mean", "9.00"]
+    assert ends(scale=[-0.5, 9]) == ["≤ −0.50", "channel mean", "9.00"]
+    assert ends(scale=[-9, 0.5]) == ["−9.00", "channel mean", "≥ 0.50"]
+    low, high = said(*np.percentile(x, (1, 99)))
+    assert " ".join(ends(norm="robust")) == f"≤ {low} ≥ {high} channel mean, 1st to 99th percentile"
+    low, high = said(-np.abs(x).max(), np.abs(x).max())
+    assert ends(norm="signed") == [low, "channel mean", high]
+    assert ends(norm="sigmoid") == ["0", "1", "channel mean, sigmoid of the value"]
+    model = StandIn({"3": -np.abs(MAPS["3"]), "4": MAPS["4"]})
+    figure = draw(files, {"a.pt": model}, rows=["light.png"], columns=[{"layer": 3}, {"layer": 4}], width=6)
+    assert words(figure) == ["channel mean, all values ≤ 0", "≤ 0", "channel mean", f"max {said(x.max())[0]}"]
 
 
 def test_heat_over_the_image_is_mixed_with_it(files):
     figure = draw(
         files, rows=["light.png"], columns=[{"layer": 3, "alpha": 0.3, "resample": "nearest", "scale": [0, 2]}]
     )
-    heat = coloured(MAPS["3"].mean(axis=0), 0, 2, "jet").repeat(4, axis=0).repeat(4, axis=1)
+    values = (MAPS["3"].mean(axis=0) / 2).clip(0, 1).repeat(4, axis=0).repeat(4, axis=1)
+    heat, share = coloured(values, 0, 1, "inferno"), values[..., None]
     middle = figure.to_rgb()[2:100:5, 2::5]  # the image's own pixels, each of 5 by 5
-    assert apart(middle, 0.3 * heat + 0.7 * COLOURS) <= 4
+    assert apart(middle, 0.3 * share * heat + (1 - 0.3 * share) * COLOURS) <= 4
+    assert (values == 0).any() and apart(middle[values == 0], COLOURS[values == 0]) <= 1  # untouched
+    column = {"layer": 3, "alpha": 0.3, "resample": "nearest", "scale": [0, 2]}
+
+    def mixed(**more):
+        return draw(files, rows=["light.png"], columns=[{**column, **more}]).to_rgb()[2:100:5, 2::5]
+
+    luma = (COLOURS @ (0.299, 0.587, 0.114))[..., None]
+    assert apart(mixed(desaturate=True), 0.3 * share * heat + (1 - 0.3 * share) * luma) <= 4
+    assert apart(mixed(blend="even"), 0.3 * heat + 0.7 * COLOURS) <= 4
+    assert apart(mixed(blend="add"), (0.3 * share * heat + COLOURS).clip(0, 255)) <= 4
+    signed = MAPS["3"].mean(axis=0).repeat(4, axis=0).repeat(4, axis=1) / 4 + 0.25
+    assert signed.min() > 0 and signed.max() < 1  # from -1 to 3: untouched at a quarter of the scale
+    share = 0.3 * np.abs(signed - 0.25)[..., None] / 0.75
+    expected = share * coloured(signed, 0, 1, "inferno") + (1 - share) * COLOURS
+    assert apart(mixed(scale=[-1, 3]), expected) <= 4
+
+
+def test_the_bar_of_an_overlay_has_the_colours_that_appear(files):
+    """Over mid-grey, with the opacity of each value."""
+
+    def bar(**more):
+        figure = draw(files, rows=["light.png"], columns=[{"layer": 3, "scale": [0, 2], "alpha": 0.5, **more}])
+        return figure.to_rgb()[100 + 3 + 2].astype(float)  # two points below the panel, and into the bar
+
+    y = np.linspace(0, 1, 200)[:, None]
+    pure = coloured(y[:, 0], 0, 1, "inferno")
+    for more, expected in (
+        ({}, 0.5 * y * pure + (1 - 0.5 * y) * 128),
+        ({"blend": "even"}, 0.5 * pure + 64),
+        ({"blend": "add"}, (0.5 * y * pure + 128).clip(0, 255)),
+        ({"over": False}, coloured(y[:, 0], 0, 1, "viridis")),
+    ):
+        assert np.abs(bar(**more) - expected)[2:-2].max() <= 5, more
 
 
 def test_crop_and_zoom_show_the_pixels_they_name(files):
@@ -195,6 +265,132 @@ def test_a_grid_shows_the_channels_in_order(files):
                      coloured(x[k], x.min(), x.max())[1:-1, 1:-1]) <= 3  # fmt: skip
 
 
+def test_channels_of_a_grid_are_numbered_on_its_tiles_or_below(files):
+    column = {"show": "grid", "layer": 3, "channels": [4, 0, 2, 5]}
+    for width, expected in (
+        (2, ["4", "0", "2", "5", "min", "of each channel", "max"]),
+        (1, ["min", "max", "of each channel: 4, 0, 2, 5"]),
+    ):
+        found = words(draw(files, rows=["light.png"], columns=[column], width=width))
+        assert [" ".join(found)] == [" ".join(expected)]
+    svg = draw(files, rows=["light.png"], columns=[column]).encode("svg").decode()
+    assert min(float(size) for size in re.findall(r"([\d.]+)px", svg)) >= 6
+    pixels = draw(files, rows=["light.png"], columns=[column]).to_rgb()
+    for top in (0, 50):
+        for left in (0, 100):  # in the upper left corner of each, on white
+            corner = pixels[top : top + 9, left + 1 : left + 7]
+            assert (corner == 255).all(axis=2).any() and corner.min() < 100
+            assert (pixels[top + 20 : top + 40, left + 20 : left + 90] < 255).any(axis=2).all()
+    lettered = draw(files, rows=["light.png"], columns=[column], letters="panels", width=4)
+    assert lettered.to_rgb()[:12, :12].min() < 50 and "4" in words(lettered)
+
+
+def test_panels_with_different_channels_say_so(files):
+    class Moody(StandIn):
+        """What is strong in the light is weak in the dark."""
+
+        def __call__(self, image, *more):
+            seen = super().__call__(image, *more)
+            if "dark" in str(image):
+                seen.maps[:] = [replace(fm, data=fm.data.flip(0)) for fm in seen.maps]
+            return seen
+
+    order = np.argsort(-MAPS["3"].mean(axis=(1, 2)))
+    light, dark = ([int(k) for k in found[:2]] for found in (order, 5 - order))
+    assert sorted(light) != sorted(dark)
+    given = {"rows": ["light.png", "dark.png"], "width": 4}
+    grid = {"show": "grid", "layer": 3, "channels": "top:2"}
+    figure = draw(files, {"a.pt": Moody(MAPS)}, columns=[grid, {"layer": 3, "channels": "top:2"}, 3], **given)
+    found = " ".join(words(figure))
+    assert "of each channel, channels differ between panels" in found
+    assert "mean of 2 channels, channels differ between panels" in found
+    assert found.count("differ") == 2  # not of all channels
+    spans = [panel["channels"] for panel in figure.about["panels"] if panel["shows"] == "grid"]
+    assert spans == [fv_spans(light), fv_spans(dark)]
+    same = draw(files, columns=[grid], **given)
+    assert "differ" not in " ".join(words(same))
+    ranked = draw(files, columns=[{"layer": 3, "channels": "top:2:contrast"}], rows=["light.png"])
+    assert "by std instead of contrast: nothing was detected" in " ".join(words(ranked))
+
+
+def fv_spans(channels):
+    """Channel numbers as records hold them."""
+    first, second = channels
+    return f"{first}-{second}" if second == first + 1 else f"{first},{second}"
+
+
+def test_the_record_has_the_scale_and_channels_of_each_panel(files):
+    """Three panels of one layer, each on a scale of its own."""
+    columns = [3, {"layer": 3, "scale": "separate"}, {"layer": 3, "scale": [0, 0.5]}, "input"]
+    figure = draw(files, rows=["light.png", "dark.png"], columns=columns, width=6)
+    panels = figure.about["panels"]
+    assert [(one["row"], one["column"]) for one in panels] == [(r, c) for r in (1, 2) for c in (1, 2, 3, 4)]
+    most = float(MAPS["3"].mean(axis=0).max())
+    for one, expected in zip(panels, [most, most, 0.5, None, most, most / 2, 0.5, None]):
+        if expected is None:
+            assert one == {"row": one["row"], "column": 4, "image": one["image"], "shows": "input"}
+        else:
+            assert one["scale"] == [0, pytest.approx(expected, rel=1e-5)]
+            assert (one["layer"], one["norm"], one["reduce"], one["channels"]) == ("3", "zero", "mean", "0-5")
+    assert [one["image"] for one in panels] == ["light.png"] * 4 + ["dark.png"] * 4
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_end_that_only_padding_has_is_said(files, padded):
+    """The highest value in the first row of cells, of which the image begins at the second, or not."""
+    x = MAPS["3"] + 0
+    x[:, 0, 0] = 99
+    top = 4.0 if padded else 0.0
+
+    class Letterboxed(StandIn):
+        def __call__(self, *asked):
+            seen = super().__call__(*asked)
+            region = (0.0, top, float(WIDE), float(HIGH))
+            return replace(seen, region=region, maps=[replace(fm, region=region) for fm in seen.maps])
+
+    def told(**more):
+        model = Letterboxed({"3": x})
+        figure = draw(files, {"a.pt": model}, rows=["light.png"], columns=[{"layer": 3, **more}], width=6)
+        return "in the padding" in " ".join(words(figure))
+
+    assert told() == told(show="channel", channel=1) == told(show="grid") == padded
+    assert not told(scale=[0, 1]) and not told(norm="sigmoid") and not told(norm="robust")
+
+
+class Explained(StandIn):
+    """A model that explains its layers by a map of their first channel."""
+
+    def cam(self, image, layer, target, method, imgsz, smooth=False):
+        self.asked.append((layer, target, method, smooth))
+        (fm,) = self(image, str(layer), imgsz, 0, 0).maps
+        kept = replace(fm, data=fm.data[:1])
+        scaled, _ = normalize(kept.values, "zero")
+        about = {"shows": f"Layer-CAM of {'dog 0.90' if 'dark' in str(image) else 'cat 0.80'}", "parity": [1, 0, 0, 0]}
+        return fv.HeatMap(scaled[0], None, "image · C3 · Layer-CAM · checkerboard: 99%", kept, about)
+
+
+def test_a_class_activation_map_names_its_target_and_has_no_units(files):
+    boxes = fv.Boxes([[8, 4, 24, 16]], [0.75], ["cat"])
+    cam = {"show": "cam", "layer": 3, "title": ""}
+
+    def found(rows=("light.png",), **more):
+        return " ".join(
+            words(draw(files, {"a.pt": Explained(MAPS, boxes)}, rows=rows, columns=[{**cam, **more}], width=6))
+        )
+
+    assert MAPS["3"][0].min() < 0
+    board = "of the energy on one cell in four"
+    assert found() == f"≤ 0 Layer-CAM of cat 0.80, checkerboard: 100% {board} max"
+    both = found(("light.png", "dark.png"))
+    assert both == f"≤ 0 Layer-CAM of all detections, each on its own, checkerboard: up to 100% {board} max"
+    assert "Layer-CAM of cat, each" in found(("light.png", "dark.png"), target="cat")
+    assert found(("light.png", "dark.png"), scale="shared").startswith("≤ 0 Layer-CAM of all detections, check")
+    assert found(scale=[0, 0.5]).split()[:2] == ["≤", "0"] and found(scale=[0, 0.5]).endswith("≥ 0.500")
+    model = Explained(MAPS, boxes)
+    draw(files, {"a.pt": model}, rows=["light.png"], columns=[{**cam, "smooth": True, "target": 1}])
+    assert ("3", "1", "layer-cam", True) in model.asked
+
+
 def test_boxes_and_models_are_asked_for_once_each(files):
     boxes = fv.Boxes([[8, 4, 24, 16]], [0.75], ["cat"])
     model = StandIn(MAPS, boxes)
@@ -208,7 +404,7 @@ def test_boxes_and_models_are_asked_for_once_each(files):
         iou=0.6,
     )
     assert model.asked == [(str(files / "light.png"), "3,4", 64, 0.1, 0.6)]
-    assert words(figure).count("cat 0.75") == 1  # named where detections are what is shown
+    assert " ".join(words(figure)).count("cat 0.75") == 1  # named where detections are what is shown
     assert figure.about["shows"] == "figure" and "Detections" in words(figure)
 
 
@@ -216,17 +412,70 @@ def test_pca_and_titles_by_themselves(files):
     given = {"rows": [{"image": "light.png", "title": None}], "weights": "a.pt"}
     columns = ["input", 3, {"layer": 4, "show": "pca"}, {"show": "channel", "layer": 3, "channel": 0}]
     spec = parse({**given, "columns": columns}, lambda kind, name: files / name)
-    assert spec.columns == ["Input", "Layer 3", "Layer 4, PCA", "Layer 3, channel 0"]
+    assert spec.columns == ["Input", "Layer 3, channel mean", "Layer 4, PCA", "Layer 3, channel 0"]
     spec = parse({"image": "x.png", "rows": [3, 4], "columns": [{"weights": "n/a.pt"}, {"weights": "n/b.pt"}]})
-    assert (spec.rows, spec.columns) == (["Layer 3", "Layer 4"], ["a", "b"])
+    assert (spec.rows, spec.columns) == (["Layer 3, channel mean", "Layer 4, channel mean"], ["a", "b"])
     spec = parse({"image": "x.png", "weights": "a.pt", "rows": [3], "columns": [{"show": "heatmap"}, {"show": "pca"}]})
-    assert spec.columns == ["Heat map", "PCA"]
+    assert (spec.rows, spec.columns) == (["Layer 3"], ["Channel mean", "PCA"])
     pixels = draw(files, rows=["light.png"], columns=[{"layer": 3, "show": "pca"}]).to_rgb()
     x = MAPS["3"].reshape(6, -1).astype(np.float64)
     first = np.linalg.svd(x - x.mean(axis=1, keepdims=True))[2][0]
     red = cells(pixels[:100], 20)[..., 0].ravel().astype(float)
     inner = (red > 0) & (red < 255)
     assert abs(np.corrcoef(red[inner], first[inner])[0, 1]) > 0.999
+
+
+@pytest.mark.parametrize(
+    "part, expected",
+    [
+        ({"show": "cam", "layer": 17, "target": "person"}, "Layer 17, Layer-CAM of person"),
+        ({"show": "cam", "layer": 17, "target": "0", "method": "grad-cam++"}, "Layer 17, Grad-CAM++ of class 0"),
+        ({"show": "cam", "layer": 9, "smooth": True}, "Layer 9, Layer-CAM smoothed 3×3"),
+        ({"show": "grid", "layer": 17, "channels": "top:9:contrast"}, "Layer 17, top 9 by contrast"),
+        ({"show": "grid", "layer": 17}, "Layer 17, first 16 channels"),
+        ({"show": "grid", "layer": 17, "channels": [3, 17, 40]}, "Layer 17, channels 3, 17, 40"),
+        ({"show": "grid", "layer": 17, "channels": "last:4"}, "Layer 17, last 4 channels"),
+        ({"layer": 17, "reduce": "l2"}, "Layer 17, L2 norm"),
+        ({"layer": 17, "reduce": "select-max"}, "Layer 17, strongest channel"),
+        ({"layer": 17, "channels": "8-15"}, "Layer 17, mean of channels 8–15"),
+        ({"layer": 17, "channels": "top:4", "show": "pca"}, "Layer 17, PCA of top 4 by mean"),
+        ({"layer": 17, "show": "channel", "channel": 5}, "Layer 17, channel 5"),
+        ({"show": "detections", "weights": "x/b.pt"}, "b, detections"),
+        ({"layer": 17, "weights": "x/b.pt"}, "b, layer 17, channel mean"),
+    ],
+)
+def test_a_title_names_what_is_shown(part, expected):
+    spec = parse({"rows": ["x.png"], "weights": "a.pt", "columns": [part]})
+    assert spec.columns == [expected]
+    assert parse({"image": "x.png", "weights": "a.pt", "rows": [part], "columns": [{}]}).rows == [expected]
+
+
+@pytest.mark.parametrize(
+    "rows, columns, expected",
+    [
+        ([{"reduce": "mean"}, {"reduce": "l2"}], [3, 4], (["Channel mean", "L2 norm"], ["Layer 3", "Layer 4"])),
+        (
+            [{"method": "layer-cam"}, {"method": "grad-cam"}],
+            [{"layer": 3, "show": "cam", "target": "dog"}],
+            (["", ""], ["Layer 3, class activation map of dog"]),
+        ),
+        (
+            [{"layer": 3, "scale": [0, 0.5]}, 3],
+            [{}],
+            (["Layer 3, channel mean, scale 0 to 0.5", "Layer 3, channel mean"], [""]),
+        ),
+        (["x.png", "y.png"], [{"layer": 3, "title": "A"}, {"layer": 3, "title": "A"}], (["", ""], ["A", "A"])),
+        (
+            ["x.png"],
+            [{"weights": "exp/weights/best.pt"}, {"weights": "exp2/weights/best.pt"}],
+            ([""], ["best, exp/weights", "best, exp2/weights"]),
+        ),
+    ],
+)
+def test_titles_say_what_distinguishes_panels_and_nothing_that_the_other_axis_sets(rows, columns, expected):
+    image = {} if "x.png" in rows else {"image": "x.png"}
+    spec = parse({"weights": "a.pt", "rows": rows, "columns": columns, **image})
+    assert (spec.rows, spec.columns) == expected
 
 
 GOOD = {"weights": "a.pt", "rows": ["light.png"], "columns": ["input", {"layer": 3}]}
@@ -241,7 +490,7 @@ GOOD = {"weights": "a.pt", "rows": ["light.png"], "columns": ["input", {"layer":
         ({"rows": [{"image": "light.png", "zoom": {"bx": [1, 2, 3, 4]}}]}, "no key 'bx': did you mean box?"),
         ({"rows": [{"image": "light.png", "zoom": [4, 4, 4, 8]}]}, "zoom [4, 4, 4, 8] is empty"),
         ({"width": "ieee-colum"}, "no width 'ieee-colum': did you mean ieee-column?"),
-        ({"width": 99}, "width 99: give a number, 1 to 40"),
+        ({"width": 99}, "width 99 is out of range: take 1 to 40 inches"),
         ({"dpi": 300.5}, "dpi 300.5: give a whole number, 72 to 2400"),
         ({"font": "sanss"}, "no font 'sanss': did you mean sans?"),
         ({"letters": "rowz"}, "no letters for 'rowz'"),
@@ -365,10 +614,11 @@ def test_in_python_as_from_a_file(tmp_path, images):
     for format in ("png", "pdf", "svg", "tif"):
         assert figure.encode(format) == again.encode(format), format
     see = fv.Predictor(WEIGHTS)(images / "bus.jpg", 23)
-    (scale,) = figure.about["scales"].values()
-    np.testing.assert_allclose(scale, [0, see[23].data.mean(dim=0).max()], rtol=1e-5)
+    detections, heat = figure.about["panels"]
+    assert detections == {"row": 1, "column": 1, "image": "bus.jpg", "weights": "best.pt", "shows": "detections"}
+    np.testing.assert_allclose(heat["scale"], [0, see[23].data.mean(dim=0).max()], rtol=1e-5)
     for i in range(len(see.boxes)):
-        assert see.boxes.caption(i) in words(figure)
+        assert see.boxes.caption(i) in " ".join(words(figure))
     assert "command" not in figure.about and str(tmp_path) not in str(figure.about)
     with pytest.raises(fv.FeatvizError, match="no layer"):
         fv.figure({**given, "columns": [99]})
@@ -406,8 +656,8 @@ def test_the_examples_run(examples):
         assert str(home).encode() not in pdf and "command" in about
     with Image.open(home / "runs/figures/comparison.png") as picture:
         assert picture.size[0] == round(6.875 * 300) and [round(x) for x in picture.info["dpi"]] == [300, 300]
-    found = read_record(home / "runs/figures/comparison.svg")["scales"]
-    assert len(set(map(tuple, found.values()))) == 1  # one scale for both models and both images
+    found = [one["scale"] for one in read_record(home / "runs/figures/comparison.svg")["panels"] if "scale" in one]
+    assert len(found) == 4 and found == found[:1] * 4  # one scale for both models and both images
 
 
 def test_redo_says_that_a_figure_is_identical(examples):

@@ -1,5 +1,6 @@
 """The page about a run in a real browser: `make test-report`. Screenshots go to the folder $SCREENSHOTS."""
 
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import WEIGHTS, feature_map, run
+from PIL import Image
 
 import yolov5_featviz as fv
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.draw.heatmap import aligned
 from yolov5_featviz.draw.palette import palette_of, quantise
+from yolov5_featviz.draw.scale import Legend
 from yolov5_featviz.runs.report import Report
 
 CHROMIUM = os.environ.get("CHROMIUM")
@@ -119,8 +122,8 @@ def open_image(page, name):
     page.locator("#images button", has_text=name).first.click()
 
 
-COPY = """() => {
-    const heat = document.querySelector("#heat"), copy = document.createElement("canvas");
+COPY = """(id) => {
+    const heat = document.getElementById(id), copy = document.createElement("canvas");
     [copy.width, copy.height] = [heat.width, heat.height];
     const context = copy.getContext("2d", { willReadFrequently: true });
     context.drawImage(heat, 0, 0);
@@ -141,16 +144,23 @@ COLOURS = """() => {
 }"""
 
 
-def heat_codes(page, cmap="turbo"):
-    """What is on the canvas of the heat, as palette indices; of colours that a map has twice the first."""
-    size, data = page.evaluate(COPY)
-    pixels = np.array(data, np.uint8).reshape(size[1], size[0], 4)
-    assert (pixels[..., 3] == 255).all()
-    known = {tuple(colour): i for i, colour in reversed(list(enumerate(palette_of(cmap).tolist())))}
-    return np.array([[known[tuple(pixel)] for pixel in row] for row in pixels[..., :3].tolist()])
+def pixels_of(page, canvas):
+    size, data = page.evaluate(COPY, canvas)
+    return np.array(data).reshape(size[1], size[0], 4)
 
 
-def assert_drawn(page, values, limits, fm, how="bilinear", cmap="turbo"):
+def heat_codes(page, cmap="inferno"):
+    """What is on the canvas of the heat over a photograph, as palette indices: the opacity says them."""
+    pixels = pixels_of(page, "heat")
+    codes = np.rint(pixels[..., 3] / 255 * 247).astype(int)
+    assert (np.rint(codes / 247 * 255) == pixels[..., 3]).all()
+    # a canvas stores colours times opacity, in bytes
+    error = np.abs(pixels[..., :3] - palette_of(cmap)[codes].astype(int)) * pixels[..., 3:] / 255
+    assert error.max() <= 1.01
+    return codes
+
+
+def assert_drawn(page, values, limits, fm, how="bilinear", cmap="inferno"):
     found = heat_codes(page, cmap)
     low, high = limits
     scaled = ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
@@ -213,6 +223,40 @@ def test_boxes_lie_where_they_were_found(page, made):
         assert box["height"] / area["height"] == pytest.approx(y1 - y0, abs=0.01)
 
 
+NAMES = """() => [...document.querySelectorAll(".box span")].filter((e) => getComputedStyle(e).visibility === "visible")
+    .map((e) => e.getBoundingClientRect()).map((r) => [r.left, r.top, r.right, r.bottom])"""
+
+
+def test_no_name_covers_another(page_of, made, tmp_path):
+    def check(page, least):
+        sheet = page.locator("#sheet").bounding_box()
+        names = page.evaluate(NAMES)
+        assert least <= len(names) <= page.locator(".box").count()
+        for i, (left, top, right, bottom) in enumerate(names):
+            assert sheet["x"] - 3 <= left and right <= sheet["x"] + sheet["width"] + 3
+            assert sheet["y"] - 3 <= top and bottom <= sheet["y"] + sheet["height"] + 3
+            for x0, y0, x1, y1 in names[:i]:
+                assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top
+
+    page = page_of(made[0])
+    check(page, 5)
+    page.set_viewport_size({"width": 390, "height": 844})
+    check(page, 4)
+    page.locator("#in").click()
+    check(page, 5)
+    page.locator("#outlines").uncheck()
+    page.locator("#outlines").check()
+    check(page, 5)
+    crowd = fv.Boxes(np.tile([40, 30, 60, 60], (30, 1)) + RNG.integers(0, 8, (30, 1)), labels=["person"] * 30)
+    report = Report(tmp_path)
+    report.add("crowd", [("", some_maps(boxes=crowd))], np.zeros((96, 128, 3), np.uint8))
+    page = page_of(report.close())
+    check(page, 2)
+    hidden = page.locator(".box.crowded").first
+    hidden.evaluate("e => e.click()")
+    assert hidden.locator("span").is_visible()
+
+
 def test_layers_channels_colours_and_scale(page, made):
     maps = made[1]["padded"]
     open_image(page, "padded")
@@ -232,14 +276,93 @@ def test_layers_channels_colours_and_scale(page, made):
         assert_drawn(page, data[k], (data[k].min(), data[k].max()), fm, cmap="magma")
         page.locator("#scale").select_option("layer")
         assert_drawn(page, data[k], (data.min(), data.max()), fm, cmap="magma")
-        assert page.locator("#high").inner_text() == f"{data.max():.3g}"
+        assert page.locator("#low").inner_text().startswith("min −")
+        assert page.locator("#high").inner_text() == f"max {data.max():.2f} of the layer"
         page.locator("#smooth").uncheck()
         assert_drawn(page, data[k], (data.min(), data.max()), fm, "nearest", "magma")
         page.locator("#smooth").check()
         page.locator("#scale").select_option("own")
-        page.locator("#cmap").select_option("turbo")
+        page.locator("#cmap").select_option("inferno")
         page.locator("#mean").click()
         assert_drawn(page, data.mean(0).clip(0), (0, data.mean(0).max()), fm)
+
+
+def shown(page, selector):
+    image = Image.open(io.BytesIO(page.locator(selector).screenshot()))
+    return np.asarray(image.convert("RGB")).astype(float)
+
+
+def test_the_photograph_is_untouched_where_the_map_is_0(page_of, tmp_path):
+    """What is on the screen is, by the definition, opacity * heat + (1 - opacity) * photograph."""
+    values = np.array([[-3, 0, 0.5, 1], [1.5, 2, 4, np.nan]], np.float32)
+    photo = np.full((96, 192, 3), (200, 80, 40), np.uint8)
+    fm = replace(feature_map(values[None], input_size=(96, 192)), boxes=fv.Boxes([]))
+    report = Report(tmp_path)
+    report.add("x", [("", [fm])], photo)
+    page = page_of(report.close())
+    page.locator("#smooth").uncheck()
+    heat = palette_of("inferno")[quantise((values / 4).clip(0, 1))].astype(float)
+    below = {False: photo[0, 0], True: np.full(3, np.dot(photo[0, 0], (0.2126, 0.7152, 0.0722)))}
+
+    def assert_shown(strength, grey):
+        found = shown(page, "#sheet")
+        height, width = found.shape[0] // 2, found.shape[1] // 4
+        cells = found[height // 2 :: height, width // 2 :: width][:2, :4]
+        opacity = strength * np.where(np.isnan(values), 1, (values / 4).clip(0, 1))[..., None]
+        np.testing.assert_allclose(cells, opacity * heat + (1 - opacity) * below[grey], atol=4)  # JPEG, bytes
+
+    assert_shown(0.8, False)
+    page.locator("#alpha").fill("40")
+    assert_shown(0.4, False)
+    page.locator("#grey").check()
+    assert_shown(0.4, True)
+    ramp = shown(page, "#ramp")[4:8].mean(axis=0)
+    at = (np.arange(len(ramp)) + 0.5) / len(ramp)
+    opacity = 0.4 * at[:, None]
+    expected = opacity * palette_of("inferno")[np.rint(247 * at).astype(int)] + (1 - opacity) * 128
+    np.testing.assert_allclose(ramp[5:-5], expected[5:-5], atol=5)
+
+
+def assert_said(page, legend):
+    found = [page.locator(f"#{end}").inner_text() for end in ("low", "high")]
+    assert found == [legend.low, legend.high]
+    assert page.locator("#ramp").is_visible() == bool(legend.high)
+    assert ("an end lies in the padding" in page.locator("#caption").inner_text()) == bool(legend.scope)
+
+
+def test_the_words_at_the_scale_are_those_of_the_pictures(page_of, tmp_path):
+    """By the same rule with a script, without one, and in pictures."""
+    padding = np.r_[0:2, 14:16]
+    cases = {}
+    for k, (low, high) in enumerate([(-0.278, 3.2), (0.0001, 0.0042), (-123, 9), (0, 1), (-7, -2), (-20000, 40000)]):
+        data = np.linspace(low, high, 256, dtype=np.float32).reshape(1, 16, 16)
+        data[0, padding] = (low + high) / 2
+        data[0, 2, 0], data[0, 13, 15] = low, high
+        cases[f"case{k}"] = data
+    cases["padded"] = np.linspace(0, 1, 256, dtype=np.float32).reshape(1, 16, 16)
+    cases["empty"] = np.full((1, 16, 16), np.nan, np.float32)
+    legends = {
+        "case0": Legend("≤ 0", "max 3.20"),
+        "case1": Legend("0", "max 0.00420"),
+        "case4": Legend("all values ≤ 0", ""),
+        "padded": Legend("0", "max 1.00", "an end lies in the padding"),
+        "empty": Legend("no finite value", ""),
+    }
+    for name, data in cases.items():
+        fm = feature_map(data, input_size=(128, 128))
+        fm = replace(fm, region=(0, 16, 128, 112), boxes=fv.Boxes([]))
+        report = Report(tmp_path / name)
+        report.add(name, [("", [fm])], np.zeros((96, 128, 3), np.uint8))
+        path = report.close()
+        page, still = page_of(path), page_of(path, script=False, viewport=DESKTOP)
+
+        if name in legends:
+            assert fm.heatmap().legend == legends[name]
+        assert_said(still, fm.heatmap().legend)
+        assert_said(page, fm.heatmap().legend)
+        page.locator("#tiles button").nth(1).click()
+        assert_said(page, fm.channel(0).legend)
+        assert "H×W 16×16" in page.locator("#caption").inner_text()
 
 
 def test_a_tile_shows_its_channel(page, made):
@@ -254,7 +377,7 @@ def test_a_tile_shows_its_channel(page, made):
     assert data[:2] == [16, 12]  # without the padding
     found = np.array(data[2:], int).reshape(12, 16, 4)[..., :3]
     codes = quantise(normalize(fm.data.numpy()[k][None])[0])[0, 2:14].astype(int)
-    palette = palette_of("turbo").astype(int)
+    palette = palette_of("inferno").astype(int)
     near = np.stack([palette[(codes + shift).clip(0, 247)] for shift in (-1, 0, 1)])
     assert (np.abs(near - found).sum(axis=-1).min(axis=0) == 0).all()
 
@@ -366,10 +489,14 @@ def test_by_keyboard_alone(page, made):
     press("Escape")
     assert page.locator("#group").input_value() == "0"
     press("p")
-    assert page.locator("#cmap").input_value() == "jet"
+    assert page.locator("#cmap").input_value() == "viridis"
     press("h")
     assert page.evaluate("getComputedStyle(document.querySelector('#heat')).opacity") == "0"
     press("h")
+    press("g")
+    assert page.locator("#grey").is_checked()
+    press("g")
+    assert not page.locator("#grey").is_checked()
     press("+")
     assert page.locator("#zoom").inner_text() == "150%"
     press("-")
@@ -388,7 +515,20 @@ def test_by_keyboard_alone(page, made):
         reached.append(found)
     assert all(name for _, name, _ in reached)
     ids = [what for what, *_ in reached]
-    for wanted in ("stage", "cmap", "scale", "alpha", "smooth", "outlines", "in", "group", "box", "tile", "folder"):
+    for wanted in (
+        "stage",
+        "cmap",
+        "scale",
+        "alpha",
+        "smooth",
+        "grey",
+        "outlines",
+        "in",
+        "group",
+        "box",
+        "tile",
+        "folder",
+    ):
         assert any(what.split()[0] == wanted for what in ids), wanted
     # values by arrows
     page.locator("#stage").focus()
@@ -422,10 +562,18 @@ def test_without_detections_or_an_image(page):
     open_image(page, "nothing")
     assert "Nothing was detected in “nothing”." in page.locator("#says").inner_text()
     assert page.locator("#by").inner_text() == "standard deviation" and page.locator("#rows tr").count() == 10
+    assert len({len(score.partition(".")[2]) for score in page.locator("#rows .bar").all_inner_texts()}) == 1
     assert page.locator("#group").inner_text().strip() == "nothing detected"
     open_image(page, "bare")
     assert page.locator("#photo").is_hidden() and page.locator("#heat").is_visible()
     assert page.evaluate("getComputedStyle(document.querySelector('#heat')).opacity") == "1"
+    for canvas in ("heat", "ramp"):  # the colours themselves
+        pixels = pixels_of(page, canvas)
+        assert (pixels[..., 3] == 255).all()
+        assert {tuple(pixel) for pixel in pixels[..., :3].reshape(-1, 3)} <= set(
+            map(tuple, palette_of("inferno").tolist())
+        )
+    assert page.locator("#alpha").is_hidden() and page.locator("#grey").is_hidden()
 
 
 def test_epochs_are_variants(page, made):
@@ -473,6 +621,7 @@ def test_dark_and_on_a_phone(name, options, page_of, made):
 def test_without_scripts(page_of, made):
     page = page_of(made[0], script=False, viewport=DESKTOP)
     keep(page, "without_scripts")
+    assert page.locator("#low").inner_text() == "0" and page.locator("#high").inner_text().startswith("max 0.")
     assert "In “bus” the model found" in page.locator("#says").inner_text()
     assert page.locator("#photo").is_visible() and page.locator("#rows tr").count() == 10
     assert page.locator("noscript").is_visible() and not page.locator("#controls").is_visible()

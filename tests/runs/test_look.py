@@ -71,13 +71,13 @@ def test_pages():
 
 
 def test_defaults_of_each_mode(fm):
-    """Channels one by one are the first 64 in viridis; together they are all, and over the image in jet."""
+    """Channels one by one are the first 64 in viridis; together they are all, and over the image in inferno."""
     many = feature_map(RNG.normal(size=(70, 6, 8)), input_size=(48, 64))
     found = files(many, IMAGE, modes=("grid", "heatmap", "channels", "pca"))
     assert sum("channel0" in name for name in found) == 64
     same = {
         "features": many.grid("64"),
-        "heatmap": many.heatmap("mean", "all").over(IMAGE, alpha=0.4, cmap="jet", resample="bilinear"),
+        "heatmap": many.heatmap("mean", "all").over(IMAGE, alpha=0.8, cmap="inferno", resample="bilinear"),
         "channel007": many.channel(7).picture("viridis"),
         "pca": many.pca("all"),
     }
@@ -89,15 +89,16 @@ def test_every_field_reaches_the_picture(fm):
     look = {
         "channels": "0-2", "norm": "layer", "reduce": "max", "resample": "bicubic", "cmap": "magma",
         "alpha": 0.7, "blend": "add", "boxes": True, "overlay": True, "dpi": 150, "plain": True,
+        "desaturate": True, "axes": "lab",
     }  # fmt: skip
     found = files(fm, IMAGE, modes=("grid", "heatmap", "channels", "pca"), **look)
-    over = {"alpha": 0.7, "blend": "add", "boxes": True, "resample": "bicubic", "cmap": "magma"}
+    over = {"alpha": 0.7, "blend": "add", "boxes": True, "resample": "bicubic", "cmap": "magma", "desaturate": True}
     page = {"dpi": 150, "plain": True}
     same = {
         "features": fm.grid("0-2", "layer", "magma", resample="bicubic", **page),
         "heatmap": fm.heatmap("max", "0-2", "layer").over(IMAGE, **over, **page),
         "channel001": fm.channel(1, "layer").over(IMAGE, **over, **page),
-        "pca": fm.pca("0-2", resample="bicubic", **page),
+        "pca": fm.pca("0-2", resample="bicubic", axes="lab", boxes=True, **page),
     }
     for name, picture in same.items():
         np.testing.assert_array_equal(pixels(found[f"stage17_C3_{name}.png"]), picture.to_rgb())
@@ -146,6 +147,9 @@ def test_ranking_that_fell_back_says_so_everywhere():
         ("--visualize-resample lanczos", "no resampling 'lanczos': take one of nearest"),
         ("--visualize-alpha 2", "alpha 2 is out of range"),
         ("--visualize-alpha much", "alpha 'much' is not understood"),
+        ("--visualize-width colum", "no width 'colum'"),
+        ("--visualize-width 300", "width 300 is out of range"),
+        ("--visualize-mode pca --visualize-axes hsv", "no axes 'hsv': take one of rgb, lab"),
         ("--visualize-alpha mul:0.4", "alpha 'mul:0.4' is not understood"),
         ("--visualize-format png,gif", "no format 'gif': take one or more of png, pdf, svg, jpg, tif, npy"),
         ("--visualize-channels top:4:best", "no ranking by 'best'"),
@@ -165,11 +169,12 @@ def test_flags():
         "--visualize-layers 17 --visualize-mode heatmap,channels,pca --visualize-channels top:9:std "
         "--visualize-norm robust "
         "--visualize-reduce l2 --visualize-resample bicubic --visualize-cmap gray --visualize-alpha add:.25 "
-        "--visualize-boxes --visualize-overlay --visualize-format pdf,svg,pdf --visualize-dpi 600 --visualize-plain"
+        "--visualize-boxes --visualize-desaturate --visualize-overlay --visualize-format pdf,svg,pdf "
+        "--visualize-dpi 600 --visualize-plain --visualize-width ieee-column --visualize-axes lab"
     )
     found = options(split(words.split())[0])
     first = ["heatmap", "channels", "pca"], "top:9:std", "robust", "l2", "bicubic", "gray", 0.25
-    expected = Look(*first, "add", True, True, ["pdf", "svg"], 600, True)
+    expected = Look(*first, "add", True, True, True, ["pdf", "svg"], 600, True, 3.5, "lab")
     assert all(getattr(found, name) == getattr(expected, name) for name in vars(expected))
     assert options([]).modes == ("grid",)
     plain = Look()

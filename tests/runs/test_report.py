@@ -17,6 +17,7 @@ from PIL import Image
 import yolov5_featviz as fv
 from yolov5_featviz.runs import report as module
 from yolov5_featviz.runs import report_data
+from yolov5_featviz.runs.look import Look
 from yolov5_featviz.runs.report import Report
 from yolov5_featviz.runs.report_data import Level, contrasts, quantise_maps
 
@@ -150,17 +151,70 @@ def test_the_first_screen_says_it_without_a_script(tmp_path):
     says = page.entries[1]["says"]
     assert says in words and "detect.py <3" in words and "cat 0.90" in words
     assert "2 images. The strongest channel is in layer" in words and "on 1 of the 1 whose detections" in words
-    rows = re.findall(r"(\d+) (17|20) C3 (\d+) (-?[\d.]+)", words.split("contrast", 1)[1])[:10]
+    rows = re.findall(r"(\d+) (17|20) C3 (\d+) (−?[\d.]+)", words.split("contrast", 1)[1])[:10]
     scores = {(fm.layer.name, str(k)): s for fm in fms for k, s in enumerate(plain_contrast(fm, fm.boxes))}
     expected = sorted(scores, key=lambda key: -scores[key])[:10]
     assert [(layer, channel) for _, layer, channel, _ in rows] == expected
-    assert [float(score) for *_, score in rows] == pytest.approx([scores[key] for key in expected], abs=0.006)
+    assert [float(score.replace("−", "-")) for *_, score in rows] == pytest.approx(
+        [scores[key] for key in expected], abs=0.006
+    )
     (overlay,) = [known["src"] for tag, known in page.tags if known.get("id") == "photo"]
     best = fms[page.entries[1]["best"]]
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(overlay.split(",")[1]))), float)
-    drawn = best.heatmap().over(PHOTO, alpha=module.ALPHA, cmap="turbo", plain=True).to_rgb()
-    assert np.abs(shown - drawn).mean() < 5  # which JPEG costs
-    assert np.abs(shown - PHOTO).mean() > 30
+    drawn = best.heatmap().over(PHOTO, plain=True).to_rgb()
+    strong = np.abs(drawn.astype(float) - PHOTO).mean(axis=2) > 30
+    untouched = (drawn == PHOTO).all(axis=2)
+    error, change = np.abs(shown - drawn), np.abs(shown - PHOTO)
+    assert error.mean() < 3 and strong.any() and change[strong].mean() > 3 * error[strong].mean()  # JPEG is not exact
+    assert untouched.mean() > 0.1 and change[untouched].mean() < 2
+    mean = best.data.numpy().mean(0)
+    assert mean.min() < 0
+    assert f"≤ 0 max {mean.max():#.3g} layer" in words and f"mean of all {len(best.data)} channels" in words
+    (ramp,) = [known["style"] for _, known in page.tags if known.get("id") == "ramp"]
+    stops = [tuple(bytes.fromhex(stop)) for stop in re.findall(r"#(\w{6})", ramp)]
+    assert len(stops) == 20 and stops[0] == (128, 128, 128)
+    assert stops[-1] == tuple(np.rint(0.8 * np.array([252, 255, 164]) + 0.2 * 128))  # inferno ends with #fcffa4
+
+
+@pytest.mark.parametrize(("data", "low"), [(-1.0, "all values ≤ 0"), (np.nan, "no finite value")])
+def test_a_map_without_a_scale_says_why(data, low, tmp_path):
+    fm = some_map(data=np.full((2, 16, 16), data, np.float32))
+    page = page_of(tmp_path, {"name": "x", "parts": [("", [fm])], "image": PHOTO})
+    assert low in page.texts
+    (ramp,) = [known for tag, known in page.tags if known.get("id") == "ramp"]
+    assert "hidden" in ramp and "style" not in ramp
+
+
+def test_a_class_has_one_colour_in_all_images(tmp_path):
+    red, blue = "#d55e00", "#0072b2"  # the first and the seventh of Okabe and Ito's colours as they are used
+    first = replace(BOXES, classes=[0, 6])
+    other = fv.Boxes([[10, 20, 60, 90], [70, 30, 120, 80], [5, 5, 50, 50]], [0.3, 0.9, 0.5], "abc", [8, 14, 0])
+    page = page_of(tmp_path, *({"name": "x", "parts": [("", [some_map(boxes=boxes)])]} for boxes in (first, other)))
+    assert [found["colours"] for found in page.entries] == [[red, blue], [blue, red, red]]  # by score, modulo 8
+    shown = [known["class"] for tag, known in page.tags if known.get("class", "").startswith("box")]
+    assert shown == ["box", "box dark"]  # white letters on blue
+
+
+def test_maps_whose_scale_ends_in_the_padding_are_listed(tmp_path):
+    data = RNG.random((4, 16, 16)).astype(np.float32)
+    data[:, [0, 1, 14, 15]] = 0.5  # the padding
+    data[1, 1, 3] = 5
+    data[2, 14, 3] = -1
+    data[3, 2, 3:5] = 9, -9
+    cases = [
+        ("mean", [0, 1, 2, 3], {1, 2}),
+        ("mean", [0, 1, 2], {"heat", 1, 2, "layer"}),
+        ("mean", [0, 2], {1, "layer"}),  # the heat map's scale begins at 0, not at its minimum
+        ("sum", [0, 2], {"heat", 1, "layer"}),
+    ]
+    for n, (reduce, rows, expected) in enumerate(cases):
+        image = {"name": "x", "parts": [("", [some_map(data=data[rows])])]}
+        layer = page_of(tmp_path / str(n), image, look=Look(reduce=reduce)).entries[0]["parts"][0]["layers"][0]
+        numbered = ["heat", *layer["channels"], "layer"]
+        assert {numbered[i] for i in layer["padded"]} == expected
+    fm = replace(some_map(data=data), region=None)
+    (found,) = page_of(tmp_path / "whole", {"name": "x", "parts": [("", [fm])]}).entries
+    assert found["parts"][0]["layers"][0]["padded"] == []
 
 
 def test_contrasts_are_those_of_the_ranking():

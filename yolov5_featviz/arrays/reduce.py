@@ -1,8 +1,8 @@
-"""Reduce many channels to one map, or to the three of a colour picture."""
+"""Reduce many channels to one map, or to three principal components."""
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Iterator, NamedTuple, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -68,8 +68,8 @@ REDUCTIONS: Dict[str, Reduction] = {
 }
 
 
-def pca(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Map the three principal components of the channels to red, green and blue.
+def pca(x: np.ndarray, image: Optional[np.ndarray] = None) -> Tuple[np.ndarray, np.ndarray]:
+    """Compute the three principal components of the channels, scaled to [0, 1].
 
     Cells are samples, channels are variables. The data are centred; the components are the eigenvectors
     of their covariance, or of the cells' Gram matrix where that is smaller, in float64: a singular value
@@ -79,30 +79,31 @@ def pca(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 
     Args:
         x: ``[n, H, W]``, any real type.
+        image: the cells that count, bool ``[H, W]``; None for all.
 
     Returns:
-        ``(rgb, explained)``: float32 ``[H, W, 3]`` in [0, 1], and the share of the variance that each
+        ``(parts, explained)``: float32 ``[H, W, 3]`` in [0, 1], and the share of the variance that each
         component explains, float64 ``[3]``. Where there are fewer than three components (fewer channels
         or cells, or linearly dependent channels), the missing ones are 0. Cells in which any channel is
-        NaN or infinite are ignored and become NaN.
+        NaN or infinite, and those outside ``image``, are ignored and become NaN.
     """
     x = np.asarray(x, np.float32)
     n, height, width = x.shape
     flat = x.reshape(n, -1)
-    whole = np.ones(height * width, bool)
+    whole = np.ones(height * width, bool) if image is None else image.ravel().copy()
     for channel in flat:
         whole &= np.isfinite(channel)
-    rgb = np.full((height * width, 3), np.nan, np.float32)
-    rgb[whole] = 0
+    parts = np.full((height * width, 3), np.nan, np.float32)
+    parts[whole] = 0
     explained = np.zeros(3)
     cells = int(whole.sum())
     if cells == 0:
-        return rgb.reshape(height, width, 3), explained
+        return parts.reshape(height, width, 3), explained
     kept = slice(None) if cells == len(whole) else whole
     mean = np.array([channel[kept].mean(dtype=np.float64) for channel in flat])
     largest = max(np.abs(channel[kept] - centre).max() for channel, centre in zip(flat, mean))
     if largest == 0:
-        return rgb.reshape(height, width, 3), explained
+        return parts.reshape(height, width, 3), explained
 
     def blocks() -> Iterator[Tuple[slice, np.ndarray]]:
         """Yield blocks of cells ``[cells, n]``, centred and scaled: all at once, float64 is twice the map's size."""
@@ -127,6 +128,6 @@ def pca(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     loadings = loadings / np.linalg.norm(loadings, axis=0)
     signs = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(real)])
     components = np.concatenate([block @ (loadings * signs) for _, block in blocks()])
-    rgb[whole, :real] = normalize(components.T[:, None], "robust")[0][:, 0].T
+    parts[whole, :real] = normalize(components.T[:, None], "robust")[0][:, 0].T
     explained[:real] = variances[:real] / total
-    return rgb.reshape(height, width, 3), explained
+    return parts.reshape(height, width, 3), explained

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 import torch
 from torch import nn
 
 from yolov5_featviz.arrays.boxes import Region
+from yolov5_featviz.arrays.checkerboard import is_checkerboard, parity_shares, smoothed
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.draw.heatmap import HeatMap
+from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.draw.page import map_title as describe_map
-from yolov5_featviz.draw.record import map_record
+from yolov5_featviz.draw.record import map_record, number
 from yolov5_featviz.draw.scale import Legend
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.features.feature_map import FeatureMap
@@ -47,6 +49,7 @@ def cam(
     region: Optional[Region] = None,
     name: str = "",
     reshape: Optional[Reshape] = None,
+    smooth: bool = False,
 ) -> List[HeatMap]:
     """Compute class activation maps of ``layers``.
 
@@ -55,7 +58,8 @@ def cam(
         image: the model's input ``[1, C, H, W]``, preprocessed.
         layers: a layer selection; those of groups that return no feature map, or do not feed the
             score, are skipped.
-        target: the target whose score is explained.
+        target: the target whose score is explained. Of several detections, each is explained alone: the map is
+            the maximum of their maps, each scaled to its maximum.
 
             - of a classifier: a class by its number; None for the one with the highest score.
             - of a detector of a known family: a class by name or number, for all its detections;
@@ -80,50 +84,108 @@ def cam(
         region: where in the input the image lies, for overlays; see :class:`FeatureMap`.
         name: name of the image, for captions.
         reshape: as for :func:`yolov5_featviz.features.capture.capture`.
+        smooth: filter the map of each score, before it is scaled, with the binomial kernel of 3 by 3 cells,
+            which removes the checkerboard that the gradient of a strided convolution has. Titles say so,
+            and ``about["smooth"]`` is True.
 
     Returns:
         A :class:`HeatMap` for each layer, or one. Negative values are 0, the largest is 1; a layer that
         lowers the score everywhere gives a map of 0. ``feature_map.data`` holds the values before that,
-        ``[1, H, W]``.
+        ``[1, H, W]``: of several detections or layers, what they were combined to. ``about["parity"]`` has
+        the shares of the energy by :func:`~yolov5_featviz.arrays.checkerboard.parity_shares`, and the title
+        gives the largest if it makes a checkerboard.
 
     Raises:
         FeatvizError: invalid argument, grad-cam is not installed, no such detection, or a layer
             selected by name returns no feature map or does not feed the score.
     """
     check_method(method, target)
-    weigh = _method(method)
+    weigh = _method(method, smooth)
     if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
         raise FeatvizError(f"a class activation map needs one image [1, C, H, W], not {describe_output(image)}")
     with gradients_on(), plain_errors():
         index = index_layers(differentiable(model))
         found, output = _run(index, select_layers(index, layers), image, reshape)
         if method == "eigen-cam":
-            words, gradients = "", {}
+            words, count = "", 0
+            planes = [_Plane(weigh(one.to_array(one.tensor), None)) for one in found]
         else:
-            score, words = _score(index, output, target)
-            gradients = _gradients(score, [one.tensor for one in found])
+            scores, words = _scores(index, output, target)
+            planes, count = _explain(scores, found, weigh), len(scores)
     size = (int(image.shape[2]), int(image.shape[3]))
     maps: List[FeatureMap] = []
-    for one in found:
-        gradient = gradients.get(id(one.tensor))
-        if gradient is None and method != "eigen-cam":
+    lit: List[Set[int]] = []
+    for one, plane in zip(found, planes):
+        if plane.values is None:
             if one.layer.optional:
                 continue
             raise FeatvizError(f"{one.layer.title} does not feed {words}: take a layer that comes before it")
-        values = weigh(one.to_array(one.tensor), None if gradient is None else one.to_array(gradient))
-        maps.append(FeatureMap(torch.from_numpy(values)[None], one.layer, size, one.level, name, region=region))
+        maps.append(FeatureMap(torch.from_numpy(plane.values)[None], one.layer, size, one.level, name, region=region))
+        lit.append(plane.lit)
     if not maps:
         raise FeatvizError(f"none of the layers {layers} feeds {words}")
+    if merge:
+        maps, lit = [_merged(maps)], [set().union(*lit)]
     title = CAM_METHODS[method][0] + (f" of {words}" if words else "")
-    return [_merged(maps, title)] if merge else [_heat(feature_map, title) for feature_map in maps]
+    return [_heat(one, _title(title, count, len(which), smooth), smooth) for one, which in zip(maps, lit)]
 
 
-def _gradients(score: torch.Tensor, tensors: List[torch.Tensor]) -> Dict[int, Optional[torch.Tensor]]:
-    """Return the gradient of the score by each tensor's id; None where the score does not depend on the tensor."""
+@dataclass
+class _Plane:
+    """The map of one tensor, ``[H, W]``, None if no score depends on it; and the scores that it raises somewhere."""
+
+    values: Optional[np.ndarray] = None
+    lit: Set[int] = field(default_factory=set)
+
+
+def _explain(
+    scores: torch.Tensor, found: Sequence[_Kept], weigh: Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]
+) -> List[_Plane]:
+    """Return the map of each tensor: of one score its values, of several the maximum of their scaled maps.
+
+    The scores are taken one by one: memory does not depend on their number.
+    """
+    tensors = [one.tensor for one in found]
+    activations = [one.to_array(tensor) for one, tensor in zip(found, tensors)]
+    planes = [_Plane() for _ in found]
+    for i, score in enumerate(scores):
+        gradients = _gradients(score, tensors, i + 1 < len(scores))
+        for one, plane, activation in zip(found, planes, activations):
+            gradient = gradients.get(id(one.tensor))
+            if gradient is None:
+                continue
+            values = weigh(activation, one.to_array(gradient))
+            scaled, limits = normalize(values[None], "zero")
+            if limits[0, 1] > 0:
+                plane.lit.add(i)
+            if len(scores) > 1:
+                values = scaled[0]
+            plane.values = values if plane.values is None else np.maximum(plane.values, values)
+    return planes
+
+
+def _title(title: str, count: int, lit: int, smooth: bool) -> str:
+    """Add to a title how the maps of ``count`` scores were made one map, of which ``lit`` have a positive value."""
+    parts = [title]
+    if count > 1:
+        parts.append("each scaled to its maximum")
+    if 0 < lit < count:
+        parts.append(f"{count - lit} of {count} without a positive value")
+    if smooth:
+        parts.append("smoothed 3×3")
+    return SEPARATOR.join(parts)
+
+
+def _gradients(score: torch.Tensor, tensors: List[torch.Tensor], again: bool) -> Dict[int, Optional[torch.Tensor]]:
+    """Return the gradient of the score by each tensor's id; None where the score does not depend on the tensor.
+
+    ``again``: the graph is needed again.
+    """
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     if not wanted:
         raise FeatvizError("none of the layers is run with gradients: this model switches them off")
-    return {id(t): gradient for t, gradient in zip(wanted, torch.autograd.grad(score, wanted, allow_unused=True))}
+    found = torch.autograd.grad(score, wanted, retain_graph=again, allow_unused=True)
+    return {id(tensor): gradient for tensor, gradient in zip(wanted, found)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +205,11 @@ def check_method(method: str, target: Any = None) -> None:
         raise FeatvizError(f"eigen-cam does not depend on a target: leave {target} out")
 
 
-def _method(method: str) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]:
+def _method(method: str, smooth: bool = False) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]:
     """Return a function from activations and gradients, ``[1, C, H, W]``, to a map ``[H, W]``."""
+    if smooth:
+        weigh_alone = _method(method)
+        return lambda activations, gradients: smoothed(weigh_alone(activations, gradients))
     if method not in CAM_METHODS:
         raise FeatvizError(f"no method {method!r}: take one of {', '.join(CAM_METHODS)}")
     if method == "eigen-cam":
@@ -218,14 +283,17 @@ def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarr
     return kept
 
 
-def _score(index: LayerIndex, output: Any, target: Any) -> Tuple[torch.Tensor, str]:
-    """Return the score of the target, with its gradient, and its description."""
-    score, words = (target(output), "") if callable(target) else (index.score or class_score)(output, target)
-    if not isinstance(score, torch.Tensor) or score.numel() != 1:
-        raise FeatvizError(f"target returned {describe_output(score)}: return a tensor of one element, the score")
-    if not score.requires_grad:
+def _scores(index: LayerIndex, output: Any, target: Any) -> Tuple[torch.Tensor, str]:
+    """Return the scores of the target, ``[n]``, with their gradients, and their description."""
+    if callable(target):
+        scores, words = target(output), "the score"
+        if not isinstance(scores, torch.Tensor) or scores.numel() != 1:
+            raise FeatvizError(f"target returned {describe_output(scores)}: return a tensor of one element, the score")
+    else:
+        scores, words = (index.score or class_score)(output, target)
+    if not scores.requires_grad:
         raise FeatvizError("the score has no gradient: this model, or the target, switches gradients off")
-    return score.sum(), words or "the score"
+    return scores.reshape(-1), words
 
 
 def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
@@ -244,25 +312,26 @@ def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
     return scores[0, number], f"class {number}"
 
 
-def _heat(feature_map: FeatureMap, title: str) -> HeatMap:
+def _heat(feature_map: FeatureMap, title: str, smooth: bool) -> HeatMap:
     values, limits = normalize(feature_map.data.numpy(), "zero")
-    about = map_record(feature_map, title, [], limits, norm="zero")
-    return HeatMap(
-        values[0],
-        Legend("0", "max") if limits[0, 1] > 0 else Legend("all values ≤ 0", ""),
-        describe_map(feature_map, title),
-        feature_map,
-        about,
-    )
+    key = Legend("0", "max") if limits[0, 1] > 0 else Legend("all values ≤ 0", "")
+    shares = parity_shares(values[0])
+    parity = [number(share) for share in shares]
+    about = map_record(feature_map, title, [], limits, norm="zero", smooth=smooth or None, parity=parity)
+    if is_checkerboard(values[0]):
+        title += f"{SEPARATOR}checkerboard: {shares.max():.0%} of the energy on one cell in four"
+    return HeatMap(values[0], key, describe_map(feature_map, title), feature_map, about)
 
 
-def _merged(maps: List[FeatureMap], title: str) -> HeatMap:
+def _merged(maps: List[FeatureMap]) -> FeatureMap:
+    """Return the mean of the maps, each scaled to its maximum, at the finest of their sizes."""
     height, width = (max(int(feature_map.data.shape[d]) for feature_map in maps) for d in (1, 2))
-    mean = np.mean([resample(_heat(feature_map, "").values, (height, width)) for feature_map in maps], axis=0)
+    scaled = (normalize(feature_map.data.numpy(), "zero")[0][0] for feature_map in maps)
+    mean = np.mean([resample(values, (height, width)) for values in scaled], axis=0)
     names = [feature_map.layer.name for feature_map in maps]
     name = "+".join(names) if len(names) <= 4 else f"{names[0]}+{len(names) - 1}more"
     whole = Layer("", maps[0].layer.module, "merged", name=name)
-    return _heat(replace(maps[0], data=torch.from_numpy(mean)[None], layer=whole, level=None), title)
+    return replace(maps[0], data=torch.from_numpy(mean)[None], layer=whole, level=None)
 
 
 @contextmanager

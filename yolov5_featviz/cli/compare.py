@@ -44,10 +44,13 @@ FLAGS = (
         "iou-thres", "iou", "IoU threshold of non-maximum suppression; default 0.45", "IOU", flags.number("--iou-thres")
     ),
     LOOK["reduce"],
-    LOOK["cmap"]._replace(help="any matplotlib colour map; default jet"),
+    LOOK["cmap"]._replace(help="any matplotlib colour map; default inferno"),
     LOOK["alpha"]._replace(
-        field="alpha", read=flags.number("--alpha"), help="strength of the heat over the image; default 0.4"
+        field="alpha",
+        read=flags.number("--alpha"),
+        help="opacity of the largest value over the image; 0 is transparent; default 0.8",
     ),
+    LOOK["desaturate"]._replace(help="draw the image below heat maps in grey"),
     LOOK["format"]._replace(help=f"comma list of {flags.listed(FORMATS, 'png')}"),
     LOOK["dpi"],
     Flag("width", "width", "inches, or ieee-column, cvpr-page, nature-double...; default ieee-page", "WIDTH", width_of),

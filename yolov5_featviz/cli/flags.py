@@ -14,6 +14,7 @@ from yolov5_featviz.arrays.normalize import NORMS
 from yolov5_featviz.arrays.reduce import REDUCTIONS
 from yolov5_featviz.arrays.resample import RESAMPLERS
 from yolov5_featviz.draw.encode import FORMATS
+from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
 
 PREFIX = "--visualize-"
@@ -84,11 +85,11 @@ def words(text: str) -> List[str]:
 
 
 def strength(text: str) -> Tuple[float, str]:
-    """Parse ``0.4`` or ``add:0.4`` as strength and blend."""
-    found = re.fullmatch(r"(add:)?(\d*\.?\d+)", text.strip())
+    """Parse ``0.8``, ``even:0.4`` or ``add:0.4`` as strength and blend."""
+    found = re.fullmatch(r"((add|even):)?(\d*\.?\d+)", text.strip())
     if not found:
-        raise FeatvizError(f"alpha {text!r} is not understood: take 0 to 1, such as 0.4, or add:0.4")
-    return float(found[2]), "add" if found[1] else "mix"
+        raise FeatvizError(f"alpha {text!r} is not understood: take 0 to 1, such as 0.8, even:0.4 or add:0.4")
+    return float(found[3]), found[2] or "mix"
 
 
 def on_off(text: str) -> bool:
@@ -143,20 +144,27 @@ LOOK = (
     Flag(
         "cmap",
         "cmap",
-        "any matplotlib colour map; default viridis, and jet over images",
+        "any matplotlib colour map; default viridis, and inferno over images",
         "NAME",
         modes=(*MAPS, "cam", "report"),
     ),
     Flag(
         "alpha",
         ("alpha", "blend"),
-        "opacity of the heat map over the image; add:0.4 adds instead of blending; default 0.4",
+        "opacity of the largest value over the image, less where the map is lower; even:0.4 everywhere alike, "
+        "add:0.4 added; default 0.8",
         "ALPHA",
         strength,
         modes=("heatmap", "cam", "overlay"),
     ),
     Flag("overlay", "overlay", "overlay single channels on the image, like heat maps", modes=("channels",)),
-    Flag("boxes", "boxes", "draw the detections over the image", modes=("heatmap", "cam", "overlay")),
+    Flag("boxes", "boxes", "draw the detections", modes=("heatmap", "cam", "pca", "overlay")),
+    Flag(
+        "desaturate",
+        "desaturate",
+        "draw the image below heat maps in grey",
+        modes=("heatmap", "cam", "overlay", "report"),
+    ),
     Flag(
         "method",
         "method",
@@ -173,8 +181,17 @@ LOOK = (
         modes=("cam",),
     ),
     Flag("merge", "merge", "for cam: one map for all layers", modes=("cam",)),
+    Flag("smooth", "smooth", "for cam: smooth the map 3x3, which removes a checkerboard", modes=("cam",)),
+    Flag("axes", "axes", "for pca: rgb (default), or lab, safe for colour-blind readers", "AXES", modes=("pca",)),
     Flag("format", "formats", f"comma list of {listed([*FORMATS, 'npy'], 'png')}", "FORMATS", words),
     Flag("dpi", "dpi", "pixels per inch; default 300", "DPI", whole("dpi", low=None)),
+    Flag(
+        "width",
+        "width",
+        "of the pictures in print: inches, or ieee-column, cvpr-page, nature-double...; default by content",
+        "WIDTH",
+        width_of,
+    ),
     Flag("plain", "plain", "no captions, only pixels"),
 )
 REPORT = (

@@ -8,7 +8,8 @@ from typing import Optional, Sequence
 
 from yolov5_featviz.arrays.reduce import check_reduce
 from yolov5_featviz.draw.encode import check_format
-from yolov5_featviz.draw.palette import check_look
+from yolov5_featviz.draw.heatmap import ALPHA
+from yolov5_featviz.draw.palette import OVER, check_look
 from yolov5_featviz.draw.widths import WIDTHS
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figures.style import Style
@@ -31,8 +32,9 @@ class CompareOptions:
     conf: float = 0.25
     iou: float = 0.45
     reduce: str = "mean"
-    cmap: str = "jet"
-    alpha: float = 0.4
+    cmap: str = OVER
+    alpha: float = ALPHA
+    desaturate: bool = False
     formats: Sequence[str] = ("png",)
     dpi: int = 300
     width: float = WIDTHS["ieee-page"]

@@ -15,10 +15,12 @@ from yolov5_featviz.compare.metrics import image_cells, on_image, same_grid
 from yolov5_featviz.compare.options import CompareOptions
 from yolov5_featviz.compare.tables import layer_name
 from yolov5_featviz.draw.record import number
+from yolov5_featviz.draw.scale import Legend, end_words, legend
 from yolov5_featviz.features.prediction import Prediction
 from yolov5_featviz.figures.composition import Composition, compose
-from yolov5_featviz.figures.layout import Bar, Panel
-from yolov5_featviz.figures.painters import heat, limit_words, photograph, scale_between
+from yolov5_featviz.figures.layout import Bar, Overlay, Panel
+from yolov5_featviz.figures.painters import heat, photograph, scale_between
+from yolov5_featviz.figures.spec import reduction_words
 from yolov5_featviz.figures.style import Style
 from yolov5_featviz.models.layer_output import LayerOutput
 
@@ -38,7 +40,8 @@ def draw_pages(
     """Draw pages with one row per model, then differences to the first; columns are detections, then layers."""
     size = seen[0].size
     whole = (0.0, 0.0, float(size[1]), float(size[0]))
-    photo = photograph(seen[0].pixels)
+    photo, below = photograph(seen[0].pixels), photograph(seen[0].pixels, o.desaturate)
+    over = Overlay(o.alpha)
     style = Style(width=o.width, font_size=7, dpi=o.dpi)
     found = []
     count = len(maps[0])
@@ -57,14 +60,16 @@ def draw_pages(
         scales: Dict[str, Any] = {}
         for k in shown:
             of_layer = [of_model[k] for of_model in maps]
-            heats, pair = _heats(of_layer, o.reduce)
-            bar = Bar(o.cmap, limit_words(pair[0]), limit_words(pair[1]))
+            heats, pair, key = _heats(of_layer, o.reduce)
+            words = reduction_words(o.reduce, False)
+            bar = Bar(o.cmap, *key[:2], words, over) if key.high else Bar(o.cmap, "", "", f"{words}, {key.low}")
             for row, fm, values in zip(rows, of_layer, heats):
-                paint = heat(scale_between(values, pair), fm, size, o.cmap, "bilinear", photo, o.alpha)
+                paint = heat(scale_between(values, pair), fm, size, o.cmap, "bilinear", below, over)
                 row.append(Panel(paint, whole, bar=bar))
             apart = [difference(of_layer[0], fm, heats[0], values) for fm, values in zip(of_layer[1:], heats[1:])]
             most = max(float(np.abs(values[np.isfinite(values)]).max(initial=0)) for values, _ in apart)
-            bar = Bar(DIFFERENCE, limit_words(-most), limit_words(most), "difference")
+            low, high = end_words(-most, most)
+            bar = Bar(DIFFERENCE, low, high, "difference") if most else Bar(DIFFERENCE, "", "", "no difference")
             for row, (values, there) in zip(rows[len(names) :], apart):
                 scaled = scale_between(values, (-most, most)) if most else np.full_like(values, 0.5)
                 row.append(Panel(heat(scaled, there, size, DIFFERENCE), whole, bar=bar))
@@ -78,13 +83,14 @@ def draw_pages(
     return found
 
 
-def _heats(maps: Sequence[LayerOutput], reduce: str) -> Tuple[List[np.ndarray], Tuple[float, float]]:
-    """Compute the heat maps of one layer of each model, unscaled, and their common colour limits."""
+def _heats(maps: Sequence[LayerOutput], reduce: str) -> Tuple[List[np.ndarray], Tuple[float, float], Legend]:
+    """Compute the heat maps of one layer of each model, unscaled, their common colour limits, and the legend."""
     norm = REDUCTIONS[reduce].norm
     heats = [reduce_channels(fm.values, reduce) for fm in maps]
     ends = [normalize(values[None], norm)[1][0] for values in heats]
     pair = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
-    return [np.maximum(values, 0) if norm == "zero" else values for values in heats], pair
+    key = legend(norm, np.array([pair]), np.concatenate([values.ravel() for values in heats])[None, None], single=True)
+    return [np.maximum(values, 0) if norm == "zero" else values for values in heats], pair, key
 
 
 def difference(a: LayerOutput, b: LayerOutput, first: np.ndarray, other: np.ndarray) -> Tuple[np.ndarray, LayerOutput]:

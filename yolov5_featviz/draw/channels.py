@@ -8,7 +8,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, 
 
 import numpy as np
 
-from yolov5_featviz.arrays.cells import in_boxes, in_region
+from yolov5_featviz.arrays.cells import in_boxes
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.text import align
@@ -147,7 +147,7 @@ def sides(feature_map: LayerOutput) -> Tuple[np.ndarray, np.ndarray]:
         inside = np.zeros(size, bool)
         return inside, ~inside
     inside = in_boxes(size, feature_map.stride, boxes.xyxy)
-    image = in_region(size, feature_map.stride, feature_map.window)
+    image = feature_map.in_image
     return inside & image, ~inside & image
 
 

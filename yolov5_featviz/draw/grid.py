@@ -13,11 +13,13 @@ from yolov5_featviz.arrays.resample import check_resample
 from yolov5_featviz.arrays.resample import resample as resampled
 from yolov5_featviz.draw.channels import ChannelSpec, Choice, Ranking, check_map, choose
 from yolov5_featviz.draw.lettering import Text, largest, letters, text_size
-from yolov5_featviz.draw.page import channel_words, map_title, sheet
-from yolov5_featviz.draw.palette import PAPER, check_look, palette_of, quantise
+from yolov5_featviz.draw.page import LEAST_DOTS, body_pixels, channel_words, map_title, sheet, too_small
+from yolov5_featviz.draw.palette import ALONE, PAPER, check_look, palette_of, quantise
 from yolov5_featviz.draw.picture import Picture, Repeated, lettered
-from yolov5_featviz.draw.record import map_record
-from yolov5_featviz.draw.scale import Legend, legend
+from yolov5_featviz.draw.record import map_record, spans
+from yolov5_featviz.draw.scale import Legend, ends_in_padding, legend
+from yolov5_featviz.draw.widths import width_of
+from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 
 GRID_INCHES = 6.0  # minimum width of a grid: whole-pixel cells rarely match it exactly
@@ -28,11 +30,12 @@ def grid(
     feature_map: LayerOutput,
     channels: Union[ChannelSpec, Choice] = "64",
     norm: str = "channel",
-    cmap: str = "viridis",
+    cmap: str = ALONE,
     dpi: int = 300,
     plain: bool = False,
     resample: str = "nearest",
     page: Optional[int] = None,
+    width: Union[float, str, None] = None,
 ) -> Picture:
     """Draw channels side by side, each value as a square of whole pixels.
 
@@ -46,31 +49,45 @@ def grid(
             wide.
         plain: only the cells, without title and channel numbers.
         resample: how a cell is filled; see :func:`yolov5_featviz.arrays.resample.resample`.
-        page: draw only this page of 256 channels, counted from 0.
+        page: draw only this page of 256 channels, or of as many as fit in ``width``, counted from 0.
+        width: of the picture, in inches or as a journal's text width; see
+            :data:`yolov5_featviz.draw.widths.WIDTHS`. Letters keep their size, cells become smaller, down to
+            two pixels a value, then fewer; the title says so. At most nine inches high. None: at least six
+            inches wide.
 
     Returns:
         The picture. NaN is grey; a constant channel is labelled with its value.
 
     Raises:
-        FeatvizError: invalid argument, or an empty map.
+        FeatvizError: invalid argument, an empty map, or one that does not fit in ``width``.
     """
     check_look(cmap, dpi)
     check_norm(norm)
     check_resample(resample)
     check_map(feature_map)
+    inches = None if width is None else width_of(width)
     choice = choose(feature_map, channels)
-    first = 0 if page is None else page * PAGE
-    chosen = choice.channels[first : None if page is None else first + PAGE]
+    most = _most_cells(feature_map, choice, dpi, plain, inches) if inches else len(choice.channels)
+    count = most if page is None else min(PAGE, most)
+    first = (page or 0) * count
+    chosen = choice.channels[first : first + count]
     data = feature_map.values
     values = data[chosen]
     scaled, limits = normalize(values, norm, data)
 
     shown = channel_words(feature_map.channels, choice, chosen)
-    title = map_title(feature_map, shown if page is None else f"{shown}, page {page + 1}")
+    if page is not None:
+        shown += f", page {page + 1}"
+    elif inches and most < len(choice.channels):
+        shown += f", more do not fit in {inches:.3g} inches"
+    title = map_title(feature_map, shown)
     words = _labels(chosen, values, choice.ranking, first)
-    picture = mosaic(scaled, chosen, words, title, legend(norm, limits, values), cmap, dpi, plain, resample)
-    ranked = choice.ranking and choice.ranking.by
-    about = map_record(feature_map, "grid", chosen, limits, by=ranked, norm=norm, cmap=cmap, resample=resample)
+    key = legend(norm, limits, values, single=len(chosen) == 1)
+    padded, said = ends_in_padding(feature_map, values, norm)
+    padding = [k for k, there in zip(chosen, padded) if there]
+    picture = mosaic(scaled, chosen, words, title, key.also(said), cmap, dpi, plain, resample, inches)
+    how = {"by": choice.ranking and choice.ranking.by, "padding": spans(padding) if padding else None}
+    about = map_record(feature_map, "grid", chosen, limits, norm=norm, cmap=cmap, resample=resample, **how)
     return picture.told(about)
 
 
@@ -84,22 +101,34 @@ def mosaic(
     dpi: int,
     plain: bool,
     resample: str = "nearest",
+    inches: Optional[float] = None,
 ) -> Picture:
     """Lay out maps ``[n, H, W]`` in [0, 1], or photographs uint8 ``[n, H, W, 3]``, side by side.
 
     Each has its label from ``words`` above it, unless ``plain``, and its place in the picture's
-    ``cells`` under its number. The other arguments are as for :func:`grid`.
+    ``cells`` under its number. The other arguments are as for :func:`grid`. Raises FeatvizError if they do not fit
+    in a width of ``inches``.
     """
     n, height, width = values.shape[:3]
     gap = max(1, round(dpi / 75))
     words = [] if plain else words
     label_w, label_h = largest(tuple(words), 6, dpi) if words else (0, -gap)
     label_h += gap
-    columns, scale = _layout(n, height, width, label_h, label_w, gap, round(GRID_INCHES * dpi))
+    if inches is None:
+        least = 0 if plain else round(GRID_INCHES * dpi)
+        columns, scale = _layout(n, height, width, label_h, label_w, gap, round(GRID_INCHES * dpi))
+    else:
+        tall, wide = body_pixels(inches, dpi)
+        least = 0 if plain else wide + gap
+        columns, scale = _layout_within(n, height, width, label_h, label_w, gap, tall, wide)
+        if scale < LEAST_DOTS:
+            raise FeatvizError(
+                f"{n} maps of {height}×{width} cells do not fit in {inches:.3g} inches with {LEAST_DOTS} dots a cell "
+                f"at {dpi} dpi: take fewer channels, a larger width, or more dpi"
+            )
     rows = -(-n // columns)
     cell_h, cell_w = height * scale, width * scale
     step_y, step_x = cell_h + label_h + gap, max(cell_w, label_w) + gap
-    least = 0 if plain else round(GRID_INCHES * dpi)
     colours = palette_of(cmap) if values.ndim == 4 else None
     codes, repeats = _enlarged(values, scale, resample)
     # Each row of a map once, and one for the gap below it.
@@ -133,18 +162,48 @@ def _enlarged(values: np.ndarray, scale: int, resample: str) -> Tuple[np.ndarray
     return quantise(resampled(values, (height * scale, width * scale), resample).clip(0, 1)), 1
 
 
-def grids(feature_map: LayerOutput, channels: Union[ChannelSpec, Choice] = "64", **options: Any) -> Iterator[Picture]:
-    """Draw as :func:`grid` on pages of at most 256 channels each, one after the other."""
+def grids(
+    feature_map: LayerOutput,
+    channels: Union[ChannelSpec, Choice] = "64",
+    dpi: int = 300,
+    plain: bool = False,
+    width: Union[float, str, None] = None,
+    **options: Any,
+) -> Iterator[Picture]:
+    """Draw as :func:`grid` on pages of at most 256 channels each, or as many as fit, one after the other."""
     check_map(feature_map)
     choice = choose(feature_map, channels)
-    pages = -(-len(choice.channels) // PAGE)
+    per_page = PAGE if width is None else min(PAGE, _most_cells(feature_map, choice, dpi, plain, width_of(width)))
+    pages = -(-len(choice.channels) // per_page)
     for page in range(pages):
-        yield grid(feature_map, choice, page=page if pages > 1 else None, **options)
+        number = page if pages > 1 else None
+        yield grid(feature_map, choice, page=number, dpi=dpi, plain=plain, width=width, **options)
+
+
+def _most_cells(feature_map: LayerOutput, choice: Choice, dpi: int, plain: bool, inches: float) -> int:
+    """Return how many of the chosen channels fit on a page. Raises FeatvizError if none does."""
+    height, width = feature_map.size
+    gap = max(1, round(dpi / 75))
+    words = [] if plain else _labels(choice.channels, feature_map.values[choice.channels], choice.ranking, 0)
+    label_w, label_h = largest(tuple(words), 6, dpi) if words else (0, -gap)
+    tall, wide = body_pixels(inches, dpi)
+    columns = (wide + gap) // (max(LEAST_DOTS * width, label_w) + gap)
+    rows = (tall + gap) // (LEAST_DOTS * height + label_h + 2 * gap)
+    if not columns * rows:
+        raise too_small(height, width, inches, dpi)
+    return min(len(choice.channels), columns * rows)
+
+
+def _shape_cost(n: int, columns: int, total_w: float, total_h: float) -> float:
+    """Return the cost of a layout: 0 between square and 16:9 with a full last row."""
+    aspect = total_w / total_h
+    shape = 2 * math.log(1 / aspect) if aspect < 1 else max(0.0, math.log(aspect * 9 / 16))
+    return shape + 6 * (-n % columns) / columns
 
 
 @lru_cache(maxsize=256)
 def _layout(n: int, height: int, width: int, label_h: int, label_w: int, gap: int, target: int) -> Tuple[int, int]:
-    """Choose columns for ``n`` cells and pixels per value: between square and 16:9 as a whole, with few empty places.
+    """Choose columns for ``n`` cells and pixels per value: between square and 16:9 as a whole, the last row full.
 
     At least as wide as ``target``, unless the height would exceed 1.5 times that.
     """
@@ -156,9 +215,34 @@ def _layout(n: int, height: int, width: int, label_h: int, label_w: int, gap: in
         scale = max(1, math.ceil(min(across, down)))
         total_w = columns * (max(width * scale, label_w) + gap)
         total_h = rows * (height * scale + label_h + gap)
-        aspect = total_w / total_h
-        shape = math.log(1 / aspect) if aspect < 1 else max(0.0, math.log(aspect * 9 / 16))
-        return shape + (rows * columns - n) / n + max(0.0, math.log(total_w / target)), scale
+        small = max(0.0, math.log(target / 10 / (width * scale)))
+        return _shape_cost(n, columns, total_w, total_h) + small + max(0.0, math.log(total_w / target)), scale
+
+    columns = min(range(1, n + 1), key=lambda columns: at(columns)[0])
+    return columns, at(columns)[1]
+
+
+@lru_cache(maxsize=256)
+def _layout_within(
+    n: int, height: int, width: int, label_h: int, label_w: int, gap: int, tall: int, wide: int
+) -> Tuple[int, int]:
+    """Choose columns for ``n`` cells and pixels per value so that they fit in ``tall`` by ``wide`` pixels.
+
+    The shape as in :func:`_layout`, with cells of a tenth of the width or more if possible. Pixels per value
+    are less than two if the cells do not fit.
+    """
+
+    def at(columns: int) -> Tuple[float, int]:
+        rows = -(-n // columns)
+        step = (wide + gap) // columns - gap
+        scale = min(step // width, ((tall + gap) // rows - gap - label_h) // height)
+        if scale < LEAST_DOTS or label_w > step:
+            return math.inf, 0
+        total_w = columns * (max(width * scale, label_w) + gap)
+        total_h = rows * (height * scale + label_h + gap)
+        small = max(0.0, math.log(wide / 10 / (width * scale)))
+        unused = 3 * math.log((wide + gap) / total_w)
+        return _shape_cost(n, columns, total_w, total_h) + small + unused, scale
 
     columns = min(range(1, n + 1), key=lambda columns: at(columns)[0])
     return columns, at(columns)[1]

@@ -147,8 +147,7 @@ class HeatMap:
             drawn = fm.boxes.mapped(_window(fm, whole), size)
             labels, notes = draw_boxes(mixed, drawn, letter_dpi, numbers=not plain)
         how = {"mix": f"opacity 0 to {alpha:.0%}", "even": f"opacity {alpha:.0%}", "add": f"{alpha:.0%} added"}[blend]
-        scope = f"{self.legend.scope}, {how}" if self.legend.scope else how
-        key = self.legend._replace(scope=scope)
+        key = self.legend.also(how)
         shown = over_grey(cmap, alpha, blend, self.centre)
         picture = panel(mixed, self.title, key, shown, dpi, letter_dpi, plain, labels, notes, inches)
         laid = {"cmap": cmap, "resample": resample, "alpha": alpha, "blend": blend, "boxes": boxes}
@@ -217,9 +216,7 @@ def _heat(
     check_norm(norm)
     scaled, limits = normalize(values[None], norm, whole.reshape(-1, *values.shape))
     key = legend(norm, limits, values[None], single=True)
-    padded = ends_in_padding(feature_map, values[None], norm)
-    if padded is not None and padded.any():
-        key = key._replace(scope=", ".join(filter(None, [key.scope, "an end lies in the padding"])))
+    key = key.also(ends_in_padding(feature_map, values[None], norm)[1]) if key.high else key
     about = map_record(feature_map, limits=limits, norm=norm, **how)
     centre = NORMS[norm].centre
     return HeatMap(scaled[0], key, map_title(feature_map, words), feature_map, about, centre)

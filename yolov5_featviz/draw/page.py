@@ -138,12 +138,24 @@ def _wrap(title: str, points: float, dpi: float, width: int) -> List[str]:
         if lines and text_size(lines[-1] + SEPARATOR + part, points, dpi)[0] <= width:
             lines[-1] += SEPARATOR + part
             continue
-        short, keep = part, len(part)
-        while keep > 8 and text_size(short, points, dpi)[0] > width:  # shorten a long file name in the middle
-            keep -= 1
-            short = f"{part[: keep // 2]}…{part[-(keep // 2) :]}"
-        lines.append(short)
+        line = ""
+        for word in part.split(" "):  # a part that is too long for a line is broken at spaces
+            longer = f"{line} {word}" if line else word
+            if line and text_size(longer, points, dpi)[0] > width:
+                lines.append(line)
+                longer = word
+            line = _shortened(longer, points, dpi, width)
+        lines.append(line)
     return lines
+
+
+def _shortened(word: str, points: float, dpi: float, width: int) -> str:
+    """Shorten a word that is too long for a line, such as a file name, in the middle."""
+    short, keep = word, len(word)
+    while keep > 8 and text_size(short, points, dpi)[0] > width:
+        keep -= 1
+        short = f"{word[: keep // 2]}…{word[-(keep // 2) :]}"
+    return short
 
 
 LEAST_INCHES = 2.0  # narrower images are enlarged, so that captions fit

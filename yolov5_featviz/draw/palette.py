@@ -74,14 +74,14 @@ def opacities(alpha: float, blend: str = "mix", centre: float = 0.0) -> np.ndarr
     """
     table = np.full(256, alpha, np.float32)
     if blend != "even":
-        y = np.linspace(0, 1, COLOURS, dtype=np.float32)
-        table[:COLOURS] = alpha * np.abs(y - centre) / max(centre, 1 - centre)
+        steps = np.trunc(np.abs(np.arange(COLOURS) - centre * (COLOURS - 1)))  # 0 at both indices next to 0.5
+        table[:COLOURS] = alpha * steps / steps.max()
     return table
 
 
 def over_grey(cmap: str, alpha: float, blend: str = "mix", centre: float = 0.0) -> np.ndarray:
     """Return a palette with the colours of a map as they appear over mid-grey, for the key of an overlay."""
-    palette = palette_of(cmap).copy()
+    palette: np.ndarray = palette_of(cmap).copy()
     share = opacities(alpha, blend, centre)[:COLOURS, None]
     below = 128.0 if blend == "add" else 128.0 * (1 - share)
     palette[:COLOURS] = (palette[:COLOURS] * share + below).round().clip(0, 255)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Union
+from typing import List, Union
 
 import numpy as np
 
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.reduce import pca
+from yolov5_featviz.draw.annotate import draw_boxes
 from yolov5_featviz.draw.channels import ChannelSpec, Choice, check_map, choose
+from yolov5_featviz.draw.lettering import SEPARATOR, Text
 from yolov5_featviz.draw.page import channel_words, enlarged, map_title, panel
 from yolov5_featviz.draw.palette import NAN, check_look, palette_of
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import map_record, number
 from yolov5_featviz.draw.scale import legend
+from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
+
+AXES = {"rgb": ("red", "green", "blue"), "lab": ("lightness", "blue–yellow", "green–red")}
 
 
 def pca_picture(
@@ -24,23 +29,73 @@ def pca_picture(
     dpi: int = 300,
     plain: bool = False,
     resample: str = "nearest",
+    axes: str = "rgb",
+    boxes: bool = False,
+    width: Union[float, str, None] = None,
 ) -> Picture:
-    """Draw the three principal components of the channels as red, green and blue.
+    """Draw the three principal components of the channels in colours.
 
-    See :func:`yolov5_featviz.arrays.reduce.pca` for the method, and
-    :meth:`~yolov5_featviz.draw.heatmap.HeatMap.picture` and :func:`~yolov5_featviz.draw.heatmap.heatmap` for the
-    arguments. NaN is grey.
+    See :func:`yolov5_featviz.arrays.reduce.pca` for the method. Cells of the letterbox's padding are left out
+    and grey, and so is NaN.
+
+    Args:
+        axes: ``rgb``: the components are red, green and blue. ``lab``: lightness, blue to yellow, and green to
+            red in CIE L*a*b*, so that readers with red-green blindness tell the first two apart.
+        boxes: draw the detections, with names and scores.
+        feature_map, channels, dpi, plain, resample, width: as for
+            :meth:`~yolov5_featviz.draw.heatmap.HeatMap.picture` and
+            :func:`~yolov5_featviz.draw.heatmap.heatmap`.
+
+    Raises:
+        FeatvizError: invalid argument, boxes that are unknown, or the map does not fit in ``width``.
     """
     check_look("viridis", dpi)
     check_map(feature_map)
+    check_axes(axes)
+    found = feature_map.boxes
+    if boxes and (found is None or feature_map.input_size is None):
+        raise FeatvizError("no boxes to draw: none are known for this feature map (its field `boxes`)")
+    inches = None if width is None else width_of(width)
     choice = choose(feature_map, channels)
-    rgb, explained = pca(feature_map.values[choice.channels])
-    pixels = enlarged(np.moveaxis(rgb, 2, 0), dpi, resample, _as_rgb)
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(("red", "green", "blue"), explained))
+    inside = feature_map.in_image
+    parts, explained = pca(feature_map.values[choice.channels], inside)
+    pixels = enlarged(np.moveaxis(pca_colours(parts, axes), 2, 0), dpi, resample, _as_rgb, None, inches)
+    labels: List[Text] = []
+    notes = ""
+    if boxes and found is not None and feature_map.input_size is not None:
+        height, across = feature_map.input_size
+        pixels = np.ascontiguousarray(pixels)
+        size = pixels.shape[0], pixels.shape[1]
+        labels, notes = draw_boxes(pixels, found.mapped((0, 0, across, height), size), dpi, numbers=not plain)
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(AXES[axes], explained))
     title = map_title(feature_map, f"PCA of {channel_words(feature_map.channels, choice)}")
-    picture = panel(pixels, f"{title} · explained variance: {shares}", None, palette_of("gray"), dpi, dpi, plain)
+    title = SEPARATOR.join([title, f"explained variance: {shares}", *["without padding"] * (not inside.all())])
+    picture = panel(pixels, title, None, palette_of("gray"), dpi, dpi, plain, labels, notes, inches)
     variance = [number(share) for share in explained]
-    return picture.told(map_record(feature_map, "pca", choice.channels, variance=variance, resample=resample))
+    how = None if axes == "rgb" else axes
+    about = map_record(feature_map, "pca", choice.channels, variance=variance, resample=resample, axes=how)
+    return picture.told(about)
+
+
+def check_axes(axes: str) -> None:
+    """Raise FeatvizError for unknown colour axes."""
+    if axes not in AXES:
+        raise FeatvizError(f"no axes {axes!r}: take one of {', '.join(AXES)}")
+
+
+def pca_colours(parts: np.ndarray, axes: str = "rgb") -> np.ndarray:
+    """Convert three components ``[H, W, 3]`` in [0, 1] to RGB in [0, 1]; NaN stays NaN.
+
+    For ``lab``, CIE L*a*b* (D65) with L* from 20 to 90, and a* and b* from -50 to 50, clipped to sRGB.
+    """
+    if axes == "rgb":
+        return parts
+    import cv2
+
+    light, yellow, red = np.moveaxis(np.nan_to_num(parts).astype(np.float32), 2, 0)
+    lab = np.stack([20 + 70 * light, 100 * red - 50, 100 * yellow - 50], axis=2)
+    colours = cv2.cvtColor(lab, cv2.COLOR_Lab2RGB).clip(0, 1)
+    return np.where(np.isnan(parts), np.nan, colours).astype(np.float32)
 
 
 def _as_rgb(y: np.ndarray) -> np.ndarray:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
-from yolov5_featviz.arrays.cells import in_region
 from yolov5_featviz.arrays.normalize import NORMS, extremes
 from yolov5_featviz.models.layer_output import LayerOutput
 
@@ -19,6 +18,10 @@ class Legend(NamedTuple):
     high: str
     scope: str = ""
 
+    def also(self, words: str) -> Legend:
+        """Return the same legend with more words about what it applies to."""
+        return self._replace(scope=", ".join(filter(None, [self.scope, words])))
+
 
 def end_words(*ends: float) -> List[str]:
     """Format the ends of a scale with the same number of decimals: three digits for the largest, true minus signs."""
@@ -28,8 +31,11 @@ def end_words(*ends: float) -> List[str]:
     def one(end: float) -> str:
         if end == 0:
             return "0"
-        if not math.isfinite(end) or not 1e-4 <= most < 1e5:
-            words = f"{end:.2e}" if math.isfinite(end) else f"{end}"
+        if not math.isfinite(end):
+            words = f"{end}"
+        elif not 1e-4 <= most < 1e5:
+            digits, power = f"{end:.2e}".split("e")
+            words = f"{digits}e{int(power)}"
         else:
             words = f"{end:.{max(0, decimals)}f}"
             if float(words) == 0:
@@ -72,18 +78,28 @@ def clipped(values: np.ndarray, limits: np.ndarray) -> Tuple[bool, bool]:
         return bool((values < low).any()), bool((values > high).any())
 
 
-def ends_in_padding(feature_map: LayerOutput, values: np.ndarray, norm: str) -> Optional[np.ndarray]:
-    """Return for each channel ``[n, H, W]`` whether an end of its scale is a value of the letterbox's padding.
+def ends_in_padding(feature_map: LayerOutput, values: np.ndarray, norm: str) -> Tuple[np.ndarray, str]:
+    """Find the channels whose scale ends at a value of the letterbox's padding.
 
-    None if the image fills the map, or the scale does not depend on the extremes.
+    Args:
+        feature_map: the map.
+        values: ``[n, H, W]``, some of its channels, or one map made of them.
+        norm: see :func:`yolov5_featviz.arrays.normalize.normalize`.
+
+    Returns:
+        ``(there, words)``: bool ``[n]``, and how a caption says it, empty if there is none.
     """
     at_low, at_high = NORMS[norm].extremes
-    if feature_map.stride is None or feature_map.region is None or not (at_low or at_high):
-        return None
-    image = in_region(feature_map.size, feature_map.stride, feature_map.region)
+    image = feature_map.in_image
+    if image.all() or not image.any() or not (at_low or at_high):
+        return np.zeros(len(values), bool), ""
+    scaled = feature_map.values.reshape(1, -1, feature_map.size[1]) if norm == "layer" else values
     rows, columns = image.any(axis=1), image.any(axis=0)
-    if image.all() or not image.any():
-        return None
-    inside, whole = extremes(values[:, rows][:, :, columns]), extremes(values)
-    apart: np.ndarray = inside != whole
-    return (apart[:, 0] & at_low) | (apart[:, 1] & at_high)
+    rows = np.tile(rows, scaled.shape[1] // feature_map.size[0])
+    apart = extremes(scaled[:, rows][:, :, columns]) != extremes(scaled)
+    there = (apart[:, 0] & at_low) | (apart[:, 1] & at_high)
+    if norm == "layer" or len(values) == 1:
+        words = "an end lies in the padding" if there.any() else ""
+    else:
+        words = f"{there.sum()} with an end in the padding" if there.any() else ""
+    return np.broadcast_to(there, len(values)), words

@@ -15,6 +15,7 @@ from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.draw.palette import check_look
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.scale import Legend
+from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.models.layers import Layer, index_layers, select_layers
@@ -29,6 +30,7 @@ def kernels(
     cmap: Optional[str] = None,
     dpi: int = 300,
     plain: bool = False,
+    width: Union[float, str, None] = None,
 ) -> Picture:
     """Draw a convolution's kernels side by side, one for each output channel.
 
@@ -44,15 +46,16 @@ def kernels(
             - None: ``rgb`` if there are three inputs, else ``norm``.
         channels: which output channels; see :func:`yolov5_featviz.draw.channels.choose`.
         norm: how weights become colours; see :func:`yolov5_featviz.arrays.normalize.normalize`. None: for
-            one input ``signed``, so that 0 is in the middle, and for the norm ``zero``.
+            one input ``signed``, so that 0 is in the middle, and for the norm ``channel``.
         cmap: a matplotlib colour map. None: ``RdBu_r`` for one input, ``viridis`` for the norm.
-        dpi, plain: as for a grid of channels.
+        dpi, plain, width: as for a grid of channels; see :func:`yolov5_featviz.draw.grid.grid`.
 
     Raises:
-        FeatvizError: the layer is not a two-dimensional convolution, or has no such input.
+        FeatvizError: the layer is not a two-dimensional convolution, has no such input, or does not fit in
+            ``width``.
     """
     found, weights = _find(model, layer)
-    n, count, height, width = weights.shape
+    n, count, high, across = weights.shape
     inputs = ("rgb" if count == 3 else "norm") if inputs is None else inputs
     if inputs == "rgb" and count != 3:
         raise FeatvizError(f"{found.title} has {count} inputs, not the three of a colour image: take norm, or a number")
@@ -67,10 +70,11 @@ def kernels(
         return grid(
             as_map,
             channels,
-            norm or ("signed" if signed else "zero"),
+            norm or ("signed" if signed else "channel"),
             cmap or ("RdBu_r" if signed else "viridis"),
             dpi=dpi,
             plain=plain,
+            width=width,
         )
     check_look("gray", dpi)
     chosen = choose(as_map, channels).channels
@@ -79,10 +83,11 @@ def kernels(
     scaled = 0.5 + kept / (2 * np.where(largest > 0, largest, 1))[:, None, None, None]
     pixels = np.rint(scaled * 255).astype(np.uint8)
     shown = f"{n} channels" if len(chosen) == n else f"{len(chosen)} of {n} channels"
-    title = SEPARATOR.join([f"Layer {found.name}", named.type, shown, f"{height}×{width}"])
+    title = SEPARATOR.join([f"Layer {found.name}", named.type, shown, f"H×W {high}×{across}"])
     words = [] if plain else [str(channel) for channel in chosen]
     key = Legend("−max", "max", "of each kernel on its own")
-    return mosaic(pixels, chosen, words, title, key, "gray", dpi, plain)
+    inches = None if width is None else width_of(width)
+    return mosaic(pixels, chosen, words, title, key, "gray", dpi, plain, inches=inches)
 
 
 def _find(model: nn.Module, layer: Union[int, str]) -> Tuple[Layer, torch.Tensor]:

@@ -14,9 +14,10 @@ from yolov5_featviz.draw.channels import ChannelSpec, choose_channels
 from yolov5_featviz.draw.grid import mosaic
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.lettering import SEPARATOR
-from yolov5_featviz.draw.palette import check_look
+from yolov5_featviz.draw.palette import ALONE, check_look
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.scale import legend
+from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 
@@ -32,6 +33,7 @@ def picture(
     dpi: int = 300,
     plain: bool = False,
     resample: str = "nearest",
+    width: Union[float, str, None] = None,
 ) -> Picture:
     """Draw any tensor, array, feature map or heat map.
 
@@ -46,7 +48,7 @@ def picture(
         cmap: name of a matplotlib colour map; None for gray with one channel, else viridis.
         layout: where the channels are: ``chw``, ``hwc``, or ``auto``: last if that makes 1 or 3, or
             4 of uint8, and first does not; else first. A fourth channel (alpha) is dropped.
-        dpi, plain, resample: see :func:`yolov5_featviz.draw.grid.grid`.
+        dpi, plain, resample, width: see :func:`yolov5_featviz.draw.grid.grid`.
 
     Raises:
         FeatvizError: ``x`` is none of these, or an argument is invalid.
@@ -54,12 +56,13 @@ def picture(
     if isinstance(x, Picture):
         return x
     if isinstance(x, FeatureMap):
-        return x.grid(channels, norm, cmap or "viridis", dpi=dpi, plain=plain, resample=resample)
+        return x.grid(channels, norm, cmap or ALONE, dpi=dpi, plain=plain, resample=resample, width=width)
     if isinstance(x, HeatMap):
-        return x.picture(cmap or "viridis", dpi, plain, resample)
+        return x.picture(cmap or ALONE, dpi, plain, resample, width=width)
     check_norm(norm)
     check_resample(resample)
-    check_look(cmap or "viridis", dpi)
+    check_look(cmap or ALONE, dpi)
+    inches = None if width is None else width_of(width)
     data = _array(x)
     about = f"{list(data.shape)} {data.dtype}"
     batch = _batched(data, layout)
@@ -69,15 +72,16 @@ def picture(
     title = SEPARATOR.join([about, span])
     if count in (3, 4):
         photos = _photographs(batch[:, :3])
-        return mosaic(photos, range(n), _numbers(n), title, None, "viridis", dpi, plain)
+        return mosaic(photos, range(n), _numbers(n), title, None, ALONE, dpi, plain, inches=inches)
     chosen = choose_channels(channels, count)
     maps = np.asarray(batch[:, chosen], np.float32).reshape(-1, *batch.shape[2:])
     scaled, limits = normalize(maps, norm, batch.reshape(-1, *batch.shape[2:]))
     words = _numbers(n) if count == 1 else [str(k) for k in chosen]
     if n > 1 and count > 1:
         words = [f"{i}: {k}" for i in range(n) for k in chosen]
-    colours = cmap or ("gray" if count == 1 else "viridis")
-    return mosaic(scaled, range(len(maps)), words, title, legend(norm, limits, maps), colours, dpi, plain, resample)
+    colours = cmap or ("gray" if count == 1 else ALONE)
+    key = legend(norm, limits, maps)
+    return mosaic(scaled, range(len(maps)), words, title, key, colours, dpi, plain, resample, inches)
 
 
 def save(x: Any, path: Union[str, Path], **options: Any) -> None:

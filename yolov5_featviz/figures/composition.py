@@ -8,18 +8,29 @@ from dataclasses import dataclass, field
 from html import unescape
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Dict, List, Match, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Match, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
-from yolov5_featviz.draw.annotate import place_labels
+from yolov5_featviz.draw.annotate import label_boxes, number_list
 from yolov5_featviz.draw.encode import check_format, format_of, parameters
+from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.draw.palette import COLOURS, box_colours, is_dark, palette_of
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import KEY, dumps
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.figures.layout import BAR, CORNERS, Bar, Layout, Panel, Place, Zoom, lay_out
+from yolov5_featviz.figures.layout import (
+    BAR,
+    CORNERS,
+    Bar,
+    Layout,
+    Panel,
+    Place,
+    Zoom,
+    lay_out,
+    number_places,
+)
 from yolov5_featviz.figures.style import LEAST, LINE, Style, font, plain, text_extent, wrap
 from yolov5_featviz.files import write
 from yolov5_featviz.text import printable
@@ -165,10 +176,7 @@ def compose(
     rows = [f"{letter.take()} {words}".strip() for words in rows] if style.letters == "rows" else rows
     with parameters(_settings(style)):
         layout = lay_out(panels, columns, rows, style)
-        if layout.width * layout.height > LARGEST or max(layout.width, layout.height) >= 1 << 16:
-            raise FeatvizError(
-                f"a figure of {layout.width:,}×{layout.height:,} pixels is too large: take a smaller dpi, or fewer rows"
-            )
+        check_size(layout.width, layout.height)
         figure = Figure(figsize=(layout.width / style.dpi, layout.height / style.dpi), dpi=style.dpi)
         draw = _Draw(figure, layout, style, panels)
         for place, words in zip(layout.columns, columns):
@@ -181,7 +189,14 @@ def compose(
                     draw.panel(panel, place, letter.take() if style.letters == "panels" else "")
         for bar, place, lines in layout.bars:
             draw.bar(bar, place, lines)
+        draw.list_numbers()
     return Composition(figure, style, printable(title), dict(about or {}))
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise FeatvizError for a figure of more pixels than can be rendered."""
+    if width * height > LARGEST or max(width, height) >= 1 << 16:
+        raise FeatvizError(f"a figure of {width:,}×{height:,} pixels is too large: take a smaller dpi, or fewer rows")
 
 
 class _Draw:
@@ -189,6 +204,9 @@ class _Draw:
 
     def __init__(self, figure: Any, layout: Layout, style: Style, panels: Sequence[Sequence[Optional[Panel]]]) -> None:
         self.figure, self.layout, self.style = figure, layout, style
+        self.numbered: Dict[Tuple[str, Tuple[float, ...]], int] = {}  # of caption and box
+        self.labelled: Set[Tuple[str, Tuple[float, ...]]] = set()
+        self.unlabelled: Set[Tuple[str, Tuple[float, ...]]] = set()
 
     def axes(self, place: Place) -> Any:
         """Add axes in pixel units with the origin at the top left corner of ``place``."""
@@ -249,6 +267,7 @@ class _Draw:
             x, y, right, bottom = map(round, _there(panel.zoom.box, panel.window, place))
             covered += [inset._replace(x=inset.x - place.x, y=inset.y - place.y), Place(x, y, right - x, bottom - y)]
         self.boxes(axes, panel, panel.window, place, panel.named, covered)
+        self.channels(axes, panel, place)
         if panel.zoom is None or inset is None:
             return
         self.frame(axes, _there(panel.zoom.box, panel.window, place), 0.7, zorder=3.5)
@@ -257,6 +276,14 @@ class _Draw:
         self.boxes(enlarged, panel, panel.zoom.box, inset, named=False)
         half = self.style.dpi / 72 / 2  # keeps the frame inside the picture
         self.frame(enlarged, (half, half, inset.width - half, inset.height - half), 0.7, zorder=8)
+
+    def channels(self, axes: Any, panel: Panel, place: Place) -> None:
+        """Draw the channel numbers of a grid on white, where they have room."""
+        for k, (x, y, w, h) in zip(panel.numbers, number_places(panel, place, self.style)):
+            axes.fill((x, x + w, x + w, x), (y, y, y + h, y + h), color="white", lw=0, zorder=4)
+            base = y + h - self.style.dpi / 72
+            prop = font(self.style, LEAST)
+            axes.text(x + w / 2, base, str(k), fontproperties=prop, ha="center", va="baseline", zorder=5)
 
     def frame(self, axes: Any, box: Region, points: float, zorder: float) -> None:
         """Draw a white frame with black edges, visible on any background."""
@@ -315,14 +342,13 @@ class _Draw:
             self.rectangle(axes, corners[i], colour, 0.8, zorder=3)
             if i not in labels:
                 continue
-            (x, y, w, h), small = labels[i]
-            caption = plain(panel.boxes.caption(i))
+            words, (x, y, w, h), small = labels[i]
             axes.add_patch(Rectangle((x, y), w, h, fc=colour, ec="none", zorder=4))
             axes.text(
                 x + w / 2,
                 y + h / 2 + 0.32 * small * unit,
-                caption,
-                fontproperties=font(self.style, size=small, words=caption),
+                words,
+                fontproperties=font(self.style, size=small, words=words),
                 color="white" if is_dark(rgb) else "black",
                 ha="center",
                 va="baseline",
@@ -332,47 +358,81 @@ class _Draw:
 
     def labels(
         self, boxes: Boxes, corners: Dict[int, Region], place: Place, covered: Sequence[Place]
-    ) -> Dict[int, Tuple[Place, float]]:
-        """Place box captions: shrink those that do not fit, drop those that would overlap another."""
+    ) -> Dict[int, Tuple[str, Place, float]]:
+        """Place names at boxes, or numbers, which run over the whole figure: words, place and font size."""
         unit = self.style.dpi / 72
-        found: Dict[int, Tuple[Place, float]] = {}
-        words = {i: plain(boxes.caption(i)) for i in corners if boxes.caption(i)}
-        for small in sorted({max(LEAST, self.style.font_size - less) for less in (2.5, 3.0, 3.5)}, reverse=True):
-            sizes = [
-                tuple(round((side + 1.6) * unit) for side in text_extent(word, self.style, small))
-                for word in words.values()
-            ]
-            spots = place_labels([corners[i] for i in words], sizes, (place.height, place.width), covered)
-            found, taken = {}, list(covered)
-            for i, (x, y), (w, h) in zip(words, spots, sizes):
-                if w <= place.width and not any(
-                    x < t.x + t.width and t.x < x + w and y < t.y + t.height and t.y < y + h for t in taken
-                ):
-                    found[i] = Place(x, y, w, h), small
-                    taken.append(found[i][0])
-            if len(found) == len(words):
-                break
+        sizes = [*np.arange(self.style.font_size - 1, LEAST, -1).tolist(), LEAST]
+
+        def measure(words: str, points: float) -> Tuple[int, int]:
+            wide, high = text_extent(words, self.style, points)
+            return round((wide + 1.6) * unit), round((high + 1.6) * unit)
+
+        captions = [plain(boxes.caption(i)) for i in corners]
+        spots = label_boxes(
+            list(corners.values()), captions, measure, sizes, (place.height, place.width), covered, len(self.numbered)
+        )
+        found: Dict[int, Tuple[str, Place, float]] = {}
+        for i, words, label in zip(corners, captions, spots):
+            if not words:
+                continue
+            key = words, tuple(np.rint(boxes.xyxy[i]).tolist())
+            if label is not None:
+                shown = str(self.numbered.setdefault(key, len(self.numbered) + 1)) if label.number else words
+                found[i] = shown, Place(*label[:4]), label.points
+            (self.unlabelled if label is None else self.labelled).add(key)
         return found
 
-    def bar(self, bar: Bar, place: Place, lines: Sequence[str]) -> None:
+    def list_numbers(self) -> None:
+        """Extend the figure by the list of the numbers at boxes, in lines below it."""
+        left = len(self.unlabelled - self.labelled)
+        parts = number_list([f"{number} {words}" for (words, _), number in self.numbered.items()], left)
+        if not parts:
+            return
+        style, layout, figure = self.style, self.layout, self.figure
+        unit = style.dpi / 72
+        small = max(LEAST, style.font_size - 1.5)
+        room = layout.width / unit
+        lines: List[str] = []
+        for part in parts:
+            longer = SEPARATOR.join([*lines[-1:], part])
+            if lines and text_extent(longer, style, small)[0] <= room:
+                lines[-1] = longer
+            else:
+                lines += wrap(part, room, style, small).split("\n")
+        line = LINE * small * unit
+        height = layout.height + round(2 * unit + len(lines) * line)
+        check_size(layout.width, height)
+        figure.set_size_inches(layout.width / style.dpi, height / style.dpi)
+        for axes in figure.axes:
+            x, _, wide, _ = axes.get_position().bounds
+            top, bottom = (round((1 - y) * layout.height) for y in (axes.get_position().y1, axes.get_position().y0))
+            axes.set_position([x, 1 - bottom / height, wide, (bottom - top) / height])
+        for text in figure.texts:
+            text.set_y(1 - (1 - text.get_position()[1]) * layout.height / height)
+        for i, words in enumerate(lines):
+            base = layout.height + 2 * unit + (i + 0.75) * line
+            prop = font(style, size=small, words=words)
+            figure.text(0, 1 - base / height, words, fontproperties=prop, ha="left", va="baseline")
+
+    def bar(self, bar: Bar, place: Place, lines: Sequence[Tuple[str, str, str]]) -> None:
         axes = self.axes(place)
-        unit = self.style.dpi / 72
-        height = round(BAR * unit)
-        ramp = np.rint(np.linspace(0, COLOURS - 1, place.width)).astype(np.uint8)
-        self.image(axes, palette_of(bar.cmap)[np.broadcast_to(ramp, (height, place.width))])
-        self.rectangle(axes, (0, 0, place.width, height), "black", 0.3)
-        small = self.style.font_size - 1
-        shown = [(0.0, 0, "left", bar.low), (float(place.width), 0, "right", bar.high)]
-        shown += [(place.width / 2, i, "center", words) for i, words in enumerate(lines) if words]
-        for x, i, side, words in shown:
-            axes.text(
-                x,
-                height + (1.2 * i + 0.95) * small * unit,
-                words,
-                fontproperties=font(self.style, size=small),
-                ha=side,
-                va="baseline",
-            )
+        unit, small = self.style.dpi / 72, self.style.small
+        height = round(BAR * unit) if bar.high else 0
+        if bar.high:
+            ramp = np.rint(np.linspace(0, COLOURS - 1, place.width)).astype(np.uint8)
+            self.image(axes, bar.palette[np.broadcast_to(ramp, (height, place.width))])
+            self.rectangle(axes, (0, 0, place.width, height), "black", 0.3)
+        for i, line in enumerate(lines):
+            for x, side, words in zip((0.0, place.width / 2, float(place.width)), ("left", "center", "right"), line):
+                if words:
+                    axes.text(
+                        x,
+                        height + (1.2 * i + 0.95) * small * unit,
+                        words,
+                        fontproperties=font(self.style, size=small, words=words),
+                        ha=side,
+                        va="baseline",
+                    )
 
 
 def _there(box: Sequence[float], window: Region, place: Place) -> Region:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.draw.palette import over_grey, palette_of
+from yolov5_featviz.draw.record import spans
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.figures.style import LINE, LINES, Style, text_extent, wrap
+from yolov5_featviz.figures.style import LEAST, LINE, LINES, Style, text_extent, wrap
 
 BAR = 4.0  # height of a colour bar in points
 CORNERS = ("upper left", "upper right", "lower left", "lower right")
@@ -18,13 +21,30 @@ CORNERS = ("upper left", "upper right", "lower left", "lower right")
 Paint = Callable[[Tuple[int, int], Region], np.ndarray]
 
 
+class Overlay(NamedTuple):
+    """How a map is laid over a photograph; see :meth:`yolov5_featviz.draw.heatmap.HeatMap.over`."""
+
+    alpha: float
+    blend: str = "mix"
+    centre: float = 0.0
+
+
 class Bar(NamedTuple):
-    """Colour bar: colour map, labels of both ends and quantity. Panels with equal bars share one."""
+    """Colour bar: colour map, labels of both ends, quantity, and overlay if the map is over a photograph.
+
+    Panels with equal bars share one. With an empty ``high`` it is words without colours.
+    """
 
     cmap: str
     low: str
     high: str
     words: str = ""
+    over: Optional[Overlay] = None
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The colours as they appear, ``[256, 3]``: those of an overlay over mid-grey."""
+        return over_grey(self.cmap, *self.over) if self.over else palette_of(self.cmap)
 
 
 class Zoom(NamedTuple):
@@ -46,6 +66,7 @@ class Panel:
         zoom: inset, if any.
         bar: colour bar, if any.
         named: whether to label boxes with class names and scores.
+        numbers: the channel of each tile of a grid.
     """
 
     paint: Paint
@@ -54,6 +75,7 @@ class Panel:
     zoom: Optional[Zoom] = None
     bar: Optional[Bar] = None
     named: bool = True
+    numbers: Sequence[int] = ()
 
     @property
     def aspect(self) -> float:
@@ -78,7 +100,7 @@ class Layout:
     panels: List[List[Place]]
     columns: List[Place]
     rows: List[Place]
-    bars: List[Tuple[Bar, Place, List[str]]]
+    bars: List[Tuple[Bar, Place, List[Tuple[str, str, str]]]]
 
 
 def lay_out(
@@ -102,7 +124,7 @@ def lay_out(
     y = head_h if style.titles == "top" else 0
     places: List[List[Place]] = []
     row_places: List[Place] = []
-    bars: List[Tuple[Bar, Place, List[str]]] = []
+    bars: List[Tuple[Bar, Place, List[Tuple[str, str, str]]]] = []
     under = _bars_below(panels)
     for r, row in enumerate(panels):
         row_places.append(Place(0, y, left, heights[r]))
@@ -110,10 +132,11 @@ def lay_out(
         y += heights[r]
         for bar_line in under.get(r, []):
             y += pixels(2)
-            spans = [(bar, xs[first], xs[last] + widths[last]) for bar, first, last in bar_line]
-            below = _bar_words([(bar, (end - x) * 72 / style.dpi) for bar, x, end in spans], style)
-            bar_h = pixels(BAR) + max(map(len, below)) * pixels(1.2 * (style.font_size - 1))
-            bars += [(bar, Place(x, y, end - x, bar_h), lines) for (bar, x, end), lines in zip(spans, below)]
+            ends = [(bar, xs[first], xs[last] + widths[last]) for bar, first, last in bar_line]
+            said = [bar._replace(words=bar.words + _numbers_of(bar, panels, places, style)) for bar, _, _ in ends]
+            below = [bar_lines(bar, (end - x) * 72 / style.dpi, style) for bar, (_, x, end) in zip(said, ends)]
+            bar_h = pixels(BAR) + max(map(len, below)) * pixels(1.2 * style.small)
+            bars += [(bar, Place(x, y, end - x, bar_h), lines) for (bar, x, end), lines in zip(ends, below)]
             y += bar_h
         y += gap + pixels(1) * (r in under) if r + 1 < len(panels) else 0
     top = 0 if style.titles == "top" else y + pixels(1) * bool(head)
@@ -170,14 +193,14 @@ def _sizes(aspects: np.ndarray, width: int) -> Tuple[List[int], List[int]]:
 
 def _bars_below(panels: Sequence[Sequence[Optional[Panel]]]) -> Dict[int, List[List[Tuple[Bar, int, int]]]]:
     """Assign colour bars to rows: lines of bars, each with its first and last column, by row."""
-    spans: Dict[Bar, Tuple[int, int, int]] = {}
+    extents: Dict[Bar, Tuple[int, int, int]] = {}
     for r, row in enumerate(panels):
         for c, panel in enumerate(row):
             if panel is not None and panel.bar is not None:
-                _, first, last = spans.get(panel.bar, (r, c, c))
-                spans[panel.bar] = r, min(first, c), max(last, c)
+                _, first, last = extents.get(panel.bar, (r, c, c))
+                extents[panel.bar] = r, min(first, c), max(last, c)
     under: Dict[int, List[List[Tuple[Bar, int, int]]]] = {}
-    for bar, (r, first, last) in sorted(spans.items(), key=lambda item: item[1]):
+    for bar, (r, first, last) in sorted(extents.items(), key=lambda item: item[1]):
         lines = under.setdefault(r, [])
         free = [line for line in lines if all(last < start or first > end for _, start, end in line)]
         if free:
@@ -187,14 +210,64 @@ def _bars_below(panels: Sequence[Sequence[Optional[Panel]]]) -> Dict[int, List[L
     return under
 
 
-def _bar_words(bars: Sequence[Tuple[Bar, float]], style: Style) -> List[List[str]]:
-    """Wrap the labels of colour bars, whose lengths are in points: between the end labels, or on separate lines."""
-    small = style.font_size - 1
+def bar_lines(bar: Bar, room: float, style: Style) -> List[Tuple[str, str, str]]:
+    """Lay out the labels of a colour bar ``room`` points long: lines of what is at its left, centre and right.
 
-    def fits(bar: Bar, room: float) -> bool:
-        ends = max(text_extent(words, style, small)[0] for words in (bar.low, bar.high))
-        return text_extent(bar.words, style, small)[0] + 2 * ends + small <= room
+    The words stand between the ends if they fit, else below them; an end that does not fit beside the other, too.
+    """
 
-    if all(not bar.words or fits(bar, room) for bar, room in bars):
-        return [[bar.words] for bar, _ in bars]
-    return [["", *wrap(bar.words, room, style, small).split("\n")] for bar, room in bars]
+    def fits(*words: str) -> bool:
+        return sum(text_extent(word, style, style.small)[0] + style.small / 2 for word in words) <= room
+
+    longer = max(bar.low, bar.high, key=len)
+    if bar.words and fits(longer, bar.words, longer):
+        return [(bar.low, bar.words, bar.high)]
+    ends = [(bar.low, "", bar.high)] if fits(bar.low, bar.high) else [(bar.low, "", ""), ("", "", bar.high)]
+    words = wrap(bar.words, room, style, style.small, 2 * LINES).split("\n") if bar.words else []
+    return [*(ends if bar.low or bar.high else []), *(("", line, "") for line in words)]
+
+
+def tile_places(count: int, size: Tuple[int, int]) -> List[Place]:
+    """Return the places of ``count`` tiles in a square grid within a panel of this height and width."""
+    height, width = size
+    side, gap = math.ceil(math.sqrt(count)), max(1, round(width / 150))
+    ys, xs = (np.rint(np.linspace(0, length + gap, side + 1)).astype(int).tolist() for length in (height, width))
+    corners = [divmod(i, side) for i in range(count)]
+    return [Place(xs[c], ys[r], xs[c + 1] - gap - xs[c], ys[r + 1] - gap - ys[r]) for r, c in corners]
+
+
+def number_places(panel: Panel, place: Place, style: Style) -> List[Place]:
+    """Return the places of the channel numbers in the tiles' upper left corners, below the panel's letter.
+
+    Empty if one of them would cover more than half of a tile's width, or a third of its height.
+    """
+    unit = style.dpi / 72
+    letter = round((text_extent(style.letter, style, weight="bold")[1] + 2) * unit) if style.letters == "panels" else 0
+    found = []
+    for i, (tile, k) in enumerate(zip(tile_places(len(panel.numbers), (place.height, place.width)), panel.numbers)):
+        wide, high = round((text_extent(str(k), style, LEAST)[0] + 2) * unit), round((0.73 * LEAST + 2) * unit)
+        down = 0 if i else letter
+        if 2 * wide > tile.width or 3 * high > tile.height - down:
+            return []
+        found.append(Place(tile.x, tile.y + down, wide, high))
+    return found
+
+
+def number_words(numbers: Sequence[int]) -> str:
+    """Format channel numbers for a reader: ``3, 8–15``."""
+    return f"{numbers[0]}" if len(numbers) == 1 else spans(numbers).replace(",", ", ").replace("-", "–")
+
+
+def _numbers_of(
+    bar: Bar, panels: Sequence[Sequence[Optional[Panel]]], places: Sequence[Sequence[Place]], style: Style
+) -> str:
+    """Return the channel numbers for which a colour bar's panels have no room, for its words."""
+    grids = [
+        (number_words(panel.numbers), bool(number_places(panel, place, style)))
+        for row, row_places in zip(panels, places)
+        for panel, place in zip(row, row_places)
+        if panel and panel.numbers and panel.bar == bar
+    ]
+    lists = dict.fromkeys(words for words, drawn in grids if not drawn)
+    some = ", tiles without numbers" * any(drawn for _, drawn in grids)
+    return f"{some}: {'; '.join(lists)}" if lists else ""

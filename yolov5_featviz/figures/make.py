@@ -10,18 +10,21 @@ import numpy as np
 
 from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.image import as_rgb
-from yolov5_featviz.arrays.normalize import NORMS, normalize
+from yolov5_featviz.arrays.normalize import NORMS, extremes, normalize
 from yolov5_featviz.arrays.reduce import REDUCTIONS, pca, reduce_channels
-from yolov5_featviz.attribution.cam import CAM_METHODS
 from yolov5_featviz.draw.channels import choose
 from yolov5_featviz.draw.heatmap import HeatMap
-from yolov5_featviz.draw.record import number
+from yolov5_featviz.draw.lettering import SEPARATOR
+from yolov5_featviz.draw.palette import ALONE, OVER
+from yolov5_featviz.draw.record import map_record, number
+from yolov5_featviz.draw.rgb import AXES, pca_colours
+from yolov5_featviz.draw.scale import Legend, clipped, end_words, legend
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.prediction import Prediction
 from yolov5_featviz.figures.composition import Composition, compose
-from yolov5_featviz.figures.layout import Bar, Paint, Panel
-from yolov5_featviz.figures.painters import colours, heat, limit_words, photograph, scale_between, tiles
-from yolov5_featviz.figures.spec import OF_LAYERS, Cell, Spec, needs_model
+from yolov5_featviz.figures.layout import Bar, Overlay, Panel
+from yolov5_featviz.figures.painters import colours, heat, photograph, scale_between, tiles
+from yolov5_featviz.figures.spec import OF_LAYERS, Cell, Spec, needs_model, reduction_words, target_words
 from yolov5_featviz.models.layer_output import LayerOutput
 
 # A model maps an image path and a layer selection to a Prediction; it may also have a `cam` method.
@@ -63,32 +66,43 @@ def make(spec: Spec, models: Models) -> Composition:
             heat = None
             if cell.shown == "cam":
                 model = by_key[cell.weights, cell.yolov5]
-                heat = model.cam(cell.image, cell.layer, cell.target, cell.method, spec.imgsz)
+                smooth = {"smooth": True} if cell.smooth else {}
+                heat = model.cam(cell.image, cell.layer, cell.target, cell.method, spec.imgsz, **smooth)
             seen[cell] = _see(cell, prediction, heat)
-    limits = _shared(seen)
-    panels = [[_panel(cell, seen[cell], limits) for cell in row] for row in spec.cells]
-    shown = {
-        ", ".join(filter(None, [str(cell.shown), f"layer {cell.layer}", cell.image and Path(cell.image).name])): [
-            number(limit) for limit in _limits(cell, seen[cell], limits)
-        ]
-        for cell in cells
-        if seen[cell].values is not None
-    }
-    about = {"shows": "figure", "scales": shown}
+    shared = _shared(seen)
+    limits = {cell: _limits(cell, one, shared) for cell, one in seen.items()}
+    bars = _bars(seen, limits)
+    panels = [[_panel(cell, seen[cell], limits[cell], bars.get(cell)) for cell in row] for row in spec.cells]
+    shown = [
+        {"row": r, "column": c, **_record(cell, seen[cell], limits[cell])}
+        for r, row in enumerate(spec.cells, 1)
+        for c, cell in enumerate(row, 1)
+    ]
+    about = {"shows": "figure", "panels": shown}
     title = ", ".join(filter(None, dict.fromkeys([*spec.rows, *spec.columns])))
     return compose(panels, spec.columns, spec.rows, spec.style, title, about)
 
 
 class _Seen(NamedTuple):
-    """Data to paint a cell from: the photograph and, for a layer, its values and normalisation limits."""
+    """Data to paint a cell from: the photograph and, for a layer, its maps on their own scales.
+
+    ``values`` and ``scaled`` are ``[n, H, W]``, ``limits`` is ``[n, 2]``; of a PCA ``scaled`` is the colours, and the
+    others are None. ``words`` is what all panels of this kind show, ``exact`` what this one does, ``notes`` how.
+    """
 
     pixels: np.ndarray
     prediction: Optional[Prediction] = None
     feature_map: Optional[LayerOutput] = None
     values: Optional[np.ndarray] = None
     scaled: Optional[np.ndarray] = None
-    limits: Tuple[float, float] = (0.0, 1.0)
+    limits: Optional[np.ndarray] = None
     norm: str = ""
+    words: str = ""
+    exact: str = ""
+    notes: Sequence[str] = ()
+    channels: Sequence[int] = ()
+    checkerboard: float = 0.0
+    variance: Sequence[float] = ()
 
 
 def _layers(model: Any, cell: Cell, errors: List[str]) -> List[str]:
@@ -110,25 +124,54 @@ def _see(cell: Cell, prediction: Optional[Prediction], heat: Optional[HeatMap]) 
     if cell.shown not in OF_LAYERS:
         return _Seen(prediction.pixels, prediction)
     if heat is not None:
-        limits = (0.0, float(np.nanmax(heat.feature_map.data[0].numpy(), initial=0)))
-        values = heat.feature_map.data[0].float().numpy()
-        return _Seen(prediction.pixels, prediction, heat.feature_map, values, heat.values, limits, "zero")
+        return _explained(cell, prediction, heat)
     if not prediction.maps:
         raise FeatvizError(f"layer {cell.layer} of {Path(str(cell.weights)).name} yields no feature map")
     fm = prediction[str(cell.layer)] if len(prediction.maps) > 1 else prediction.maps[0]
-    data = fm.values
-    base = _Seen(prediction.pixels, prediction, fm)
-    if cell.shown in ("pca", "grid"):
-        return base
-    if cell.shown == "channel":
-        (k,) = choose(fm, [int(cell.channel or 0)]).channels
-        values, whole, norm = data[k], data, cell.norm or "channel"
+    one = [int(cell.channel or 0)] if cell.shown == "channel" else None
+    choice = choose(fm, one or cell.channels or ("16" if cell.shown == "grid" else "all"))
+    notes = [choice.ranking.note] if choice.ranking and choice.ranking.note else []
+    base = _Seen(prediction.pixels, prediction, fm, notes=notes, channels=choice.channels)
+    if cell.shown == "pca":
+        parts, variance = pca(fm.values[choice.channels], fm.in_image)
+        planes = np.moveaxis(pca_colours(parts, cell.axes), 2, 0)
+        first, second, third = AXES[cell.axes]
+        words = f"principal components as {first}, {second} and {third}"
+        exact = f"{words}: {', '.join(f'{share:.0%}' for share in variance)} of the variance"
+        return base._replace(scaled=planes, words=words, exact=exact, variance=variance.tolist())
+    values = whole = fm.values
+    if cell.shown == "heatmap":
+        values = whole = reduce_channels(values[choice.channels], cell.reduce)[None]
+        norm, words = cell.norm or REDUCTIONS[cell.reduce].norm, reduction_words(cell.reduce, cell.channels is not None)
+        words += f" of {len(choice.channels)} channels" if cell.channels is not None else ""
     else:
-        values = reduce_channels(data[choose(fm, cell.channels or "all").channels], cell.reduce)
-        whole, norm = values[None], cell.norm or REDUCTIONS[cell.reduce].norm
-    scaled, ends = normalize(values[None], norm, whole)
-    low, high = (float(end) for end in ends[0])
-    return base._replace(values=values, scaled=scaled[0], limits=(low, high), norm=norm)
+        values, norm = values[choice.channels], cell.norm or "channel"
+        words = "" if cell.shown == "grid" else f"channel {cell.channel}"
+    scaled, limits = normalize(values, norm, whole)
+    return base._replace(values=values, scaled=scaled, limits=limits, norm=norm, words=words)
+
+
+def _explained(cell: Cell, prediction: Prediction, heat: HeatMap) -> _Seen:
+    """Return what a class activation map shows."""
+    fm, shown = heat.feature_map, str(heat.about["shows"])
+    exact, *notes = shown.split(SEPARATOR)
+    every = "all detections" if prediction.boxes is not None and " of " in exact else ""
+    target = target_words(cell.target) or every
+    words = exact.partition(" of ")[0] + (f" of {target}" if target else "")
+    board = any(part.startswith("checkerboard") for part in heat.title.split(SEPARATOR))
+    return _Seen(
+        prediction.pixels,
+        prediction,
+        fm,
+        fm.values,
+        heat.values[None],
+        normalize(fm.values, "zero")[1],
+        "zero",
+        words,
+        exact,
+        notes,
+        checkerboard=max(heat.about["parity"]) if board else 0.0,
+    )
 
 
 def _group(cell: Cell) -> Any:
@@ -143,60 +186,172 @@ def _group(cell: Cell) -> Any:
         cell.cmap,
         cell.target,
         cell.method,
+        cell.smooth,
     )
 
 
-def _is_absolute(norm: str) -> bool:
-    """Whether a norm has a fixed scale, independent of the values."""
-    return NORMS[norm].absolute
+def _is_own(cell: Cell, seen: _Seen) -> bool:
+    """Whether a panel has a scale of its own that depends on its values."""
+    if cell.shown == "pca":
+        return True
+    if NORMS[seen.norm].absolute or isinstance(cell.scale, tuple):
+        return False
+    return cell.shown == "grid" or (cell.scale or ("separate" if cell.shown == "cam" else "shared")) == "separate"
 
 
-def _is_shared(cell: Cell) -> bool:
-    return (cell.scale or ("separate" if cell.shown == "cam" else "shared")) == "shared"
-
-
-def _shared(seen: Mapping[Cell, _Seen]) -> Dict[Any, Tuple[float, float]]:
-    """Compute the limits of each shared scale: the minimum and maximum over its panels."""
-    ends: Dict[Any, List[Tuple[float, float]]] = {}
+def _shared(seen: Mapping[Cell, _Seen]) -> Dict[Any, np.ndarray]:
+    """Compute the limits ``[1, 2]`` of each shared scale: the minimum and maximum over its panels."""
+    ends: Dict[Any, List[np.ndarray]] = {}
     for cell, one in seen.items():
-        if one.values is not None and _is_shared(cell) and not _is_absolute(one.norm):
+        if one.limits is not None and not _is_own(cell, one):
             ends.setdefault(_group(cell), []).append(one.limits)
-    return {group: (min(low for low, _ in pairs), max(high for _, high in pairs)) for group, pairs in ends.items()}
+    return {
+        group: np.array([[min(pair[0, 0] for pair in pairs), max(pair[0, 1] for pair in pairs)]])
+        for group, pairs in ends.items()
+    }
 
 
-def _limits(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -> Tuple[float, float]:
-    """Return a panel's colour limits."""
-    if _is_absolute(seen.norm):
+def _limits(cell: Cell, seen: _Seen, shared: Mapping[Any, np.ndarray]) -> Optional[np.ndarray]:
+    """Return a panel's colour limits, ``[n, 2]``; None if it has no scale."""
+    if seen.limits is None or _is_own(cell, seen) or NORMS[seen.norm].absolute:
         return seen.limits
     if isinstance(cell.scale, tuple):
-        return cell.scale
-    return limits[_group(cell)] if _is_shared(cell) else seen.limits
+        return np.repeat([cell.scale], len(seen.limits), axis=0)
+    return shared[_group(cell)]
 
 
-def _panel(cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]]) -> Panel:
+def _bars(seen: Mapping[Cell, _Seen], limits: Mapping[Cell, Optional[np.ndarray]]) -> Dict[Cell, Bar]:
+    """Return the colour bars: one for all panels that show the same on the same scale, or each on its own.
+
+    An end is marked as clipped if one of the panels has values beyond it.
+    """
+    chosen: Dict[Any, Set[Tuple[int, ...]]] = {}
+    for cell, one in seen.items():
+        chosen.setdefault(_group(cell), set()).add(tuple(one.channels))
+    alike: Dict[Any, List[Cell]] = {}
+    for cell, one in seen.items():
+        if one.scaled is not None:
+            differ = len(chosen[_group(cell)]) > 1
+            named = _is_own(cell, one) and (cell.shown != "grid" or NORMS[one.norm].ends is not None)
+            ends = limits[cell]
+            scale = None if named or ends is None else tuple(ends[0].tolist())
+            alike.setdefault((_cmap(cell), _overlay(cell, one.norm), one.norm, one.words, scale, differ), []).append(
+                cell
+            )
+    bars: Dict[Cell, Bar] = {}
+    for (cmap, over, *_, differ), cells in alike.items():
+        several = len(cells) > 1 and _is_own(cells[0], seen[cells[0]])
+        keys = {cell: _legend(cell, seen[cell], limits[cell], several) for cell in cells}
+        scaled = [key for key in keys.values() if key.high]
+        for cell, key in keys.items():
+            words = _bar_words([seen[one] for one in cells], key, several and cell.shown != "grid", differ)
+            if any(_in_padding(seen[one], limits[one]) for one in cells):
+                words += f", {'some with an end' if cell.shown == 'grid' else 'an end lies'} in the padding"
+            bars[cell] = Bar(cmap, "", "", words)
+            if key.high:  # of two words for an end, the longer one has the mark
+                low, high = (max((one[i] for one in scaled), key=len) for i in (0, 1))
+                bars[cell] = Bar(cmap, low, high, words, over)
+    return bars
+
+
+def _bar_words(panels: Sequence[_Seen], key: Legend, own: bool, differ: bool) -> str:
+    """Say what the panels of a colour bar show."""
+    notes = list(dict.fromkeys(note for one in panels for note in one.notes))
+    parts = [panels[0].exact if len(panels) == 1 and panels[0].exact else panels[0].words, key.scope]
+    parts += ["each on its own" * (own and not any(note.startswith("each ") for note in notes))]
+    parts += [key.low * (not key.high), "channels differ between panels" * differ, *notes]
+    most = max(one.checkerboard for one in panels)
+    if most:
+        parts.append(f"checkerboard: {'up to ' * (len(panels) > 1)}{most:.0%} of the energy on one cell in four")
+    return ", ".join(filter(None, parts))
+
+
+def _in_padding(seen: _Seen, limits: Optional[np.ndarray]) -> bool:
+    """Whether an end of a panel's scale is an extreme value that only the letterbox's padding has."""
+    if seen.values is None or limits is None or seen.feature_map is None or not seen.feature_map.in_image.any():
+        return False
+    inside = extremes(seen.values[:, None, seen.feature_map.in_image])
+    ends = np.array(NORMS[seen.norm].extremes) & (limits == extremes(seen.values))
+    return bool((ends & (inside != limits)).any())
+
+
+def _legend(cell: Cell, seen: _Seen, limits: Optional[np.ndarray], named: bool) -> Legend:
+    """Return the legend of a panel, without numbers if ``named``."""
+    if seen.values is None or limits is None:
+        return Legend("", "")
+    if isinstance(cell.scale, tuple) and not NORMS[seen.norm].absolute:
+        low, high = end_words(*cell.scale)
+        below, above = clipped(seen.values, limits)
+        return Legend(f"≤ {low}" * below or low, f"≥ {high}" * above or high)
+    named = named or cell.shown == "cam"
+    key = legend(seen.norm, limits, seen.values, single=not named and cell.shown != "grid")
+    if cell.shown == "grid":
+        return key._replace(scope=key.scope.replace(" on its own", ""))
+    if named:
+        ends = {} if NORMS[seen.norm].ends or not key.high else {"low": "min", "high": "max"}
+        return key._replace(scope="", **ends)
+    return key._replace(scope=key.scope.replace("of the layer", "scale of the layer"))
+
+
+def _record(cell: Cell, seen: _Seen, limits: Optional[np.ndarray]) -> Dict[str, Any]:
+    """Return the record of a panel."""
+    files = {"image": cell.image, "weights": cell.weights if needs_model(cell) else None}
+    found = {name: Path(path).name for name, path in files.items() if path}
+    if seen.feature_map is None:
+        return {**found, "shows": cell.shown}
+    how: Dict[str, Any] = {"norm": seen.norm or None}
+    if cell.shown == "heatmap":
+        how["reduce"] = cell.reduce
+    if cell.shown == "cam":
+        how.update(method=cell.method, target=cell.target, smooth=cell.smooth or None)
+    if cell.shown == "pca":
+        how.update(axes=cell.axes, variance=[number(share) for share in seen.variance])
+    return {**found, **map_record(seen.feature_map, cell.shown, seen.channels, limits, **how)}
+
+
+def _is_over(cell: Cell) -> bool:
+    return cell.shown != "pca" and (cell.shown in ("heatmap", "cam") if cell.over is None else cell.over)
+
+
+def _cmap(cell: Cell) -> str:
+    return cell.cmap or (OVER if _is_over(cell) else ALONE)
+
+
+def _overlay(cell: Cell, norm: str) -> Optional[Overlay]:
+    """Return how a panel's map is laid over the photograph: on a given scale, untouched where that has its 0."""
+    if not _is_over(cell):
+        return None
+    centre = NORMS[norm].centre
+    if isinstance(cell.scale, tuple) and not NORMS[norm].absolute:
+        low, high = cell.scale
+        centre = min(max(-low / (high - low), 0.0), 1.0)
+    return Overlay(cell.alpha, cell.blend, centre)
+
+
+def _panel(cell: Cell, seen: _Seen, limits: Optional[np.ndarray], bar: Optional[Bar]) -> Panel:
     height, width = seen.pixels.shape[:2]
     window = _window(cell, height, width)
     boxes = None
     if seen.prediction is not None and (cell.boxes or cell.shown == "detections"):
         known = seen.prediction.boxes
         boxes = None if known is None else known.mapped(seen.prediction.region, (height, width))
-    photo = photograph(seen.pixels)
-    panel = Panel(photo, window, boxes, cell.zoom, named=cell.shown in ("input", "detections"))
+    named = cell.shown in ("input", "detections")
+    panel = Panel(photograph(seen.pixels), window, boxes, cell.zoom, bar, named)
     fm = seen.feature_map
     if fm is None:
         return panel
-    over = cell.shown in ("heatmap", "cam") if cell.over is None else cell.over
-    cmap = cell.cmap or ("jet" if over else "viridis")
-    how = cell.resample or ("bilinear" if over else "nearest")
+    how = cell.resample or ("bilinear" if _is_over(cell) else "nearest")
+    assert seen.scaled is not None
     if cell.shown == "pca":
-        chosen = fm.values[choose(fm, cell.channels or "all").channels]
-        return replace(panel, paint=colours(np.moveaxis(pca(chosen)[0], 2, 0), fm, (height, width), how))
+        return replace(panel, paint=colours(seen.scaled, fm, (height, width), how))
+    assert seen.values is not None and seen.limits is not None and limits is not None
+    scaled = seen.scaled if np.array_equal(limits, seen.limits) else scale_between(seen.values, limits[0])
+    over = _overlay(cell, seen.norm)
+    photo = photograph(seen.pixels, cell.desaturate) if over else None
+    paints = [heat(one, fm, (height, width), _cmap(cell), how, photo, over) for one in scaled]
     if cell.shown == "grid":
-        paint, bar = _tiles(cell, fm, (height, width), cmap, how)
-        return replace(panel, paint=paint, zoom=None, bar=bar)
-    scaled, bar = _on_scale(cell, seen, limits, cmap, _measured(cell, fm))
-    paint = heat(scaled, fm, (height, width), cmap, how, photo if over else None, cell.alpha)
-    return replace(panel, paint=paint, bar=bar)
+        return replace(panel, paint=tiles(paints), zoom=None, numbers=seen.channels)
+    return replace(panel, paint=paints[0])
 
 
 def _window(cell: Cell, height: int, width: int) -> Region:
@@ -213,39 +368,5 @@ def _window(cell: Cell, height: int, width: int) -> Region:
     return window
 
 
-def _tiles(cell: Cell, fm: LayerOutput, image: Tuple[int, int], cmap: str, how: str) -> Tuple[Paint, Bar]:
-    """Paint channels side by side, with their colour bar."""
-    data = fm.values
-    norm = cell.norm or "channel"
-    scaled, ends = normalize(data[choose(fm, cell.channels or "16").channels], norm, data)
-    low, high = NORMS[norm].ends or (limit_words(ends[0][0]), limit_words(ends[0][1]))
-    words = NORMS[norm].scope.replace("on its own", "").strip()
-    return tiles([heat(one, fm, image, cmap, how) for one in scaled]), Bar(cmap, low, high, words)
-
-
-def _on_scale(
-    cell: Cell, seen: _Seen, limits: Mapping[Any, Tuple[float, float]], cmap: str, words: str
-) -> Tuple[np.ndarray, Bar]:
-    """Scale one map to its panel's limits, shared or own; return it with its colour bar."""
-    assert seen.values is not None and seen.scaled is not None
-    if _is_absolute(seen.norm):
-        return seen.scaled, Bar(cmap, *(NORMS[seen.norm].ends or ("0", "1")), f"{words}, {NORMS[seen.norm].scope}")
-    if _is_shared(cell) or isinstance(cell.scale, tuple):
-        low, high = _limits(cell, seen, limits)
-        return scale_between(seen.values, (low, high)), Bar(cmap, limit_words(low), limit_words(high), words)
-    return seen.scaled, Bar(cmap, *(NORMS[seen.norm].ends or ("min", "max")), f"{words}, each on its own")
-
-
 def _beyond(box: Region, window: Region) -> bool:
     return box[0] < window[0] or box[1] < window[1] or box[2] > window[2] or box[3] > window[3]
-
-
-def _measured(cell: Cell, feature_map: LayerOutput) -> str:
-    """Name the quantity that a panel shows."""
-    if cell.shown == "cam":
-        return CAM_METHODS[cell.method][0]
-    if cell.shown == "channel":
-        return f"channel {cell.channel}"
-    if cell.channels is not None:
-        return f"{cell.reduce} of {len(choose(feature_map, cell.channels).channels)} channels"
-    return REDUCTIONS[cell.reduce].words or f"channel {cell.reduce}"

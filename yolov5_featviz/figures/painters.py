@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
 from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.resample import resample
-from yolov5_featviz.draw.heatmap import blended
+from yolov5_featviz.draw.heatmap import blended, grey
 from yolov5_featviz.draw.palette import NAN, palette_of, quantise
-from yolov5_featviz.figures.layout import Paint
+from yolov5_featviz.figures.layout import Overlay, Paint, tile_places
 from yolov5_featviz.models.layer_output import LayerOutput
 
 
@@ -23,9 +22,11 @@ def scale_between(values: np.ndarray, pair: Tuple[float, float]) -> np.ndarray:
     return scaled.astype(np.float32)
 
 
-def photograph(pixels: np.ndarray) -> Paint:
-    """Return a painter of an image, uint8 RGB ``[H, W, 3]``."""
+def photograph(pixels: np.ndarray, desaturate: bool = False) -> Paint:
+    """Return a painter of an image, uint8 RGB ``[H, W, 3]``, in its colours or in grey."""
     import cv2
+
+    pixels = grey(pixels) if desaturate else pixels
 
     def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
         left, top, right, bottom = (round(edge) for edge in window)
@@ -45,28 +46,28 @@ def heat(
     cmap: str,
     how: str = "nearest",
     photo: Optional[Paint] = None,
-    alpha: float = 0.4,
+    over: Optional[Overlay] = None,
 ) -> Paint:
     """Return a painter of a map ``[H, W]`` in [0, 1] of an image of size ``image``, alone or over its photograph."""
     palette = palette_of(cmap)
 
     def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
         codes = quantise(resample(values, size, how, part=cells(feature_map, image, window)).clip(0, 1))
-        if photo is None:
+        if photo is None or over is None:
             alone: np.ndarray = palette[codes]
             return alone
-        return blended(codes, palette, photo(size, window), alpha)
+        return blended(codes, palette, photo(size, window), *over)
 
     return paint
 
 
 def colours(planes: np.ndarray, feature_map: LayerOutput, image: Tuple[int, int], how: str = "nearest") -> Paint:
     """Return a painter of three maps ``[3, H, W]`` in [0, 1] as red, green and blue."""
-    grey = palette_of("viridis")[NAN]
+    missing = palette_of("viridis")[NAN]
 
     def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
         y = np.moveaxis(resample(planes, size, how, part=cells(feature_map, image, window)), 0, 2).clip(0, 1)
-        painted: np.ndarray = np.where(np.isnan(y), grey, np.rint(np.nan_to_num(y) * 255)).astype(np.uint8)
+        painted: np.ndarray = np.where(np.isnan(y), missing, np.rint(np.nan_to_num(y) * 255)).astype(np.uint8)
         return painted
 
     return paint
@@ -74,16 +75,10 @@ def colours(planes: np.ndarray, feature_map: LayerOutput, image: Tuple[int, int]
 
 def tiles(parts: Sequence[Paint]) -> Paint:
     """Return a painter of several parts in a square grid."""
-    side = math.ceil(math.sqrt(len(parts)))
 
     def paint(size: Tuple[int, int], window: Region) -> np.ndarray:
-        height, width = size
-        canvas = np.full((height, width, 3), 255, np.uint8)
-        gap = max(1, round(width / 150))
-        ys, xs = (np.rint(np.linspace(0, length + gap, side + 1)).astype(int) for length in (height, width))
-        for i, part in enumerate(parts):
-            top, left = int(ys[i // side]), int(xs[i % side])
-            h, w = int(ys[i // side + 1]) - gap - top, int(xs[i % side + 1]) - gap - left
+        canvas = np.full((*size, 3), 255, np.uint8)
+        for part, (left, top, w, h) in zip(parts, tile_places(len(parts), size)):
             if h > 0 and w > 0:
                 canvas[top : top + h, left : left + w] = part((h, w), window)
         return canvas
@@ -96,7 +91,3 @@ def cells(feature_map: LayerOutput, image: Tuple[int, int], window: Region) -> R
     left, top, right, bottom = feature_map.window
     x, y = (right - left) / image[1], (bottom - top) / image[0]
     return feature_map.to_cells((left + window[0] * x, top + window[1] * y, left + window[2] * x, top + window[3] * y))
-
-
-def limit_words(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")

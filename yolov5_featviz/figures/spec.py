@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.normalize import check_norm
-from yolov5_featviz.arrays.reduce import check_reduce
+from yolov5_featviz.arrays.reduce import REDUCTIONS, check_reduce
 from yolov5_featviz.arrays.resample import check_resample
 from yolov5_featviz.attribution.cam import CAM_METHODS, check_method
 from yolov5_featviz.draw.channels import choose_channels, parse_top
 from yolov5_featviz.draw.encode import format_of
-from yolov5_featviz.draw.palette import palette_of
+from yolov5_featviz.draw.heatmap import ALPHA
+from yolov5_featviz.draw.palette import BLENDS, palette_of
+from yolov5_featviz.draw.rgb import check_axes
 from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.figures.layout import CORNERS, Zoom
+from yolov5_featviz.figures.layout import CORNERS, Zoom, number_words
 from yolov5_featviz.figures.style import Style, check_letters
 from yolov5_featviz.text import near, printable
 
@@ -41,7 +43,9 @@ class Cell(NamedTuple):
     norm: Optional[str] = None
     resample: Optional[str] = None
     cmap: Optional[str] = None
-    alpha: float = 0.4
+    alpha: float = ALPHA
+    blend: str = "mix"
+    desaturate: bool = False
     over: Optional[bool] = None
     boxes: bool = False
     scale: Any = None
@@ -49,23 +53,13 @@ class Cell(NamedTuple):
     zoom: Optional[Zoom] = None
     target: Any = None
     method: str = "layer-cam"
+    smooth: bool = False
+    axes: str = "rgb"
 
     @property
     def shown(self) -> str:
         """Kind of panel; by default ``heatmap`` if a layer is given, else ``input``."""
         return self.show or ("heatmap" if self.layer is not None else "input")
-
-    @property
-    def title(self) -> str:
-        """Default title."""
-        if self.shown in ("input", "detections"):
-            return self.shown.capitalize()
-        if self.shown == "cam":
-            return CAM_METHODS[self.method][0]
-        layer = [] if self.layer is None else [f"layer {self.layer}"]
-        what = {"heatmap": "" if layer else "heat map", "pca": "PCA", "grid": "" if layer else "channels"}
-        words = ", ".join(filter(None, [*layer, what.get(self.shown, f"channel {self.channel}")]))
-        return words[0].upper() + words[1:]
 
 
 @dataclass(frozen=True)
@@ -118,8 +112,7 @@ def parse(given: Mapping[str, Any], find: Callable[[str, str], Optional[Path]] =
         style = Style(**{name: figure[name] for name in names if name in figure})
     except FeatvizError as error:
         check.fail("", str(error))
-    row_titles = [_title(part, ("weights", "layer", "show"), shared) for part in rows]
-    column_titles = [_title(part, ("show", "layer", "weights"), shared) for part in columns]
+    row_titles, column_titles = _titles(rows, shared, columns), _titles(columns, shared, rows)
     for words in [*row_titles, *column_titles]:
         if style is not None:
             try:
@@ -140,17 +133,99 @@ def expand(part: Any) -> Any:
     return {"layer": part} if isinstance(part, int) and not isinstance(part, bool) else part
 
 
-def _title(part: Mapping[str, Any], by: Sequence[str], shared: Mapping[str, Any]) -> str:
-    """Return the given title, or build one from what the row or column sets."""
+_SHOWN = ("show", "layer", "channels", "channel", "reduce", "target", "method", "smooth")  # keys that titles name
+
+
+def _titles(
+    parts: Sequence[Mapping[str, Any]], shared: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
+) -> List[str]:
+    """Return the titles of rows or columns; those that are alike also name the keys in which they differ."""
+    unknown = {name for other in others for name in other}
+    titles = [_title(part, shared, unknown) for part in parts]
+    found = []
+    for part, title in zip(parts, titles):
+        same = [other for other, its in zip(parts, titles) if its == title and "title" not in other]
+        keys = [name for name in part if "title" not in part and any(other.get(name) != part[name] for other in same)]
+        more = [_key_words(name, part[name]) for name in keys if name not in _SHOWN and name != "image"]
+        found.append(", ".join(filter(None, [title, *more])) if title else title)
+    return found
+
+
+def _key_words(name: str, value: Any) -> str:
+    """Name the value of a key: ``norm robust``, ``scale 0 to 0.5``; nothing for one that is off."""
+    if isinstance(value, bool):
+        return name * value
+    if name == "weights":
+        return "/".join(Path(value).parts[-3:-1])
+    words = " to ".join(f"{end:g}" for end in value) if isinstance(value, tuple) and name == "scale" else value
+    return "" if name in ("crop", "zoom") else f"{name} {words}"
+
+
+def _title(part: Mapping[str, Any], shared: Mapping[str, Any], others: Set[str]) -> str:
+    """Return the given title of a row or column, or name what is shown.
+
+    Args:
+        part: what the row or column sets.
+        shared: what the figure sets.
+        others: the keys that columns, or rows, set: their values are not known here.
+    """
     if "title" in part:
         return str(part["title"])
-    for name in by:
-        if name == "weights" and name in part:
-            return Path(part["weights"]).stem
-        if name in part:
-            cell = {key: value for key, value in {**shared, **part}.items() if key != "title"}
-            return Cell(**cell).title
-    return ""
+    words = [Path(part["weights"]).stem] if "weights" in part else []
+    if any(name in part for name in _SHOWN):
+        known = {name: value for name, value in {**shared, **part}.items() if name in part or name not in others}
+        if "layer" in known and known.get("show") not in ("input", "detections"):
+            words.append(f"layer {known['layer']}")
+        words.append(_kind(known, others - part.keys()))
+        words = list(filter(None, words))
+        if "weights" not in part and words:
+            words[0] = words[0][0].upper() + words[0][1:]
+    return ", ".join(words)
+
+
+def _kind(known: Mapping[str, Any], unknown: Set[str]) -> str:
+    """Name what a row or column shows of a layer, with its channels, target and method, as far as they are known."""
+    if "show" in unknown:
+        return _channels_words(known["channels"]) if "channels" in known else ""
+    cell = Cell(**known)
+    kind = "heatmap" if cell.show is None and "layer" in unknown else cell.shown
+    if kind == "channel":
+        return "one channel" if cell.channel is None else f"channel {cell.channel}"
+    if kind == "cam":
+        method = "class activation map" if "method" in unknown else CAM_METHODS[cell.method][0]
+        target = target_words(cell.target)
+        return method + " smoothed 3×3" * cell.smooth + (f" of {target}" if target else "")
+    if kind == "grid" or (kind == "heatmap" and "reduce" in unknown):
+        return "" if "channels" in unknown else _channels_words(cell.channels or ("16" if kind == "grid" else ""))
+    if kind not in ("heatmap", "pca"):
+        return kind
+    name = "PCA" if kind == "pca" else reduction_words(cell.reduce, cell.channels is not None)
+    return name if cell.channels is None else f"{name} of {_channels_words(cell.channels)}"
+
+
+def target_words(target: Any) -> str:
+    """Name the target of a class activation map; empty if none is given."""
+    return "" if target is None else f"{'class ' * str(target).isdigit()}{target}"
+
+
+def reduction_words(reduce: str, some: bool) -> str:
+    """Name a reduction of all channels, or of ``some`` that are named after it: ``L2 norm``, ``channel mean``."""
+    name = REDUCTIONS[reduce].words.replace(" of channels", "")
+    return (name or reduce) if some else (name or f"channel {reduce}")
+
+
+def _channels_words(channels: str) -> str:
+    """Name a selection of channels: ``top 9 by contrast``, ``first 16 channels``, ``channels 3, 8–15``."""
+    top = parse_top(channels) if channels else None
+    if top is not None:
+        return f"top {top[0]} by {top[1]}"
+    end, _, count = channels.strip().lower().rpartition(":")
+    if count in ("", "all"):
+        return count and "all channels"
+    if count.isdigit():
+        return f"{end or 'first'} {count} channels"
+    chosen = choose_channels(channels, 1 << 16)
+    return f"channel{'s' * (len(chosen) > 1)} {number_words(chosen)}"
 
 
 def needs_model(cell: Cell) -> bool:
@@ -352,7 +427,7 @@ _FIGURE: Dict[str, Callable[[Any], Any]] = {
     "output": _outputs,
     "width": width_of,
     "font": _text("font"),
-    "font_size": _number("font_size", 4, 24),
+    "font_size": _number("font_size", 6, 24),
     "dpi": _number("dpi", 72, 2400, whole=True),
     "gap": _number("gap", 0, 36),
     "letters": _text("letters"),
@@ -375,6 +450,8 @@ _CELL: Dict[str, Callable[[Any], Any]] = {
     "resample": _checked(check_resample, "resample"),
     "cmap": _checked(_cmap, "cmap"),
     "alpha": _number("alpha", 0, 1),
+    "blend": _one_of("blend", BLENDS),
+    "desaturate": _flag("desaturate"),
     "over": _flag("over"),
     "boxes": _flag("boxes"),
     "scale": _scale,
@@ -382,4 +459,6 @@ _CELL: Dict[str, Callable[[Any], Any]] = {
     "zoom": _zoom,
     "target": _text("target"),
     "method": _one_of("method", list(CAM_METHODS)),
+    "smooth": _flag("smooth"),
+    "axes": _checked(check_axes, "axes"),
 }

@@ -12,7 +12,7 @@ from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.text import near, printable
 
 LINE = 1.25  # line spacing in multiples of the font size
-LEAST = 4.5  # smallest font size in points
+LEAST = 6.0  # smallest font size of labels in points
 LINES = 4  # most lines of a title
 FONTS = {"sans": "DejaVu Sans", "serif": "STIXGeneral"}  # bundled with matplotlib
 LETTERS = ("none", "panels", "columns", "rows")
@@ -25,7 +25,7 @@ class Style:
     Attributes:
         width: in inches.
         font: font family known to matplotlib, or ``sans`` or ``serif``.
-        font_size: in points; text within panels is smaller.
+        font_size: in points, at least 6; text within panels is smaller.
         dpi: pixels per inch, also of photographs in vector formats.
         gap: between panels, in points.
         letters: what to letter: ``panels``, ``columns``, ``rows`` or ``none``.
@@ -48,7 +48,7 @@ class Style:
     def __post_init__(self) -> None:
         for name, value, low, high in (
             ("width", self.width, 1, 40),
-            ("font_size", self.font_size, 4, 24),
+            ("font_size", self.font_size, 6, 24),
             ("dpi", self.dpi, 72, 2400),
             ("gap", self.gap, 0, 36),
         ):
@@ -61,6 +61,11 @@ class Style:
         if self.titles not in ("top", "bottom"):
             raise FeatvizError(f"no titles {self.titles!r}: take top or bottom")
         font_file_of(self.font)
+
+    @property
+    def small(self) -> float:
+        """Font size of colour bars, in points."""
+        return max(LEAST, self.font_size - 1)
 
 
 def plain(words: str) -> str:
@@ -132,10 +137,10 @@ def text_extent(words: str, style: Style, size: Optional[float] = None, weight: 
     return float(width), max(float(height), 1.05 * float(prop.get_size_in_points()))
 
 
-def wrap(words: str, room: float, style: Style, size: Optional[float] = None) -> str:
+def wrap(words: str, room: float, style: Style, size: Optional[float] = None, most: int = LINES) -> str:
     """Wrap words to lines of at most ``room`` points.
 
-    Only words too long for a line are broken; text beyond ``LINES`` lines is replaced by an ellipsis.
+    Only words too long for a line are broken; text beyond ``most`` lines is replaced by an ellipsis.
     """
 
     def fits(text: str) -> bool:
@@ -146,9 +151,9 @@ def wrap(words: str, room: float, style: Style, size: Optional[float] = None) ->
         if lines and fits(f"{lines[-1]} {word}"):
             lines[-1] += f" {word}"
             continue
-        if len(lines) > LINES:
+        if len(lines) > most:
             break
-        while len(lines) <= LINES and "$" not in word and len(word) > 1 and not fits(word):
+        while len(lines) <= most and "$" not in word and len(word) > 1 and not fits(word):
             n, beyond = 1, len(word)  # bisect for as many characters as fit
             while beyond - n > 1:
                 middle = (n + beyond) // 2
@@ -156,11 +161,11 @@ def wrap(words: str, room: float, style: Style, size: Optional[float] = None) ->
             lines.append(word[:n])
             word = word[n:]
         lines.append(word)
-    if len(lines) > LINES:
-        last = lines[LINES - 1]
+    if len(lines) > most:
+        last = lines[most - 1]
         while last and not fits(f"{last}…"):
             last = last[:-1]
-        lines = [*lines[: LINES - 1], f"{last}…"]
+        lines = [*lines[: most - 1], f"{last}…"]
     for line in lines:
         if "$" in line:  # wrapping may have split a formula
             text_extent(line, style, size)

@@ -10,7 +10,7 @@ import torch
 
 from yolov5_featviz.arrays.array import as_array
 from yolov5_featviz.arrays.boxes import Boxes, Region
-from yolov5_featviz.arrays.cells import to_cells
+from yolov5_featviz.arrays.cells import in_region, to_cells
 from yolov5_featviz.models.layers import Layer
 from yolov5_featviz.text import file_name, printable
 
@@ -80,6 +80,13 @@ class LayerOutput:
     def to_cells(self, region: Optional[Region] = None) -> Region:
         """Convert a region of the input, by default the ``window``, from pixels to cells, fractions included."""
         return to_cells(region or self.window, self.stride or (1.0, 1.0))
+
+    @property
+    def in_image(self) -> np.ndarray:
+        """Whether the centre of each cell lies in the image rather than in padding, bool ``[H, W]``."""
+        if self.stride is None:
+            return np.ones(self.size, bool)
+        return in_region(self.size, self.stride, self.window)
 
     @property
     def title(self) -> str:

@@ -73,8 +73,8 @@ class LayerIndex:
     ``backbone`` to positions in ``layers``, and ``input_channels`` is the number of channels of an
     image. ``copies`` of the root are equivalent modules that may be run in its place. ``context``
     returns a :class:`Context` for each image of a pass, from the root about to run, its input, and
-    all of its arguments. ``score`` returns the score of a target from the root's output, and its
-    description.
+    all of its arguments. ``score`` returns the scores of a target from the root's output, a scalar
+    or one for each detection, ``[n]``, and its description.
     """
 
     root: nn.Module = field(repr=False)

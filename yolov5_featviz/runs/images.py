@@ -120,7 +120,8 @@ def run_images(
             shown = maps if look.shows_maps else []
             files: List[Files] = [("", partial(render, fm, look, image, gallery.ranked)) for fm in shown]
             if "cam" in look.modes:
-                heats = cam(zoo.model, x, layers, look.target, look.method, look.merge, region, name)
+                method, merge = look.method, look.merge
+                heats = cam(zoo.model, x, layers, look.target, method, merge, region, name, smooth=look.smooth)
                 files += [("", partial(render_cam, heat, look, image)) for heat in heats]
             home = home or new_folder(Path("runs") / "featviz" / "exp")
             gallery.add(home, name, files, [("", maps)], image, made=partial(_made, about or {}, path))

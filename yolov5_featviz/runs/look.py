@@ -16,11 +16,12 @@ from yolov5_featviz.attribution.cam import check_method
 from yolov5_featviz.draw.channels import ChannelSpec, Choice, choose, parse_top
 from yolov5_featviz.draw.encode import FORMATS as PICTURE_FORMATS
 from yolov5_featviz.draw.grid import grids
-from yolov5_featviz.draw.heatmap import HeatMap, channel, check_alpha, heatmap
-from yolov5_featviz.draw.palette import check_look
+from yolov5_featviz.draw.heatmap import ALPHA, HeatMap, channel, check_alpha, heatmap
+from yolov5_featviz.draw.palette import ALONE, OVER, check_look
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import dumps, map_record
-from yolov5_featviz.draw.rgb import pca_picture
+from yolov5_featviz.draw.rgb import check_axes, pca_picture
+from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.models.layers import Target
@@ -43,14 +44,16 @@ class Look:
         reduce: for heat maps; see :func:`yolov5_featviz.arrays.reduce.reduce_channels`.
         resample: see :func:`yolov5_featviz.arrays.resample.resample`. None: ``nearest``, and ``bilinear``
             over images.
-        cmap: a matplotlib colour map. None: ``viridis``, and ``jet`` over images.
-        alpha, blend, boxes: for overlays; see :meth:`yolov5_featviz.draw.heatmap.HeatMap.over`. Heat
-            maps are overlaid whenever there is an image.
+        cmap: a matplotlib colour map. None: ``viridis``, and ``inferno`` over images.
+        alpha, blend, boxes, desaturate: for overlays; see :meth:`yolov5_featviz.draw.heatmap.HeatMap.over`. Heat
+            maps are overlaid whenever there is an image. ``boxes`` also for ``pca``.
         overlay: also overlay single channels on the image.
         formats: any of ``png``, ``pdf``, ``svg``, ``jpg``, ``tif``; and ``npy``, the values of all
             channels, float32 ``[C, H, W]``.
         dpi, plain: see :func:`yolov5_featviz.draw.grid.grid`.
-        method, target, merge: for class activation maps; see :func:`yolov5_featviz.attribution.cam.cam`.
+        width: of the pictures in inches; see :func:`yolov5_featviz.draw.widths.width_of`. None: by their content.
+        axes: of ``pca``; see :func:`yolov5_featviz.draw.rgb.pca_picture`.
+        method, target, merge, smooth: for class activation maps; see :func:`yolov5_featviz.attribution.cam.cam`.
 
     Raises:
         FeatvizError: a value is invalid.
@@ -62,16 +65,20 @@ class Look:
     reduce: str = "mean"
     resample: Optional[str] = None
     cmap: Optional[str] = None
-    alpha: float = 0.4
+    alpha: float = ALPHA
     blend: str = "mix"
     boxes: bool = False
+    desaturate: bool = False
     overlay: bool = False
     formats: Sequence[str] = ("png",)
     dpi: int = 300
     plain: bool = False
+    width: Optional[float] = None
+    axes: str = "rgb"
     method: str = "layer-cam"
     target: Target = None
     merge: bool = False
+    smooth: bool = False
 
     @property
     def shows_maps(self) -> bool:
@@ -92,7 +99,10 @@ class Look:
             check_resample(self.resample)
         if "cam" in self.modes:
             check_method(self.method, self.target)
-        check_look(self.cmap or "viridis", self.dpi)
+        check_look(self.cmap or ALONE, self.dpi)
+        check_axes(self.axes)
+        if self.width is not None:
+            width_of(self.width)
         check_alpha(self.alpha, self.blend)
 
 
@@ -152,10 +162,11 @@ def render_cam(heat: HeatMap, look: Look, image: Any = None, made: Made = None) 
     """Render a class activation map over its image, or alone if ``image`` is None. ``made`` as for :func:`render`.
 
     Yields:
-        ``(name, content)`` of each file: ``stage17_C3_cam.png``, and ``..._cam.npy``, its unscaled
-        values, float32 ``[H, W]``.
+        ``(name, content)`` of each file: ``stage17_C3_cam.png``, or ``..._cam_smoothed.png``, and
+        ``..._cam.npy``, its unscaled values, float32 ``[H, W]``.
     """
-    name, record = f"{heat.feature_map.stem}_cam", dict(made() if made else {})
+    smoothed = "_smoothed" if heat.about.get("smooth") else ""
+    name, record = f"{heat.feature_map.stem}_cam{smoothed}", dict(made() if made else {})
     if "npy" in look.formats:
         yield f"{name}.npy", _npy(heat.feature_map.data[0], {**record, "file": f"{name}.npy", **heat.about})
     for format in look.formats:
@@ -172,20 +183,21 @@ def _npy(data: torch.Tensor, about: Mapping[str, Any]) -> bytes:
 
 
 def _drawn(heat: HeatMap, look: Look, image: Any) -> Picture:
-    page: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain}
+    page: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain, "width": look.width}
     if image is None:
-        return heat.picture(look.cmap or "viridis", resample=look.resample or "nearest", **page)
+        return heat.picture(look.cmap or ALONE, resample=look.resample or "nearest", **page)
     boxes = look.boxes and heat.feature_map.boxes is not None
-    return heat.over(image, look.alpha, look.cmap or "jet", look.blend, boxes, look.resample or "bilinear", **page)
+    how = look.resample or "bilinear"
+    return heat.over(image, look.alpha, look.cmap or OVER, look.blend, boxes, how, desaturate=look.desaturate, **page)
 
 
 def _pictures(
     mode: str, feature_map: LayerOutput, look: Look, image: Any, shown: Choice, together: Choice
 ) -> Iterator[Tuple[str, Picture]]:
-    alone: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain, "resample": look.resample or "nearest"}
-
+    alone: Dict[str, Any] = {"dpi": look.dpi, "plain": look.plain, "width": look.width}
+    alone["resample"] = look.resample or "nearest"
     if mode == "grid":
-        pages = grids(feature_map, shown, norm=look.norm or "channel", cmap=look.cmap or "viridis", **alone)
+        pages = grids(feature_map, shown, norm=look.norm or "channel", cmap=look.cmap or ALONE, **alone)
         for i, picture in enumerate(pages, 1):
             yield "features" if i == 1 else f"features_page{i}", picture
     elif mode == "heatmap":
@@ -197,4 +209,5 @@ def _pictures(
                 _drawn(channel(feature_map, k, look.norm or "channel"), look, image if look.overlay else None),
             )
     elif mode == "pca":
-        yield "pca", pca_picture(feature_map, together, **alone)
+        boxes = look.boxes and feature_map.boxes is not None
+        yield "pca", pca_picture(feature_map, together, axes=look.axes, boxes=boxes, **alone)

@@ -20,10 +20,10 @@ from urllib.parse import quote_from_bytes
 import numpy as np
 
 from yolov5_featviz.arrays.image import smaller
-from yolov5_featviz.draw.heatmap import aligned, blended, heatmap
-from yolov5_featviz.draw.palette import COLOURS, NAN, palette_of, quantise
+from yolov5_featviz.draw.heatmap import ALPHA, HeatMap, aligned, blended, grey, heatmap
+from yolov5_featviz.draw.palette import COLOURS, NAN, OVER, is_dark, over_grey, palette_of, quantise
+from yolov5_featviz.draw.scale import end_words
 from yolov5_featviz.files import write_new
-from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.runs.look import Look
 from yolov5_featviz.runs.report_data import LEVELS, LIST, Part, entry, jpeg_uri, photo, ranked
 from yolov5_featviz.text import printable
@@ -35,8 +35,7 @@ FORMULAS = (
     "A high rank does not prove that the detection depends on the channel.",
     "Ranked by standard deviation over the image, since there are no detections to compare.",
 )
-CMAPS = ("turbo", "jet", "viridis", "magma", "gray")
-ALPHA = 0.55
+CMAPS = (OVER, "viridis", "magma", "turbo", "jet", "gray")
 
 
 def as_json(value: Any) -> str:
@@ -75,7 +74,7 @@ class Report:
     Args:
         folder: the report's folder; created with the first image if necessary.
         about: a line about the run, under the heading.
-        look: ``reduce`` and ``cmap`` are used.
+        look: ``reduce``, ``cmap`` and ``desaturate`` are used.
     """
 
     def __init__(self, folder: Path, about: str = "", look: Optional[Look] = None) -> None:
@@ -133,8 +132,8 @@ class Report:
                 self._strongest[best["title"]] += 1
             if page.shown is None or (found["detected"] and not page.shown):
                 page.shown = bool(found["detected"])
-                overlay = _overlay(parts[0][1][found["best"]], pixels, found["size"], self.look)
-                page.values = self._screen(found, page.images, overlay)
+                heat = heatmap(parts[0][1][found["best"]], self.look.reduce)
+                page.values = _screen(found, page.images, heat, pixels, self.look)
             page.group, page.last = group, name
             page.images += 1
             page.used += len(item)
@@ -186,29 +185,6 @@ class Report:
             yield body.read(min(1 << 20, page.used - start))
         yield tail
 
-    def _screen(self, first: Dict[str, Any], index: int, overlay: str) -> Dict[str, str]:
-        """Return the template values of the image that a page shows first."""
-        layers = first["parts"][0]["layers"]
-        best = layers[first["best"]]
-        by = best["by"]
-        rows = [
-            f'<tr><td class="number">{n}</td><td>{_escaped(layers[i]["name"] + " " + layers[i]["type"])}</td>'
-            f"<td>{channel}</td><td>{score:{'.2f' if by == 'contrast' else '.3g'}}</td></tr>"
-            for n, (i, channel, score) in enumerate(ranked(layers), 1)
-        ]
-        return {
-            "index": str(index),
-            "says": _escaped(first["says"]),
-            "alt": _escaped(f"{first['name']} under the heat map of {best['title']}"),
-            "aspect": f"{first['size'][1] / first['size'][0]:.6g}",
-            "overlay": overlay,
-            "boxes": "".join(map(_box, first["boxes"], first["captions"], first["colours"])),
-            "caption": _escaped(f"{best['title']}, {best['heat'][0]} of all {best['shape'][0]} channels"),
-            "by": "standard deviation" if by == "std" else "contrast",
-            "rows": "\n".join(rows),
-            "formula": _escaped(FORMULAS[by == "std"]),
-        }
-
     def _frame(self, page: _Page, names: Sequence[str]) -> Tuple[bytes, bytes]:
         """Render the parts of a page before and after its images."""
         script = _web("report.js")
@@ -217,6 +193,7 @@ class Report:
             "palettes": [[cmap, _palette(cmap)] for cmap in cmaps],
             "first": int(page.values["index"]),
             "alpha": round(100 * ALPHA),
+            "grey": self.look.desaturate,
             "list": LIST,
             "side": LEVELS[0].side,
             "formulas": FORMULAS,
@@ -268,6 +245,40 @@ class Report:
         return f'<p class="overall">{_escaped(" ".join(words))}</p>' if words else ""
 
 
+def _screen(
+    first: Dict[str, Any], index: int, heat: HeatMap, pixels: Optional[np.ndarray], look: Look
+) -> Dict[str, str]:
+    """Return the template values of the image that a page shows first."""
+    cmap = look.cmap or CMAPS[0]
+    layers = first["parts"][0]["layers"]
+    best = layers[first["best"]]
+    by = best["by"]
+    top = ranked(layers)
+    scores = [score for _, _, score in top]
+    words = end_words(*scores) if by == "std" else [f"{score:.2f}".replace("-", "−") for score in scores]
+    rows = [
+        f'<tr><td class="number">{n}</td><td>{_escaped(layers[i]["name"] + " " + layers[i]["type"])}</td>'
+        f"<td>{channel}</td><td>{score}</td></tr>"
+        for n, ((i, channel, _), score) in enumerate(zip(top, words), 1)
+    ]
+    caption = f"{best['title']}, {best['heat'][0]} of all {best['shape'][0]} channels"
+    return {
+        "index": str(index),
+        "says": _escaped(first["says"]),
+        "alt": _escaped(f"{first['name']} under the heat map of {best['title']}"),
+        "aspect": f"{first['size'][1] / first['size'][0]:.6g}",
+        "overlay": _overlay(heat, pixels, first["size"], cmap, look.desaturate),
+        "boxes": "".join(map(_box, first["boxes"], first["captions"], first["colours"])),
+        "low": _escaped(heat.legend.low),
+        "high": _escaped(heat.legend.high),
+        "ramp": _ramp(palette_of(cmap) if pixels is None else over_grey(cmap, ALPHA)) if heat.legend.high else "hidden",
+        "caption": _escaped(", ".join(filter(None, [caption, heat.legend.scope]))),
+        "by": "standard deviation" if by == "std" else "contrast",
+        "rows": "\n".join(rows),
+        "formula": _escaped(FORMULAS[by == "std"]),
+    }
+
+
 def _free(folder: Path, n: int) -> List[str]:
     """Return the first ``n`` free page names: ``index.html``, ``index2.html``..."""
     names = (f"index{i if i > 1 else ''}.html" for i in count(1))
@@ -308,22 +319,31 @@ def _escaped(text: str) -> str:
 def _box(edges: Sequence[float], caption: str, colour: str) -> str:
     x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) * 100 for edge in edges)
     place = f"left:{x0:.4g}%;top:{y0:.4g}%;width:{x1 - x0:.4g}%;height:{y1 - y0:.4g}%;--box:{colour}"
-    return f'<div class="box" style="{place}"><span>{_escaped(caption)}</span></div>'
+    r, g, b = bytes.fromhex(colour[1:])
+    look = " dark" * is_dark((r, g, b)) + " right" * (x0 > 75) + " low" * (y0 < 3)
+    return f'<div class="box{look}" style="{place}"><span>{_escaped(caption)}</span></div>'
 
 
-def _overlay(fm: LayerOutput, pixels: Optional[np.ndarray], size: Sequence[int], look: Look) -> str:
+def _overlay(heat: HeatMap, pixels: Optional[np.ndarray], size: Sequence[int], cmap: str, desaturate: bool) -> str:
     """Render the initial view, the heat map over the image, as a JPEG data URI."""
     height, width = size
     scale = min(1.0, LEVELS[0].side / max(height, width))
     to = max(1, round(height * scale)), max(1, round(width * scale))
-    heat = quantise(aligned(heatmap(fm, look.reduce).values, fm, (height, width), to).clip(0, 1))
-    palette = palette_of(look.cmap or CMAPS[0])
+    codes = quantise(aligned(heat.values, heat.feature_map, (height, width), to).clip(0, 1))
+    palette = palette_of(cmap)
     if pixels is None:
-        return jpeg_uri(palette[heat], max(to), 88)
+        return jpeg_uri(palette[codes], max(to), 88)
     import cv2
 
     small = cv2.resize(smaller(pixels, max(to)), to[::-1], interpolation=cv2.INTER_LINEAR)
-    return jpeg_uri(blended(heat, palette, small, ALPHA), max(to), 88)
+    small = grey(small) if desaturate else small
+    return jpeg_uri(blended(codes, palette, small, ALPHA), max(to), 88)
+
+
+def _ramp(palette: np.ndarray) -> str:
+    """Render the colour scale of a page without a script, as the attribute of an element."""
+    stops = (f"#{palette[i].tobytes().hex()}" for i in range(0, COLOURS, 13))  # from the first to the last colour
+    return f'style="background:linear-gradient(90deg,{",".join(stops)})"'
 
 
 def _palette(cmap: str) -> str:

@@ -9,13 +9,14 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 
 from yolov5_featviz.arrays.boxes import Boxes
-from yolov5_featviz.arrays.cells import in_boxes, in_region
+from yolov5_featviz.arrays.cells import in_boxes
 from yolov5_featviz.arrays.image import as_rgb, smaller
-from yolov5_featviz.arrays.normalize import normalize
+from yolov5_featviz.arrays.normalize import NORMS, extremes, normalize
 from yolov5_featviz.arrays.reduce import REDUCTIONS, reduce_channels
 from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.draw.channels import rank
 from yolov5_featviz.draw.palette import box_colours
+from yolov5_featviz.draw.scale import end_words
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.runs.look import Look
@@ -88,10 +89,9 @@ def _inside(feature_map: LayerOutput, groups: Sequence[Boxes]) -> Tuple[np.ndarr
 
     Like :func:`yolov5_featviz.draw.channels.sides`, for all sets at once.
     """
-    size, stride = feature_map.size, feature_map.stride
+    size, stride, image = feature_map.size, feature_map.stride, feature_map.in_image
     if stride is None:
-        return np.ones(size, bool), np.zeros((len(groups), *size), bool)
-    image = in_region(size, stride, feature_map.window)
+        return image, np.zeros((len(groups), *size), bool)
     return image, image & [in_boxes(size, stride, boxes.xyxy) for boxes in groups]
 
 
@@ -209,7 +209,8 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
     or a single row of standard deviations, depending on ``by``. ``scores`` belong to ``channels``,
     those stored in the report; ``top`` holds the best of all as pairs of channel and score. ``data``
     holds the maps: ``[1 + len(channels), *grid]`` bytes in base64, first the heat map, with their
-    minima and maxima in ``ends``; ``window`` is the image's position in them, in cells.
+    minima and maxima in ``ends``; ``window`` is the image's position in them, in cells. ``padded`` are the
+    maps whose scale has an end in the padding, by number, and the number of maps if that of the layer has.
     """
     by, note, scores = _scores(fm)
     unknown = np.isnan(scores)
@@ -237,6 +238,7 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
         "note": note,
         "channels": chosen,
         "ends": _numbers(ends, 6),
+        "padded": _padded(fm, maps, NORMS[REDUCTIONS[reduce].norm].extremes),
         "scores": _numbers(scores[:, chosen]),
         "top": [
             [list(pair) for pair in zip(*row)]
@@ -250,7 +252,7 @@ def _scores(fm: LayerOutput) -> Tuple[str, str, np.ndarray]:
     """Return the ranking criterion, why it is not contrast, and the scores ``[groups, C]``; see :func:`_layer`."""
     boxes = _picked(fm.boxes)
     if boxes is not None and fm.boxes is not None:
-        scores = contrasts(fm, [fm.boxes, *(_one(boxes, i) for i in range(len(boxes)))])
+        scores = contrasts(fm, [fm.boxes, *(boxes.take([i]) for i in range(len(boxes)))])
         if not np.isnan(scores[0]).all():
             return "contrast", "", scores
     note = "no detections are known"
@@ -266,6 +268,19 @@ def _limits(data: np.ndarray) -> np.ndarray:
         return limits
     finite = data[np.isfinite(data)]
     return np.array([finite.min(), finite.max()] if finite.size else [0, 0])
+
+
+def _padded(fm: LayerOutput, maps: np.ndarray, heat: Tuple[bool, bool]) -> List[int]:
+    """Return ``padded`` of :func:`_layer`; ``heat``: which ends of the heat map's scale are its extremes."""
+    image, data = fm.in_image, fm.values
+    rows, columns = image.any(axis=1), image.any(axis=0)
+    if not rows.any() or (rows.all() and columns.all()):
+        return []
+    apart = extremes(maps[:, rows][:, :, columns]) != extremes(maps)
+    apart[0] &= heat
+    layer = _limits(data[:, rows][:, :, columns]) != _limits(data)
+    found: List[int] = np.flatnonzero([*apart.any(axis=1), layer.any()]).tolist()
+    return found
 
 
 def _spreads(fm: LayerOutput) -> np.ndarray:
@@ -324,7 +339,7 @@ def _sentence(
     i, channel, score = top[0]
     where = f"Channel {channel} of {layers[i]['title']}"
     if layers[i]["by"] == "std":
-        return f"{found} {where} varies most over the image: its standard deviation is {score:.3g}."
+        return f"{found} {where} varies most over the image: its standard deviation is {end_words(score)[0]}."
     if score <= 0:
         return f"{found} No channel of the layers shown is stronger inside the boxes than outside."
     times = f"{score:.1f} standard deviations" if np.isfinite(score) else "everywhere"
@@ -348,18 +363,8 @@ def _chosen(orders: Sequence[Sequence[int]], n: int) -> List[int]:
 
 def _picked(boxes: Optional[Boxes]) -> Optional[Boxes]:
     if boxes is None or boxes.scores is None:
-        return boxes if boxes is None else _take(boxes, range(min(PICKED, len(boxes))))
-    return _take(boxes, np.argsort(-boxes.scores, kind="stable")[:PICKED].tolist())
-
-
-def _take(boxes: Boxes, rows: Sequence[int]) -> Boxes:
-    chosen = list(rows)
-    scores = None if boxes.scores is None else boxes.scores[chosen]
-    return Boxes(boxes.xyxy[chosen], scores, [boxes.labels[i] for i in chosen] if boxes.labels else ())
-
-
-def _one(boxes: Boxes, i: int) -> Boxes:
-    return Boxes(boxes.xyxy[i : i + 1])
+        return boxes if boxes is None else boxes.take(range(min(PICKED, len(boxes))))
+    return boxes.take(np.argsort(-boxes.scores, kind="stable")[:PICKED].tolist())
 
 
 def _colours(boxes: Optional[Boxes]) -> List[str]:

@@ -33,12 +33,12 @@ def parse_target(names: Any, target: Target) -> Tuple[Optional[int], Optional[in
 
 
 def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor, str]:
-    """Compute the score of a target from the output of a YOLOv5 model, with a description.
+    """Compute the scores of a target from the output of a YOLOv5 model, with a description.
 
-    For a classifier, the score of the class. For a detector, the sum over the target's detections of
-    the objectness and class logits, from which YOLOv5 computes the confidence: as in Grad-CAM, the
-    score before the saturating function. Detections are the boxes with a confidence of at least 0.25
-    after non-maximum suppression at an IoU of 0.45 within each class.
+    For a classifier, the score of the class, a scalar. For a detector, a score ``[n]`` for each of the
+    target's detections: the sum of its objectness and class logits, from which YOLOv5 computes the
+    confidence: as in Grad-CAM, the score before the saturating function. Detections are the boxes with a
+    confidence of at least 0.25 after non-maximum suppression at an IoU of 0.45 within each class.
 
     Args:
         names: the model's class names, a list or a dictionary by number; may be empty.
@@ -68,10 +68,10 @@ def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor,
         chosen = _detection_at(target, boxes, _count(kinds, known))
     else:
         chosen = _detections_of(target, kinds, known)
-    score = (logits[rows[chosen], 4] + logits[rows[chosen], 5 + kinds[chosen]]).sum()
+    explained = logits[rows[chosen], 4] + logits[rows[chosen], 5 + kinds[chosen]]
     if len(chosen) == 1:
-        return score, f"{_class_name(int(kinds[chosen]), known)} {scores[chosen].item():.2f}"
-    return score, _count(kinds[chosen], known)
+        return explained, f"{_class_name(int(kinds[chosen]), known)} {scores[chosen].item():.2f}"
+    return explained, _count(kinds[chosen], known)
 
 
 def _class_score(scores: torch.Tensor, known: Dict[int, str], target: Target) -> Tuple[torch.Tensor, str]:
@@ -125,8 +125,8 @@ def _detections(decoded: torch.Tensor, classes: int) -> Tuple[torch.Tensor, torc
 
 
 def _count(kinds: torch.Tensor, names: Dict[int, str]) -> str:
-    """Count detections by class, as in ``4 person, 1 bus``."""
+    """Count detections by class, as in ``4 × person, 1 × bus``."""
     counts: Dict[int, int] = {}
     for kind in kinds.tolist():
         counts[kind] = counts.get(kind, 0) + 1
-    return ", ".join(f"{count} {_class_name(kind, names)}" for kind, count in counts.items())
+    return ", ".join(f"{count} × {_class_name(kind, names)}" for kind, count in counts.items())

@@ -22,7 +22,7 @@ class Label(NamedTuple):
         """Return the boxes for an image at ``region``, labelled as ``GT person``."""
         left, top, right, bottom = region
         xyxy = self.xyxy * np.array([right - left, bottom - top] * 2) + np.array([left, top] * 2)
-        return Boxes(xyxy, labels=[f"GT {names.get(k, k)}" for k in self.classes])
+        return Boxes(xyxy, labels=[f"GT {names.get(k, k)}" for k in self.classes], classes=np.array(self.classes))
 
 
 def read_label(image: Path, labels: Optional[str] = None) -> Optional[Label]:

@@ -173,11 +173,13 @@ class Predictor:
         target: Any = None,
         method: str = "layer-cam",
         imgsz: int = 640,
+        smooth: bool = False,
     ) -> HeatMap:
         """Compute a class activation map of a layer for an image; see :func:`yolov5_featviz.attribution.cam.cam`."""
         x, region = self.prepare(image, imgsz)
         with _own(self.source):
-            return cam(self.model, x.to(self.device), layer, target, method, region=region, name=_name(image))[0]
+            how: Any = {"region": region, "name": _name(image), "smooth": smooth}
+            return cam(self.model, x.to(self.device), layer, target, method, **how)[0]
 
     def _run(self, x: torch.Tensor) -> Any:
         """Run the model. Raises FeatvizError if that fails."""

@@ -57,10 +57,13 @@ _look: Flags = {
         [f"--visualize-{name}" for name in ("mode", "method", "target", "channels", "norm", "reduce", "resample")],
         ("1", _text),
     ),
-    **dict.fromkeys([f"--visualize-{name}" for name in ("cmap", "alpha", "format", "report")], ("1", _text)),
     **dict.fromkeys(
-        [f"--visualize-{name}" for name in ("merge", "overlay", "boxes", "plain", "quiet", "verbose")], _nothing
+        [f"--visualize-{name}" for name in ("cmap", "alpha", "format", "report", "width", "axes")], ("1", _text)
     ),
+    **dict.fromkeys(
+        [f"--visualize-{name}" for name in ("merge", "smooth", "overlay", "boxes", "desaturate", "plain")], _nothing
+    ),
+    **dict.fromkeys(["--visualize-quiet", "--visualize-verbose"], _nothing),
     "--visualize-dpi": ("1", _whole(1, 2400)),
     "--visualize-dir": ("1", is_path),
 }
@@ -114,8 +117,7 @@ FLAGS: Dict[str, Flags] = {
         "--dpi": ("1", _whole(1, 2400)),
         "--name": _name,
         "--device": _device,
-        "--quiet": _nothing,
-        "--verbose": _nothing,
+        **dict.fromkeys(("--desaturate", "--quiet", "--verbose"), _nothing),
     },
 }
 _ALIKE = {"--img": "--imgsz", "--img-size": "--imgsz"}

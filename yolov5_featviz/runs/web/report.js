@@ -10,15 +10,26 @@
   const option = (value, text) => make('option', { value, textContent: text });
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const number = (x) => (x === null ? NaN : x === 'inf' ? Infinity : x === '-inf' ? -Infinity : x);
-  const words = (x) => (Number.isNaN(x) ? 'no number' : Number.isFinite(x) ? String(Number(x.toPrecision(3))).replace('-', '−') : x > 0 ? '∞' : '−∞');
-  const scored = (x, by) => (by === 'contrast' && Number.isFinite(x) ? x.toFixed(2).replace('-', '−') : words(x));
+  /** Numbers in words with the same number of decimals: three digits for the largest. */
+  function words(...numbers) {
+    const most = Math.max(0, ...numbers.filter(Number.isFinite).map(Math.abs));
+    const decimals = most ? Math.max(0, 2 - Math.floor(Math.log10(most))) : 0;
+    return numbers.map((x) => {
+      if (Number.isNaN(x)) return 'no number';
+      if (x === 0 || !Number.isFinite(x)) return x === 0 ? '0' : x > 0 ? '∞' : '−∞';
+      if (most < 1e-4 || most >= 1e5) return x.toExponential(2).replace(/-/g, '−');
+      const said = x.toFixed(decimals);
+      return (Number(said) === 0 ? String(Number(x.toPrecision(1))) : said).replace(/-/g, '−');
+    });
+  }
+  const scored = (x, by) => (by === 'contrast' && Number.isFinite(x) ? x.toFixed(2).replace('-', '−') : words(x)[0]);
   const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 
   const settings = JSON.parse($('settings').textContent);
   const items = [...document.querySelectorAll('#images > li[data-index]')];
   const palettes = Object.fromEntries(settings.palettes.map(([name, text]) => [name, bytes(text)]));
   // what is shown; `box` 0 stands for all detections, `map` 0 for the heat map
-  const state = { index: -1, part: 0, layer: 0, map: 0, box: 0, cmap: settings.palettes[0][0], alpha: settings.alpha, scale: 'own', smooth: true, boxes: true, hidden: false, zoom: 1 };
+  const state = { index: -1, part: 0, layer: 0, map: 0, box: 0, cmap: settings.palettes[0][0], alpha: settings.alpha, scale: 'own', smooth: true, grey: settings.grey, boxes: true, hidden: false, zoom: 1 };
   let image = null;
   let probe = null;
 
@@ -33,12 +44,13 @@
     return of.codes;
   }
 
+  const fromZero = (of, map) => state.scale === 'own' && map === 0 && of.heat[1] === 'zero';
+
   /** The values of a map in [0, 1] of the colour scale, NaN where there is none, and the scale's two ends. */
   function scaled(of, map) {
     const size = of.grid[0] * of.grid[1];
     const [low, high] = of.ends[map];
-    let [a, b] = state.scale === 'layer' ? of.limits : map === 0 && of.heat[1] === 'zero' ? [0, Math.max(0, high)] : [low, high];
-    [a, b] = [Number(a), Number(b)];
+    const [a, b] = state.scale === 'layer' ? of.limits : fromZero(of, map) ? [0, Math.max(0, high)] : [low, high];
     const found = new Float32Array(size);
     const all = codes(of);
     for (let i = 0, at = map * size; i < size; i++, at++) {
@@ -46,6 +58,17 @@
       found[i] = all[at] === NO_NUMBER ? NaN : b > a ? clamp((value - a) / (b - a), 0, 1) : 0;
     }
     return { values: found, ends: [a, b] };
+  }
+
+  /** The words at the two ends of the scale, and a remark; without a second end there is no scale. */
+  function legend(of, map, { values, ends }) {
+    if (values.every(Number.isNaN)) return ['no finite value', '', ''];
+    if (fromZero(of, map) && ends[1] === 0) return ['all values ≤ 0', '', ''];
+    const whole = state.scale === 'layer';
+    const [low, high] = words(...ends);
+    const below = of.ends[map][0] < ends[0] ? '≤ ' : '', above = of.ends[map][1] > ends[1] ? '≥ ' : '';
+    const padded = of.padded.includes(whole ? of.ends.length : map) ? ' · an end lies in the padding' : '';
+    return [`${below}${fromZero(of, map) ? low : `min ${low}`}`, `${above}max ${high}${whole ? ' of the layer' : ''}`, padded];
   }
 
   const value = (of, map, cell) => {
@@ -71,8 +94,8 @@
     return { below, above, weight, there };
   }
 
-  /** Draw values [0, 1] of a part of a map over all of a canvas. */
-  function paint(canvas, values, [rows, columns], [left, top, right, bottom], smooth) {
+  /** Draw values [0, 1] of a part of a map over all of a canvas; their opacity grows to `alpha`, if that is given. */
+  function paint(canvas, values, [rows, columns], [left, top, right, bottom], smooth, alpha) {
     const { width, height } = canvas;
     const x = along(columns, width, left, right, smooth), y = along(rows, height, top, bottom, smooth);
     const context = canvas.getContext('2d');
@@ -80,7 +103,10 @@
     const pixels = new Uint32Array(picture.data.buffer);
     const palette = palettes[state.cmap];
     const colours = new Uint32Array(COLOURS + 1);
-    for (let i = 0; i <= COLOURS; i++) colours[i] = (0xff000000 | (palette[3 * i + 2] << 16) | (palette[3 * i + 1] << 8) | palette[3 * i]) >>> 0;
+    for (let i = 0; i <= COLOURS; i++) {
+      const opacity = alpha === undefined ? 255 : Math.round(255 * alpha * Math.min(1, i / (COLOURS - 1)));
+      colours[i] = ((opacity << 24) | (palette[3 * i + 2] << 16) | (palette[3 * i + 1] << 8) | palette[3 * i]) >>> 0;
+    }
     for (let j = 0, at = 0; j < height; j++) {
       const upper = y.below[j] * columns, lower = y.above[j] * columns, v = y.weight[j];
       for (let i = 0; i < width; i++, at++) {
@@ -112,17 +138,22 @@
 
   function drawMap() {
     const of = layer();
-    const { values, ends } = scaled(of, state.map);
-    paint($('heat'), values, of.grid, of.window, state.smooth);
-    $('heat').style.opacity = state.hidden ? 0 : image.photo ? state.alpha / 100 : 1;
-    $('low').textContent = words(ends[0]);
-    $('high').textContent = words(ends[1]);
+    const found = scaled(of, state.map);
+    const [low, high, remark] = legend(of, state.map, found);
+    const strength = image.photo ? state.alpha / 100 : 1;
+    paint($('heat'), found.values, of.grid, of.window, state.smooth, image.photo ? 1 : undefined);
+    $('heat').style.opacity = state.hidden ? 0 : strength;
+    $('photo').style.filter = state.grey ? 'grayscale(1)' : '';
+    $('low').textContent = low;
+    $('high').textContent = high;
     const ramp = $('ramp');
-    paint(ramp, Float32Array.from({ length: COLOURS }, (_, i) => i / (COLOURS - 1)), [1, COLOURS], [0, 0, COLOURS, 1], false);
-    const [channels, height, width] = of.shape;
-    const thinned = height !== of.grid[0] ? `, shown as ${of.grid[0]}×${of.grid[1]}` : '';
+    ramp.hidden = !high;
+    ramp.style.background = '#808080';
+    paint(ramp, Float32Array.from({ length: COLOURS }, (_, i) => i / (COLOURS - 1)), [1, COLOURS], [0, 0, COLOURS, 1], false, image.photo ? strength : undefined);
+    const [, height, width] = of.shape;
+    const thinned = height !== of.grid[0] ? `, shown as ${of.grid.join('×')}` : '';
     const stride = of.stride ? ` · stride ${[...new Set(of.stride)].join('×')}` : '';
-    $('caption').textContent = `Layer ${of.name} · ${of.type} · ${mapName(of, state.map)} · ${height}×${width}${thinned}${stride}`;
+    $('caption').textContent = `Layer ${of.name} · ${of.type} · ${mapName(of, state.map)} · H×W ${height}×${width}${thinned}${stride}${remark}`;
     $('photo').alt = `${image.name}, under ${mapName(of, state.map)} of ${of.title}`;
     for (const button of document.querySelectorAll('#tiles button')) button.setAttribute('aria-pressed', String(Number(button.dataset.map) === state.map));
     for (const button of document.querySelectorAll('#rows button')) {
@@ -167,7 +198,9 @@
     const { by, rows } = ranked();
     $('by').textContent = by === 'std' ? 'standard deviation' : 'contrast';
     $('formula').textContent = by === 'std' ? settings.formulas[1] : settings.formulas[0];
-    const most = Math.max(...rows.map((row) => row[2]).filter(Number.isFinite), 0);
+    const scores = rows.map((row) => row[2]);
+    const most = Math.max(...scores.filter(Number.isFinite), 0);
+    const said = by === 'std' ? words(...scores) : scores.map((score) => scored(score, by));
     $('rows').replaceChildren(...rows.map(([i, channel, score], n) => {
       const of = part().layers[i];
       const there = of.channels.includes(channel);
@@ -176,19 +209,19 @@
       button.dataset.channel = channel;
       button.setAttribute('aria-label', `show channel ${channel} of ${of.title}`);
       button.addEventListener('click', () => show({ layer: i, map: of.channels.indexOf(channel) + 1 }, true));
-      const bar = make('td', { className: 'bar', textContent: scored(score, by) });
+      const bar = make('td', { className: 'bar', textContent: said[n] });
       bar.style.setProperty('--share', most > 0 ? clamp(score / most, 0, 1) : 0);
       return make('tr', {}, make('td', { className: 'number', textContent: n + 1 }), make('td', { textContent: `${of.name} ${of.type}` }), make('td', {}, button), bar);
     }));
-    let said = '';
+    let picked = '';
     if (state.box) {
       const name = image.captions[state.box - 1];
       const [i, channel, score] = rows[0] || [];
-      said = !rows.length ? `${name} covers too few cells of these layers to compare.`
+      picked = !rows.length ? `${name} covers too few cells of these layers to compare.`
         : score > 0 ? `${name}: channel ${channel} of ${part().layers[i].title} responds most, ${scored(score, by)} standard deviations stronger inside this box than in the rest of the image.`
         : `${name}: no channel is stronger inside this box than in the rest of the image.`;
     }
-    $('picked').textContent = said;
+    $('picked').textContent = picked;
     for (const label of document.querySelectorAll('#layers label')) {
       const of = part().layers[Number(label.firstChild.value)];
       const top = best(of, scoreRow(of));
@@ -202,14 +235,11 @@
   function drawBoxes() {
     const area = ([x0, y0, x1, y1]) => (x1 - x0) * (y1 - y0);
     const order = image.boxes.map((box, i) => i).sort((a, b) => area(image.boxes[b]) - area(image.boxes[a])); // small ones on top
-    const aspect = image.size[1] / image.size[0];
     $('boxes').replaceChildren(...order.map((i) => {
       const [x0, y0, x1, y1] = image.boxes[i].map((edge) => clamp(edge, 0, 1));
       const button = make('button', { type: 'button', className: 'box' }, make('span', { textContent: image.captions[i] }));
       const [r, g, b] = [1, 3, 5].map((at) => parseInt(image.colours[i].slice(at, at + 2), 16));
       button.classList.toggle('dark', 0.299 * r + 0.587 * g + 0.114 * b < 110);
-      button.classList.toggle('low', y0 * 640 / aspect < 20);
-      button.classList.toggle('right', x0 > 0.75);
       for (const [name, share] of [['left', x0], ['top', y0], ['width', x1 - x0], ['height', y1 - y0]]) button.style[name] = `${100 * share}%`;
       button.style.setProperty('--box', image.colours[i]);
       button.dataset.box = i + 1;
@@ -226,6 +256,25 @@
       }),
     );
     $('boxes').hidden = !state.boxes;
+  }
+
+  /** Put each name beside its box where it covers no other name, else inside, else only under the pointer. */
+  function placeNames() {
+    const sheet = $('sheet').getBoundingClientRect();
+    const taken = [];
+    const boxes = [...document.querySelectorAll('.box')].sort((a, b) => a.dataset.box - b.dataset.box);
+    for (const { classList, firstChild } of boxes) {
+      const placed = [[], ['right'], ['under'], ['under', 'right'], ['low'], ['low', 'right']].some((place) => {
+        classList.remove('right', 'under', 'low');
+        classList.add(...place);
+        const at = firstChild.getBoundingClientRect();
+        const inside = at.left > sheet.left - 3 && at.right < sheet.right + 3 && at.top > sheet.top - 3 && at.bottom < sheet.bottom + 3;
+        const free = inside && !taken.some((other) => at.left < other.right && other.left < at.right && at.top < other.bottom && other.top < at.bottom);
+        if (free) taken.push(at);
+        return free;
+      });
+      classList.toggle('crowded', !placed);
+    }
   }
 
   function drawLayers() {
@@ -246,6 +295,7 @@
     if (has('index', 'part', 'box')) drawRanking();
     if (has('index', 'part', 'layer', 'box', 'cmap', 'scale')) drawTiles();
     if (has('boxes')) $('boxes').hidden = !state.boxes;
+    if (has('index', 'boxes')) placeNames();
     drawMap();
     if (reveal) $('stage').scrollIntoView({ block: 'nearest' });
   }
@@ -260,6 +310,7 @@
     const photo = $('photo');
     photo.hidden = !image.photo;
     if (image.photo) photo.src = image.photo;
+    for (const control of ['alpha', 'grey']) $(control).parentElement.hidden = !image.photo;
     const canvas = $('heat');
     const side = Math.min(settings.side, Math.max(...image.size));
     canvas.width = Math.max(1, Math.round(aspect >= 1 ? side : side * aspect));
@@ -301,7 +352,7 @@
     for (const [name, part] of Object.entries(share)) cell.style[name] = `${100 * part}%`;
     $('readout').setAttribute('aria-live', aloud ? 'polite' : 'off');
     const pixel = `pixel ${Math.min(Math.floor(x * image.size[1]), image.size[1] - 1)}, ${Math.min(Math.floor(y * image.size[0]), image.size[0] - 1)}`;
-    $('readout').textContent = `${words(value(of, state.map, row * of.grid[1] + column))} · ${mapName(of, state.map)} of ${of.title} · row ${row}, column ${column} · ${pixel}`;
+    $('readout').textContent = `${words(value(of, state.map, row * of.grid[1] + column))[0]} · ${mapName(of, state.map)} of ${of.title} · row ${row}, column ${column} · ${pixel}`;
   }
 
   function zoomTo(zoom, x = 0.5, y = 0.5) {
@@ -318,6 +369,7 @@
     $('zoom').textContent = `${Math.round(100 * zoom)}%`;
     $('out').disabled = zoom <= 1;
     $('in').disabled = zoom >= 8;
+    placeNames();
   }
 
   const step = (now, by, n) => (now + by + n) % n;
@@ -352,6 +404,7 @@
     Escape: () => show({ box: 0 }),
     p: nextCmap,
     h: () => show({ hidden: !state.hidden }),
+    g: () => $('grey').click(),
     '+': () => zoomTo(state.zoom * 1.5),
     '=': () => zoomTo(state.zoom * 1.5),
     '-': () => zoomTo(state.zoom / 1.5),
@@ -416,6 +469,8 @@
   $('scale').addEventListener('change', () => show({ scale: $('scale').value }));
   $('alpha').addEventListener('input', () => show({ alpha: Number($('alpha').value) }));
   $('smooth').addEventListener('change', () => show({ smooth: $('smooth').checked }));
+  $('grey').checked = state.grey;
+  $('grey').addEventListener('change', () => show({ grey: $('grey').checked }));
   $('outlines').addEventListener('change', () => show({ boxes: $('outlines').checked }));
   $('group').addEventListener('change', () => show({ box: Number($('group').value) }));
   $('parts').addEventListener('change', () => {
@@ -427,6 +482,7 @@
   $('mean').addEventListener('click', () => show({ map: 0 }));
   $('in').addEventListener('click', () => zoomTo(state.zoom * 1.5));
   $('out').addEventListener('click', () => zoomTo(state.zoom / 1.5));
+  window.addEventListener('resize', placeNames);
   $('filter-row').hidden = items.length < 12;
   $('filter').addEventListener('input', () => {
     const wanted = $('filter').value.trim().toLowerCase();

@@ -81,7 +81,17 @@ class Artist:
             part = part if len(visit.passes) == 1 else os.path.dirname(part)
             images, place = visit.images[i : i + 1], item.region(i, visit.images)
             try:
-                heats = cam(visit.model, images, o.layers or "", o.target, o.method, o.merge, place, item.name(i))
+                heats = cam(
+                    visit.model,
+                    images,
+                    o.layers or "",
+                    o.target,
+                    o.method,
+                    o.merge,
+                    place,
+                    item.name(i),
+                    smooth=o.smooth,
+                )
             except FeatvizError as error:
                 log(f"{item.name(i)}: {error}; no class activation map")
                 continue

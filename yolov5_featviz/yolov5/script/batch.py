@@ -123,7 +123,7 @@ class Batch:
         classes = [int(c) for c in found[:, 5]]
         known = names if isinstance(names, dict) else dict(enumerate(names if isinstance(names, (list, tuple)) else ()))
         labels = [str(known.get(c, c)) for c in classes]
-        return Boxes(found[:, :4].float().numpy(), found[:, 4].float().numpy(), labels)
+        return Boxes(found[:, :4].float().numpy(), found[:, 4].float().numpy(), labels, np.array(classes))
 
 
 @dataclass
