@@ -1,7 +1,8 @@
 """Class activation maps: where in the image a layer raises the score of a class.
 
 Gradients are computed here, from feature maps of any layout; the formulas by which the methods weight
-them are those of the grad-cam package (``pytorch_grad_cam``), an optional extra.
+them are in :mod:`yolov5_featviz.attribution.weighting`, or those of the grad-cam package
+(``pytorch_grad_cam``), an optional extra.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.checkerboard import is_checkerboard, parity_shares, smoothed
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.resample import resample
+from yolov5_featviz.attribution.weighting import FORMULAS
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.draw.page import map_title as describe_map
@@ -30,11 +32,13 @@ from yolov5_featviz.models.hooks import eval_mode, output_hooks
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, Target, index_layers, select_layers, unhookable
 from yolov5_featviz.models.outputs import Input, Reshape, describe_output, patch_size, tensors_of, to_maps
 
-# name -> name in captions, class of pytorch_grad_cam
+# name -> name in captions, class of pytorch_grad_cam; none if the formula is ours
 CAM_METHODS: Dict[str, Tuple[str, str]] = {
     "layer-cam": ("Layer-CAM", "LayerCAM"),
     "grad-cam": ("Grad-CAM", "GradCAM"),
     "grad-cam++": ("Grad-CAM++", "GradCAMPlusPlus"),
+    "odam": ("ODAM", ""),
+    "ss-grad-cam++": ("SSGrad-CAM++", ""),
     "eigen-cam": ("Eigen-CAM", ""),
 }
 
@@ -76,6 +80,13 @@ def cam(
               et al., ICCV 2017). For the last layers of classifiers.
             - ``grad-cam++``: with the weights of A. Chattopadhay et al., WACV 2018, which assume
               positive activations; after SiLU they are not.
+            - ``odam``: of ``blur(G) A``, the gradient smoothed by a Gaussian with a standard deviation of
+              one cell (C. Zhao and A. B. Chan, ICLR 2023 and *IEEE Trans. Pattern Anal. Mach. Intell.*
+              2024). Like ``layer-cam``, it depends on the place; places that lower the score count, too.
+              Needs no package.
+            - ``ss-grad-cam++``: the weights of ``grad-cam++``, times ``|G| / max |G|``, the largest of a
+              channel, at each place (T. Yamauchi, CVPR workshops 2024). In the weights,
+              negative activations count as 0. Needs no package.
             - ``eigen-cam``: the cells' component along the first principal axis of the channels (M. B.
               Muhammad and M. Yeasin, IJCNN 2020), with the sign that agrees with the mean activation.
               Independent of targets, and needs no package.
@@ -212,13 +223,13 @@ def _method(method: str, smooth: bool = False) -> Callable[[np.ndarray, Optional
         return lambda activations, gradients: smoothed(weigh_alone(activations, gradients))
     if method not in CAM_METHODS:
         raise FeatvizError(f"no method {method!r}: take one of {', '.join(CAM_METHODS)}")
-    if method == "eigen-cam":
-        return lambda activations, gradients: _eigen_cam(activations[0])
+    if method in FORMULAS:
+        return FORMULAS[method]
     try:
         import pytorch_grad_cam
     except ImportError:
         raise FeatvizError(
-            f"{method} needs the grad-cam package: pip install 'yolov5-featviz[cam]'; eigen-cam works without it"
+            f"{method} needs the grad-cam package: pip install 'yolov5-featviz[cam]'; odam and eigen-cam do not"
         ) from None
     engine = getattr(pytorch_grad_cam, CAM_METHODS[method][1])(nn.Linear(1, 1), [])  # used for its formula only
 
@@ -226,17 +237,6 @@ def _method(method: str, smooth: bool = False) -> Callable[[np.ndarray, Optional
         return np.asarray(engine.get_cam_image(None, None, None, activations, gradients, False)[0], np.float32)
 
     return weigh
-
-
-def _eigen_cam(activations: np.ndarray) -> np.ndarray:
-    """Compute Eigen-CAM; the package's needs memory quadratic in the number of cells, and its sign is arbitrary."""
-    channels, height, width = activations.shape
-    cells = np.nan_to_num(activations).reshape(channels, -1).T.astype(np.float64)
-    mean = cells.mean(axis=1)
-    cells -= cells.mean(axis=0)
-    along = cells @ np.linalg.svd(cells, full_matrices=False)[2][0]
-    agreeing: np.ndarray = along * (-1 if along @ (mean - mean.mean()) < 0 else 1)
-    return agreeing.reshape(height, width).astype(np.float32)
 
 
 def _run(
