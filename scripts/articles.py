@@ -82,11 +82,12 @@ def b(o: argparse.Namespace) -> None:
     batch, _ = detector.transform([image])
     height, width = batch.image_sizes[0]
     layers = o.layer or "body.layer1,body.layer2,body.layer3,body.layer4,fpn"
+    mixed = {"cmap": "jet", "alpha": 0.4, "blend": "even"}  # as in the article
     for fm in see(detector.backbone, layers, batch.tensors, o.image.stem):
         fm = replace(fm, region=(0.0, 0.0, float(width), float(height)))
-        fm.heatmap("mean").over(o.image).save(o.out / f"{fm.stem}_heatmap.png")
+        fm.heatmap("mean").over(o.image, **mixed).save(o.out / f"{fm.stem}_heatmap.png")
         for k in range(4 if o.channels is None else o.channels):
-            fm.channel(k).over(o.image).save(o.out / f"{fm.stem}_channel{k:03d}.png")
+            fm.channel(k).over(o.image, **mixed).save(o.out / f"{fm.stem}_channel{k:03d}.png")
 
 
 def c(o: argparse.Namespace) -> None:

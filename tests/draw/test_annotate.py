@@ -72,9 +72,10 @@ def labels_of(texts, dpi):
 @pytest.mark.parametrize("small", [False, True])
 def test_a_label_lies_where_it_cannot_be_misread_or_nowhere(seed, small):
     size, covered, high = (1000, 1400), [(0, 0, 90, 60), (1100, 700, 300, 300)], 21
-    boxes = scene(seed).xyxy.astype(float)
+    shown = scene(seed)
+    boxes, kinds = shown.xyxy.astype(float), shown.classes.tolist()
     wides = np.random.default_rng(seed).integers(*((20, 40) if small else (40, 130)), len(boxes)).tolist()
-    spots = place_labels(boxes.tolist(), [(wide, high) for wide in wides], size, covered, small)
+    spots = place_labels(boxes.tolist(), [(wide, high) for wide in wides], size, covered, small, kinds)
     areas = {i: (x, y, x + wides[i], y + high) for i, (x, y) in ((i, at) for i, at in enumerate(spots) if at)}
     assert areas
     fixed = [(x, y, x + w, y + h) for x, y, w, h in covered]
@@ -84,6 +85,11 @@ def test_a_label_lies_where_it_cannot_be_misread_or_nowhere(seed, small):
         fits = area[0] >= 0 and area[1] >= 0 and area[2] <= size[1] and area[3] <= size[0]
         free = fits and all(gap(area, other) >= high / 3 for other in taken)
         clear = free and not any(at_edge(area, other, high / 3) for other in others)
+        aside = (area[2] - area[0]) / 4  # what is above or below its middle
+        column = (area[0] + aside, area[1] - 1.5 * high, area[2] - aside, area[3] + 1.5 * high)
+        clear = clear and not any(at_edge(column, other, 0) for other in others)
+        alike = [box for j, box in enumerate(boxes) if j != i and kinds[j] == kinds[i]]
+        clear = clear and not any(share(area, np.add(other, (0, 0, 1e-9, 1e-9)), (1e6, 1e6)) > 0 for other in alike)
         little = max(share(area, other, size) for other in others) <= 0.01 and share(area, boxes[i], size) <= 0.05
         return free, clear, little
 
@@ -119,8 +125,9 @@ def test_the_first_free_place_is_above_then_below_beside_and_inside(box, expecte
 
 
 def test_the_place_that_covers_least_of_other_boxes_is_taken():
-    below = (200, 100, 800, 890)  # the place above lies in it
+    below = (200, 100, 800, 840)  # the place above lies in it
     assert place_labels([(300, 400, 500, 900), below], [(80, 20), (0, 0)], (1000, 1000)) == [(300, 900), None]
+    below = (200, 100, 800, 890)
     assert place_labels([(300, 400, 500, 850), below], [(80, 20), (0, 0)], (1000, 1000)) == [(300, 380), None]
 
 
@@ -143,8 +150,8 @@ def test_each_box_has_a_name_or_a_number_in_the_list_or_is_counted(seed, n):
     named = sorted(text.text for text in texts if not text.text.isdigit())
     numbers = sorted(int(text.text) for text in texts if text.text.isdigit())
     *parts, last = notes.split(" · ") if notes else [""]
-    more = re.fullmatch(r"and (\d+) more", last)
-    listed = [part.split(" ", 1) for part in (parts if more else [*parts, last]) if part]
+    more = re.fullmatch(r"(\d+) box(?:es)? without a name", last)
+    listed = [part.split(": ", 1) for part in (parts if more else [*parts, last]) if part]
     assert [int(number) for number, _ in listed] == numbers == list(range(1, len(numbers) + 1))
     known = named + [words for _, words in listed]
     assert len(known) + int(more[1] if more else 0) == n and all(known.count(c) <= captions.count(c) for c in known)
@@ -156,7 +163,7 @@ def test_without_numbers_a_name_that_has_no_place_is_left_out():
     boxes = fv.Boxes([[100, 100, 300, 300]] * 9, [0.5] * 9, ["elephant"] * 9)
     assert draw_boxes(np.zeros((400, 400, 3), np.uint8), boxes, 100, numbers=False) == ([], "")
     texts, notes = draw_boxes(np.zeros((400, 400, 3), np.uint8), boxes, 100)
-    assert len(texts) >= 4 and notes.startswith("1 elephant 0.50 · 2 elephant 0.50")
+    assert len(texts) >= 4 and notes.startswith("1: elephant 0.50 · 2: elephant 0.50")
     one = fv.Boxes([[100, 100, 300, 300]], [0.5], ["elephant"])
     (text,), notes = draw_boxes(np.zeros((400, 400, 3), np.uint8), one, 100, numbers=False)
     assert (text.text, text.points, notes) == ("elephant 0.50", 7.0, "")
@@ -184,10 +191,10 @@ def test_a_street_is_labelled_at_once():
     boxes, best = scene(7, 300, most=90), np.inf
     for _ in range(5):
         pixels = np.zeros((1000, 1400, 3), np.uint8)
-        start = time.perf_counter()
+        start = time.process_time()
         texts, _ = draw_boxes(pixels, boxes, 200)
-        best = min(best, time.perf_counter() - start)
-    assert len(texts) > 60 and best < 0.2
+        best = min(best, time.process_time() - start)
+    assert len(texts) > 60 and best < 1  # some 60 ms; a loop over pairs of boxes takes seconds
 
 
 @pytest.mark.parametrize("dpi", [100, 150, 300])
@@ -196,7 +203,7 @@ def test_names_on_photographs_hide_next_to_nothing_of_other_boxes(predicted, nam
     boxes, (height, width) = predicted[name]
     texts, notes = draw_boxes(np.zeros((height, width, 3), np.uint8), boxes, dpi)
     captions = [boxes.caption(i) for i in range(len(boxes))]
-    listed = dict(part.split(" ", 1) for part in notes.split(" · ") if part)
+    listed = dict(part.split(": ", 1) for part in notes.split(" · ") if part)
     line = round(dpi / 96)  # of the label's background around the letters
     shown = [(listed.get(text.text, text.text), text.text in listed) for text in texts]
     assert sorted(words for words, _ in shown) == sorted(captions)
@@ -209,7 +216,7 @@ def test_names_on_photographs_hide_next_to_nothing_of_other_boxes(predicted, nam
                 assert share(area, other, (height, width)) <= 0.01
                 assert not at_edge(area, other, (area[3] - area[1]) / 3 - 1)
     if dpi == 100:
-        assert not notes
+        assert len(listed) <= 1  # the person at the edge, beside another one
 
 
 @pytest.fixture(scope="module")

@@ -269,7 +269,7 @@ def test_channels_of_a_grid_are_numbered_on_its_tiles_or_below(files):
     column = {"show": "grid", "layer": 3, "channels": [4, 0, 2, 5]}
     for width, expected in (
         (2, ["4", "0", "2", "5", "min", "of each channel", "max"]),
-        (1, ["min", "max", "of each channel: 4, 0, 2, 5"]),
+        (1, ["4", "0", "2", "5", "min", "max", "of each channel"]),
     ):
         found = words(draw(files, rows=["light.png"], columns=[column], width=width))
         assert [" ".join(found)] == [" ".join(expected)]

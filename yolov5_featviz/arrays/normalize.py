@@ -18,8 +18,7 @@ class Norm(NamedTuple):
     float32, and returns what :func:`normalize` returns. For captions, ``scope`` is what the two ends
     of the scale apply to, ``alone`` the same for a single map (None: as ``scope``), and ``ends`` their
     names where the limits alone are not clear; ``extremes``, that they are the least and largest value.
-    ``absolute``: the scale does not depend on the values. ``centre``: what 0 becomes, or the least value
-    where 0 has no place of its own.
+    ``absolute``: the scale does not depend on the values.
     """
 
     apply: Callable[[np.ndarray, np.ndarray], Tuple[np.ndarray, np.ndarray]]
@@ -28,7 +27,6 @@ class Norm(NamedTuple):
     alone: Optional[str] = None
     absolute: bool = False
     extremes: Tuple[bool, bool] = (False, False)
-    centre: float = 0.0
 
 
 def normalize(
@@ -70,6 +68,15 @@ def normalize(
     check_norm(norm)
     x = np.asarray(x, dtype=np.float32)
     return NORMS[norm].apply(x, x if whole is None else np.asarray(whole, dtype=np.float32))
+
+
+def zero_of(norm: str, low: float, high: float) -> float:
+    """Return what the value 0 becomes on a scale from ``low`` to ``high``, in [0, 1]: its nearer end if outside."""
+    if norm == "sigmoid":
+        return 0.5
+    if NORMS[norm].absolute or not high > low:
+        return 0.0
+    return float(np.clip(-low / (high - low), 0, 1))
 
 
 def check_norm(norm: str) -> None:
@@ -169,13 +176,12 @@ NORMS: Dict[str, Norm] = {
     "layer": Norm(_by_layer, "of the layer", extremes=(True, True)),
     "robust": Norm(_robust, "of each channel on its own", ("1st", "99th percentile"), "1st to 99th percentile"),
     "zero": Norm(_from_zero, "of each channel on its own", ("0", "max"), "", extremes=(False, True)),
-    "signed": Norm(_signed, "of each channel on its own", ("−max", "max"), "", centre=0.5),
+    "signed": Norm(_signed, "of each channel on its own", ("−max", "max"), ""),
     "signed-robust": Norm(
         _signed_robust,
         "of each channel on its own",
         ("−99th", "99th percentile"),
         "99th percentile of absolute values",
-        centre=0.5,
     ),
     "sigmoid": Norm(_sigmoid, "sigmoid of the value", ("0", "1"), absolute=True),
     "none": Norm(_as_they_are, "values as they are", absolute=True),

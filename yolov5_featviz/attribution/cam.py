@@ -135,10 +135,12 @@ def cam(
         lit.append(plane.lit)
     if not maps:
         raise FeatvizError(f"none of the layers {layers} feeds {words}")
+    boards = [_board(one) for one in maps]
     if merge:
-        maps, lit = [_merged(maps)], [set().union(*lit)]
+        maps, lit, boards = [_merged(maps)], [set().union(*lit)], [max(boards)]
     title = CAM_METHODS[method][0] + (f" of {words}" if words else "")
-    return [_heat(one, _title(title, count, len(which), smooth), smooth) for one, which in zip(maps, lit)]
+    titles = [_title(title, count, len(which), smooth) for which in lit]
+    return [_heat(one, words, smooth, board, merge) for one, words, board in zip(maps, titles, boards)]
 
 
 @dataclass
@@ -312,14 +314,20 @@ def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
     return scores[0, number], f"class {number}"
 
 
-def _heat(feature_map: FeatureMap, title: str, smooth: bool) -> HeatMap:
+def _board(feature_map: FeatureMap) -> float:
+    """Return the largest share of a map's energy by the parity of its cells if it is a checkerboard, else 0."""
+    values = normalize(feature_map.data.numpy(), "zero")[0][0]
+    return float(parity_shares(values).max()) if is_checkerboard(values) else 0.0
+
+
+def _heat(feature_map: FeatureMap, title: str, smooth: bool, board: float, merged: bool) -> HeatMap:
     values, limits = normalize(feature_map.data.numpy(), "zero")
     key = Legend("0", "max") if limits[0, 1] > 0 else Legend("all values ≤ 0", "")
-    shares = parity_shares(values[0])
-    parity = [number(share) for share in shares]
+    parity = [number(share) for share in parity_shares(values[0])]
     about = map_record(feature_map, title, [], limits, norm="zero", smooth=smooth or None, parity=parity)
-    if is_checkerboard(values[0]):
-        title += f"{SEPARATOR}checkerboard: {shares.max():.0%} of the energy on one cell in four"
+    if board:
+        where = " of a layer" * merged
+        title += f"{SEPARATOR}checkerboard: {board:.0%} of the energy on one cell in four{where}"
     return HeatMap(values[0], key, describe_map(feature_map, title), feature_map, about)
 
 

@@ -56,7 +56,8 @@ def draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float, numbers: bool = Tru
         boxes.caption(i) if x0 < width and y0 < height and x1 > 0 < y1 else ""
         for i, (x0, y0, x1, y1) in enumerate(corners)
     ]
-    labels = label_boxes(corners, captions, measure, POINTS, (height, width), numbers=0 if numbers else None)
+    first = 0 if numbers else None
+    labels = label_boxes(corners, captions, measure, POINTS, (height, width), (), first, kinds_of(boxes))
     texts: List[Text] = []
     listed: List[str] = []
     for caption, colour, label in zip(captions, colours, labels):
@@ -65,7 +66,7 @@ def draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float, numbers: bool = Tru
         words = caption
         if label.number:
             words = str(len(listed) + 1)
-            listed.append(f"{words} {caption}")
+            listed.append(f"{words}: {caption}")
         x, y, w, h, points, _ = label
         pixels[y : y + h, x : x + w] = colour
         ink = (255, 255, 255) if is_dark(colour) else (0, 0, 0)
@@ -75,9 +76,15 @@ def draw_boxes(pixels: np.ndarray, boxes: Boxes, dpi: float, numbers: bool = Tru
     return texts, SEPARATOR.join(number_list(listed, left)) if numbers else ""
 
 
+def kinds_of(boxes: Boxes) -> List[int]:
+    """Return a number for each box, equal for boxes of one class; of unknown classes all are alike."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(boxes.labels))}
+    return [numbers[name] for name in boxes.labels] or [0] * len(boxes)
+
+
 def number_list(listed: Sequence[str], left: int) -> List[str]:
     """Return the parts of a list of numbers, the last of which counts the boxes with neither name nor number."""
-    return [*listed, *([f"and {left} more"] if left else [])]
+    return [*listed, *([f"{left} {'boxes' if left > 1 else 'box'} without a name"] if left else [])]
 
 
 def label_boxes(
@@ -88,6 +95,7 @@ def label_boxes(
     picture: Tuple[int, int],
     covered: Sequence[Tuple[int, int, int, int]] = (),
     numbers: Optional[int] = None,
+    kinds: Sequence[int] = (),
 ) -> List[Optional[Label]]:
     """Place captions in the largest size in which all have a place, or in the smallest, with numbers for the others.
 
@@ -96,7 +104,7 @@ def label_boxes(
         captions: of the boxes; empty for none.
         measure: ``(words, points)`` to width and height of a label in pixels.
         points: font sizes, largest first.
-        picture, covered: see :func:`place_labels`.
+        picture, covered, kinds: see :func:`place_labels`.
         numbers: how many numbers were given before, for the width of these; None for no numbers.
 
     Returns:
@@ -104,7 +112,7 @@ def label_boxes(
     """
     for size in points:
         sizes = [measure(words, size) if words else (0, 0) for words in captions]
-        spots = place_labels(corners, sizes, picture, covered)
+        spots = place_labels(corners, sizes, picture, covered, kinds=kinds)
         missing = [bool(words) and spot is None for words, spot in zip(captions, spots)]
         if not any(missing):
             break
@@ -113,7 +121,7 @@ def label_boxes(
         wide, high = measure("0" * len(str(numbers + sum(missing))), size)
         sizes = [(max(wide, high), high) if one else (0, 0) for one in missing]
         taken = [*covered, *(label[:4] for label in labels if label)]
-        spots = place_labels(corners, sizes, picture, taken, small=True)
+        spots = place_labels(corners, sizes, picture, taken, True, kinds)
         labels = [label or (spot and Label(*spot, *wh, size, True)) for label, spot, wh in zip(labels, spots, sizes)]
     return labels
 
@@ -124,12 +132,14 @@ def place_labels(
     picture: Tuple[int, int],
     covered: Sequence[Tuple[int, int, int, int]] = (),
     small: bool = False,
+    kinds: Sequence[int] = (),
 ) -> List[Optional[Tuple[int, int]]]:
     """Return left and top edge of each box's label, None where it has no place.
 
     A label touches its own box from above, below, right or left, or lies inside at the top or bottom. It keeps a
-    third of its height away from other labels, from ``covered`` and from the edges of other boxes, covers at
-    most 1 % of any of these and 5 % of its own. Of several such places, it takes the one that covers least of
+    third of its height away from other labels, from ``covered`` and from the edges of other boxes, and its height
+    from those above or below its middle, since it would read as their name; it covers at most 1 % of any of these
+    and 5 % of its own. Of several such places, it takes the one that covers least of
     other boxes, else the first in that order.
 
     Args:
@@ -138,7 +148,8 @@ def place_labels(
         picture: height and width of the picture, in which all labels stay.
         covered: left and top edge, width and height of other areas to keep free.
         small: a label may cover more of the boxes, and edges where it has no other place; it takes the one that
-            covers least of all boxes, its own included.
+            covers the smallest area of boxes, other boxes counted twice.
+        kinds: a number for each box; a label is not over another box with that of its own, such as its class.
     """
     height, width = picture
     boxes = np.asarray(corners, float).reshape(-1, 4)
@@ -150,7 +161,9 @@ def place_labels(
     w, h = size[asked].T
     places = _places(boxes[asked], w, h, height, width)  # [labels, places, 4]
     margin = np.ceil(h / 3)[:, None, None] * (-1, -1, 1, 1)
-    edges, beyond, cost = _conflicts(places, places + margin, boxes, asked, (height, width), small)
+    edges, beyond, cost = _conflicts(
+        places, margin, boxes, asked, np.asarray(kinds or range(len(boxes))), (height, width), small
+    )
     allowed = (places[..., :2] >= 0).all(axis=2) & (places[..., 2:] <= (width, height)).all(axis=2)
     allowed &= True if small else ~(edges | beyond)
     ranks = np.lexsort((cost.round(6), edges))  # ties in the order of the places
@@ -183,26 +196,41 @@ def _places(boxes: np.ndarray, w: np.ndarray, h: np.ndarray, height: int, width:
 
 
 def _conflicts(
-    places: np.ndarray, around: np.ndarray, boxes: np.ndarray, asked: np.ndarray, picture: Tuple[int, int], small: bool
+    places: np.ndarray,
+    margin: np.ndarray,
+    boxes: np.ndarray,
+    asked: np.ndarray,
+    kinds: np.ndarray,
+    picture: Tuple[int, int],
+    small: bool,
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return for each place whether it is at another box's edge, covers too much of a box, and the sum of shares."""
     n, k, _ = places.shape
     low, high = boxes[:, :2], np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
     limits = picture[::-1]
     area = (high.clip(0, limits) - low.clip(0, limits)).prod(axis=1).clip(min=1)
-    wide = around.reshape(-1, 4)
-    near = (wide[:, :1] < high[:, 0]) & (wide[:, 2:3] > low[:, 0])
-    near &= (wide[:, 1:2] < high[:, 1]) & (wide[:, 3:] > low[:, 1])
-    at, box = np.nonzero(near)
+    inner = places.reshape(-1, 4)
+    w, h = (places[:, 0, 2:] - places[:, 0, :2]).T
+    middle = np.stack([w / 4, -1.5 * h, -w / 4, 1.5 * h], axis=1)[:, None]  # what is above or below most of the label
+    edges = np.zeros(n * k, bool)
+    for around in ((places + margin).reshape(-1, 4), (places + middle).reshape(-1, 4)):
+        at, box = _overlaps(around, low, high)
+        within = ((around[at, :2] >= low[box]) & (around[at, 2:] <= high[box])).all(axis=1)
+        edges[at[~within & (box != asked[at // k])]] = True
+    at, box = _overlaps(inner, low, high)
     own = box == asked[at // k]
-    within = ((wide[at, :2] >= low[box]) & (wide[at, 2:] <= high[box])).all(axis=1)
-    inner = places.reshape(-1, 4)[at]
-    sides = np.minimum(inner[:, 2:], high[box]) - np.maximum(inner[:, :2], low[box])
-    share = sides.clip(min=0).prod(axis=1) / area[box]
-    beyond = share > np.where(own, MOST_OF_OWN, MOST_OF_OTHERS)
-    counts = (
-        np.bincount(at, weights=weights, minlength=n * k).reshape(n, k)
-        for weights in (~own & ~within, beyond, share * (small | ~own))
-    )
-    edges, over, cost = counts
-    return edges > 0, over > 0, cost
+    edges[at[~own & (kinds[box] == kinds[asked[at // k]])]] = True
+    covered = (np.minimum(inner[at, 2:], high[box]) - np.maximum(inner[at, :2], low[box])).prod(axis=1)
+    share = covered / area[box]
+    beyond = np.bincount(at, share > np.where(own, MOST_OF_OWN, MOST_OF_OTHERS), n * k) > 0
+    weights = covered * np.where(own, 1, 2) if small else share * ~own
+    cost = np.bincount(at, weights, n * k)
+    return edges.reshape(n, k), beyond.reshape(n, k), cost.reshape(n, k)
+
+
+def _overlaps(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of a place ``[m, 4]`` and a box, from ``low`` to ``high`` ``[n, 2]``, that overlap."""
+    there = (places[:, :1] < high[:, 0]) & (places[:, 2:3] > low[:, 0])
+    there &= (places[:, 1:2] < high[:, 1]) & (places[:, 3:] > low[:, 1])
+    at, box = np.nonzero(there)
+    return at, box

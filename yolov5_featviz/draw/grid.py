@@ -17,7 +17,7 @@ from yolov5_featviz.draw.page import LEAST_DOTS, body_pixels, channel_words, map
 from yolov5_featviz.draw.palette import ALONE, PAPER, check_look, palette_of, quantise
 from yolov5_featviz.draw.picture import Picture, Repeated, lettered
 from yolov5_featviz.draw.record import map_record, spans
-from yolov5_featviz.draw.scale import Legend, ends_in_padding, legend
+from yolov5_featviz.draw.scale import Legend, end_words, ends_in_padding, legend
 from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
@@ -81,7 +81,7 @@ def grid(
     elif inches and most < len(choice.channels):
         shown += f", more do not fit in {inches:.3g} inches"
     title = map_title(feature_map, shown)
-    words = _labels(chosen, values, choice.ranking, first)
+    words = _labels(chosen, values, choice.ranking, first, norm)
     key = legend(norm, limits, values, single=len(chosen) == 1)
     padded, said = ends_in_padding(feature_map, values, norm)
     padding = [k for k, there in zip(chosen, padded) if there]
@@ -133,7 +133,9 @@ def mosaic(
     codes, repeats = _enlarged(values, scale, resample)
     # Each row of a map once, and one for the gap below it.
     times = np.array([1] * label_h + [repeats] * codes.shape[1] + [gap])
-    canvas, top, texts = sheet(rows * len(times), max(columns * step_x, least), title, key, dpi, plain, colours)
+    canvas, top, texts = sheet(
+        rows * len(times), max(columns * step_x, least), title, key, dpi, plain, colours, inches is not None
+    )
     lettered(Picture(canvas, palette_of(cmap), dpi, texts=texts))
     strips = _strips(tuple(words), columns, step_x, dpi) if words and colours is None else ()
     for row in range(rows):
@@ -184,7 +186,7 @@ def _most_cells(feature_map: LayerOutput, choice: Choice, dpi: int, plain: bool,
     """Return how many of the chosen channels fit on a page. Raises FeatvizError if none does."""
     height, width = feature_map.size
     gap = max(1, round(dpi / 75))
-    words = [] if plain else _labels(choice.channels, feature_map.values[choice.channels], choice.ranking, 0)
+    words = [] if plain else _labels(choice.channels, feature_map.values[choice.channels], choice.ranking, 0, "zero")
     label_w, label_h = largest(tuple(words), 6, dpi) if words else (0, -gap)
     tall, wide = body_pixels(inches, dpi)
     columns = (wide + gap) // (max(LEAST_DOTS * width, label_w) + gap)
@@ -198,7 +200,7 @@ def _shape_cost(n: int, columns: int, total_w: float, total_h: float) -> float:
     """Return the cost of a layout: 0 between square and 16:9 with a full last row."""
     aspect = total_w / total_h
     shape = 2 * math.log(1 / aspect) if aspect < 1 else max(0.0, math.log(aspect * 9 / 16))
-    return shape + 6 * (-n % columns) / columns
+    return shape + 6 * max(0.0, (-n % columns) / columns - 0.05)
 
 
 @lru_cache(maxsize=256)
@@ -215,7 +217,7 @@ def _layout(n: int, height: int, width: int, label_h: int, label_w: int, gap: in
         scale = max(1, math.ceil(min(across, down)))
         total_w = columns * (max(width * scale, label_w) + gap)
         total_h = rows * (height * scale + label_h + gap)
-        small = max(0.0, math.log(target / 10 / (width * scale)))
+        small = max(0.0, math.log(target / 4 / (width * scale))) / 2
         return _shape_cost(n, columns, total_w, total_h) + small + max(0.0, math.log(total_w / target)), scale
 
     columns = min(range(1, n + 1), key=lambda columns: at(columns)[0])
@@ -228,7 +230,7 @@ def _layout_within(
 ) -> Tuple[int, int]:
     """Choose columns for ``n`` cells and pixels per value so that they fit in ``tall`` by ``wide`` pixels.
 
-    The shape as in :func:`_layout`, with cells of a tenth of the width or more if possible. Pixels per value
+    The shape as in :func:`_layout`, with cells of a quarter of the width or more if possible. Pixels per value
     are less than two if the cells do not fit.
     """
 
@@ -240,7 +242,7 @@ def _layout_within(
             return math.inf, 0
         total_w = columns * (max(width * scale, label_w) + gap)
         total_h = rows * (height * scale + label_h + gap)
-        small = max(0.0, math.log(wide / 10 / (width * scale)))
+        small = max(0.0, math.log(wide / 4 / (width * scale))) / 2
         unused = 3 * math.log((wide + gap) / total_w)
         return _shape_cost(n, columns, total_w, total_h) + small + unused, scale
 
@@ -263,13 +265,15 @@ def _strips(words: Tuple[str, ...], columns: int, step: int, dpi: float) -> np.n
     return strips
 
 
-def _labels(chosen: Sequence[int], values: np.ndarray, ranking: Optional[Ranking], first: int) -> List[str]:
-    """Return each channel's number, with rank and score if it was ranked, else with its value if it is constant."""
+def _labels(chosen: Sequence[int], values: np.ndarray, ranking: Optional[Ranking], first: int, norm: str) -> List[str]:
+    """Return each channel's number, with rank and score if it was ranked, else with its value if it is constant.
+
+    On a scale from 0, a channel without a positive value is said to have none.
+    """
     if ranking is not None:
         scores = ranking.scores[ranking.by]
-        return [
-            f"#{first + i}  ch {channel}  {scores[channel]:#.3g}".rstrip(".") for i, channel in enumerate(chosen, 1)
-        ]
+        words = end_words(*(scores[channel] for channel in chosen))
+        return [f"#{first + i}  ch {channel}  {score}" for i, (channel, score) in enumerate(zip(chosen, words), 1)]
     flat = values.reshape(len(values), -1)
     start = flat[:, :1]
 
@@ -278,7 +282,8 @@ def _labels(chosen: Sequence[int], values: np.ndarray, ranking: Optional[Ranking
 
     alike: np.ndarray = same(flat[:, -1:], start).all(axis=1)
     alike[alike] = same(flat[alike], start[alike]).all(axis=1)
+    dark = (values.max(axis=(1, 2)) <= 0) & (norm == "zero")
     return [
-        f"{channel} = {value:.3g}" if constant else str(channel)
-        for channel, constant, value in zip(chosen, alike, start[:, 0])
+        f"{channel} = {end_words(value)[0]}" if constant else f"{channel} ≤ 0" if none else str(channel)
+        for channel, constant, none, value in zip(chosen, alike, dark, start[:, 0])
     ]

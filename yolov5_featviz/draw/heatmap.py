@@ -11,7 +11,7 @@ import numpy as np
 
 from yolov5_featviz.arrays.array import as_array
 from yolov5_featviz.arrays.image import as_rgb
-from yolov5_featviz.arrays.normalize import NORMS, check_norm, normalize
+from yolov5_featviz.arrays.normalize import check_norm, normalize, zero_of
 from yolov5_featviz.arrays.reduce import REDUCTIONS, check_reduce, reduce_channels
 from yolov5_featviz.arrays.resample import check_resample, resample
 from yolov5_featviz.draw.annotate import draw_boxes
@@ -50,7 +50,7 @@ class HeatMap:
         title: what it shows, in words.
         feature_map: the feature map that it was made from.
         about: how it was made; see :func:`yolov5_featviz.draw.record.map_record`.
-        centre: the value that stands for 0 of the layer: 0.5 in the signed norms, else 0.
+        centre: the value that 0 of the layer became; overlays are transparent there.
     """
 
     values: np.ndarray
@@ -106,10 +106,10 @@ class HeatMap:
                 input, that input.
             alpha: opacity of the largest value, in [0, 1].
             cmap: name of a matplotlib colour map.
-            blend: ``mix``: with the opacity ``a = alpha * value``, ``a * heat + (1 - a) * image``, so that
-                the image is untouched where the map is 0 (in the norms ``signed`` and ``signed-robust``,
-                where the layer's value is 0); ``even``: the same with ``a = alpha`` everywhere; ``add``:
-                ``alpha * value * heat + image``, clipped at 255, hides the heat where the image is bright.
+            blend: ``mix``: with the opacity ``a = alpha * d``, ``d`` the distance of the value from 0 as a
+                share of the largest, ``a * heat + (1 - a) * image``, so that
+                the image is untouched where the map is 0; ``even``: the same with ``a = alpha`` everywhere; ``add``:
+                ``a * heat + image``, clipped at 255, hides the heat where the image is bright.
             boxes: draw the detections, with names and scores.
             resample: how the map is resized to the image.
             dpi: pixels per inch.
@@ -218,7 +218,7 @@ def _heat(
     key = legend(norm, limits, values[None], single=True)
     key = key.also(ends_in_padding(feature_map, values[None], norm)[1]) if key.high else key
     about = map_record(feature_map, limits=limits, norm=norm, **how)
-    centre = NORMS[norm].centre
+    centre = zero_of(norm, float(limits[0, 0]), float(limits[0, 1]))
     return HeatMap(scaled[0], key, map_title(feature_map, words), feature_map, about, centre)
 
 

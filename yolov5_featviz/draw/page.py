@@ -17,21 +17,25 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 
 PANEL_INCHES = 3.3  # minimum width of a single map
-PAGE_INCHES = 9.0  # maximum height where a width is given; journals have 9 to 10
+PAGE_INCHES = 8.5  # maximum height, without the head, where a width is given; journals have 9 to 10
 LEAST_DOTS = 2  # printed dots to a cell where a width is given
 
 
 def body_pixels(width: float, dpi: int) -> Tuple[int, int]:
     """Return height and width in pixels, without the head, of what fits on a page ``width`` inches wide."""
     gap = max(1, round(dpi / 75))
-    return round(PAGE_INCHES * dpi), round(width * dpi) // 8 * 8 - 2 * gap
+    return round(PAGE_INCHES * dpi), round(width * dpi) - 2 * gap
 
 
-def too_small(height: int, width: int, inches: float, dpi: int) -> FeatvizError:
+class DoesNotFitError(FeatvizError):
+    """Error of a map that does not fit in a width with :data:`LEAST_DOTS` printed dots to a cell."""
+
+
+def too_small(height: int, width: int, inches: float, dpi: int) -> DoesNotFitError:
     """Return the error of a map of ``height`` by ``width`` cells that does not fit in a width."""
     tall, wide = body_pixels(inches, dpi)
     more = max(LEAST_DOTS * height / tall, LEAST_DOTS * width / wide)
-    return FeatvizError(
+    return DoesNotFitError(
         f"a map of {height}×{width} cells does not fit in {inches:.3g} inches with {LEAST_DOTS} dots a cell at {dpi} "
         f"dpi: take {math.ceil(more * dpi):,} dpi, or a larger width"
     )
@@ -74,8 +78,11 @@ def sheet(
     dpi: float,
     plain: bool,
     colours: Optional[np.ndarray] = None,
+    exact: bool = False,
 ) -> Tuple[np.ndarray, int, List[Text]]:
     """Create an empty page for a body of ``height`` and ``width``, below a head with title and colour scale.
+
+    It is some pixels wider than asked for unless ``exact``.
 
     Returns:
         ``(canvas, top, texts)``: palette indices ``[head + body, margin + width]``, or RGB if ``colours``
@@ -85,7 +92,9 @@ def sheet(
     gap = max(1, round(dpi / 75))
     head, texts = _head(title, key, width - gap, dpi) if not plain else (np.empty((0, 0), np.uint8), [])
     top = gap if plain else head.shape[0] + 2 * gap
-    wide = -(-(gap + width) // 8) * 8  # for encode.filtered, which compares eight bytes at a time
+    wide = (
+        gap + width if exact else -(-(gap + width) // 8) * 8
+    )  # for encode.filtered, which compares eight bytes at a time
     canvas = np.full((top + height, wide) if colours is None else (top + height, wide, 3), PAPER, np.uint8)
     if colours is not None:
         canvas[...] = colours[PAPER]
@@ -95,18 +104,21 @@ def sheet(
 
 def _head(title: str, key: Optional[Legend], width: int, dpi: float) -> Tuple[np.ndarray, List[Text]]:
     """Lay out title and colour scale, ``[height, width]``: on one line if they fit, else two, else smaller."""
+    space = round(dpi / 20)
     for points in (8.0, 7.0, 6.0):
         lines = _wrap(title, points, dpi, width)
-        scale = _scale_bar(key, points, dpi) if key else []
-        scale_w = sum(part_w for part_w, _ in scale)
+        bar = _scale_bar(key, points, dpi) if key else []
+        scope = key.scope if key else ""
+        bar_w, scope_w = sum(part_w for part_w, _ in bar), 2 * space + text_size(scope, points, dpi)[0]
+        scale_w = bar_w + (scope_w if scope else 0)
         beside = text_size(lines[-1], points, dpi)[0] + scale_w + dpi / 7 <= width
-        if len(lines) + (not beside) <= 2:
+        if len(lines) + (not beside) <= 2 and scale_w <= width:
             break
     line_h = text_size("", points, dpi)[1]
     texts = [Text(0, i * line_h, line, points, dpi) for i, line in enumerate(lines)]
     x, y = (width - scale_w, (len(lines) - 1) * line_h) if beside else (0, len(lines) * line_h)
     ramps = []
-    for part_w, word in scale:
+    for part_w, word in bar:
         if x + part_w > width and x > 0:
             x, y = 0, y + line_h
         if word is None:
@@ -114,6 +126,11 @@ def _head(title: str, key: Optional[Legend], width: int, dpi: float) -> Tuple[np
         elif word:
             texts.append(Text(x, y, word, points, dpi))
         x += part_w
+    if scope:
+        x += 2 * space if x else 0
+        first, *more = _broken(scope, points, dpi, width, width - x)
+        texts += [Text(x, y, first, points, dpi)] if first else []
+        texts += [Text(0, y + i * line_h, line, points, dpi) for i, line in enumerate(more, 1)]
     head = np.full((texts[-1].y + line_h, width), PAPER, np.uint8)
     for x, y, part_w in ramps:
         ramp = np.rint(np.linspace(0, COLOURS - 1, part_w)).astype(np.uint8)[: max(0, width - x)]
@@ -124,28 +141,34 @@ def _head(title: str, key: Optional[Legend], width: int, dpi: float) -> Tuple[np
 def _scale_bar(key: Legend, points: float, dpi: float) -> List[Tuple[int, Optional[str]]]:
     """Return the colour scale from left to right, as widths in pixels and texts; None is the ramp."""
     space = round(dpi / 20)
-    low, high, scope = (text_size(word, points, dpi)[0] for word in (key.low, key.high, key.scope))
-    if not key.high:
-        return [(low + 2 * space, key.low), (scope, key.scope)]
-    bar = [(low + space, key.low), (round(dpi / 2), None), (space, ""), (high, key.high)]
-    return [*bar, (2 * space, ""), (scope, key.scope)] if key.scope else bar
+    low, high = (text_size(word, points, dpi)[0] for word in (key.low, key.high))
+    return (
+        [(low + space, key.low), (round(dpi / 2), None), (space, ""), (high, key.high)]
+        if key.high
+        else [(low, key.low)]
+    )
 
 
 def _wrap(title: str, points: float, dpi: float, width: int) -> List[str]:
-    """Wrap the parts of a title to as few lines as possible."""
+    """Wrap the parts of a title to as few lines as possible; a part that is too long for a line at spaces."""
     lines: List[str] = []
     for part in title.split(SEPARATOR):
         if lines and text_size(lines[-1] + SEPARATOR + part, points, dpi)[0] <= width:
             lines[-1] += SEPARATOR + part
-            continue
-        line = ""
-        for word in part.split(" "):  # a part that is too long for a line is broken at spaces
-            longer = f"{line} {word}" if line else word
-            if line and text_size(longer, points, dpi)[0] > width:
-                lines.append(line)
-                longer = word
-            line = _shortened(longer, points, dpi, width)
-        lines.append(line)
+        else:
+            lines += _broken(part, points, dpi, width, width)
+    return lines
+
+
+def _broken(words: str, points: float, dpi: float, width: int, first: int) -> List[str]:
+    """Break words at spaces to lines of at most ``width`` pixels, the first of at most ``first``, maybe empty."""
+    lines, room = [""], first
+    for word in words.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if text_size(longer, points, dpi)[0] > room and (lines[-1] or room < width):
+            lines.append("")
+            longer, room = word, width
+        lines[-1] = longer if text_size(longer, points, dpi)[0] <= room else _shortened(longer, points, dpi, room)
     return lines
 
 
@@ -219,11 +242,13 @@ def panel(
         return lettered(Picture(body, palette, dpi, title, {0: (0, 0, width, height)}, labels))
     gap = max(1, round(letter_dpi / 75))
     wide = max(width, round(LEAST_INCHES * dpi)) + gap
-    wide = wide if inches is None else round(inches * dpi) // 8 * 8 - gap
+    wide = wide if inches is None else round(inches * dpi) - gap
     line_h = text_size("", 6, letter_dpi)[1]
     lines = _wrap(notes, 6, letter_dpi, wide - gap) if notes else []
     below = gap + len(lines) * line_h
-    canvas, top, texts = sheet(height + below, wide, title, key, letter_dpi, False, palette if body.ndim == 3 else None)
+    canvas, top, texts = sheet(
+        height + below, wide, title, key, letter_dpi, False, palette if body.ndim == 3 else None, inches is not None
+    )
     canvas[top : top + height, gap : gap + width] = body
     texts += [text._replace(x=text.x + gap, y=text.y + top) for text in labels]
     texts += [Text(gap, top + height + gap // 2 + i * line_h, line, 6, letter_dpi) for i, line in enumerate(lines)]

@@ -38,8 +38,7 @@ def end_words(*ends: float) -> List[str]:
             words = f"{digits}e{int(power)}"
         else:
             words = f"{end:.{max(0, decimals)}f}"
-            if float(words) == 0:
-                words = f"{end:.1g}"
+            words = words.lstrip("-") if float(words) == 0 else words
         return words.replace("-", "−")
 
     return [one(float(end)) for end in ends]
@@ -60,6 +59,8 @@ def legend(norm: str, limits: np.ndarray, values: np.ndarray, single: bool = Fal
         return Legend("no finite value", "", "")
     if norm == "zero" and not limits[:, 1].any():
         return Legend("all values ≤ 0", "", "")
+    if single and not kind.absolute and limits[0, 0] == limits[0, 1]:
+        return Legend(f"all values {end_words(limits[0, 0])[0]}", "", "")
     if kind.absolute:
         low, high = kind.ends or ("0", "1")
     elif single or kind.ends is None:
@@ -67,7 +68,7 @@ def legend(norm: str, limits: np.ndarray, values: np.ndarray, single: bool = Fal
         low, high = (f"{name} {word}" if extreme else word for name, word, extreme in words)
     else:
         low, high = kind.ends
-    below, above = clipped(values, limits)
+    below, above = clipped(np.where(np.isinf(values), np.nan, values) if any(kind.extremes) else values, limits)
     return Legend(f"≤ {low}" * below or low, f"≥ {high}" * above or high, scope)
 
 

@@ -16,7 +16,7 @@ from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.draw.palette import ALONE, check_look
 from yolov5_featviz.draw.picture import Picture
-from yolov5_featviz.draw.scale import legend
+from yolov5_featviz.draw.scale import end_words, legend
 from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
@@ -68,7 +68,7 @@ def picture(
     batch = _batched(data, layout)
     n, count = batch.shape[:2]
     finite = batch[np.isfinite(batch)] if batch.dtype.kind == "f" else batch
-    span = f"{finite.min():.3g} to {finite.max():.3g}" if finite.size else "no finite value"
+    span = " to ".join(end_words(finite.min(), finite.max())) if finite.size else "no finite value"
     title = SEPARATOR.join([about, span])
     if count in (3, 4):
         photos = _photographs(batch[:, :3])

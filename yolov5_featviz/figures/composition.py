@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Match, Optional, Sequence, Set, Tuple, Union
 import numpy as np
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
-from yolov5_featviz.draw.annotate import label_boxes, number_list
+from yolov5_featviz.draw.annotate import kinds_of, label_boxes, number_list
 from yolov5_featviz.draw.encode import check_format, format_of, parameters
 from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.draw.palette import COLOURS, box_colours, is_dark, palette_of
@@ -368,8 +368,16 @@ class _Draw:
             return round((wide + 1.6) * unit), round((high + 1.6) * unit)
 
         captions = [plain(boxes.caption(i)) for i in corners]
+        kinds = kinds_of(boxes)
         spots = label_boxes(
-            list(corners.values()), captions, measure, sizes, (place.height, place.width), covered, len(self.numbered)
+            list(corners.values()),
+            captions,
+            measure,
+            sizes,
+            (place.height, place.width),
+            covered,
+            len(self.numbered),
+            [kinds[i] for i in corners],
         )
         found: Dict[int, Tuple[str, Place, float]] = {}
         for i, words, label in zip(corners, captions, spots):
@@ -385,7 +393,7 @@ class _Draw:
     def list_numbers(self) -> None:
         """Extend the figure by the list of the numbers at boxes, in lines below it."""
         left = len(self.unlabelled - self.labelled)
-        parts = number_list([f"{number} {words}" for (words, _), number in self.numbered.items()], left)
+        parts = number_list([f"{number}: {words}" for (words, _), number in self.numbered.items()], left)
         if not parts:
             return
         style, layout, figure = self.style, self.layout, self.figure

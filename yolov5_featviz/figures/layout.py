@@ -133,7 +133,10 @@ def lay_out(
         for bar_line in under.get(r, []):
             y += pixels(2)
             ends = [(bar, xs[first], xs[last] + widths[last]) for bar, first, last in bar_line]
-            said = [bar._replace(words=bar.words + _numbers_of(bar, panels, places, style)) for bar, _, _ in ends]
+            said = [
+                bar._replace(words="; ".join(filter(None, [bar.words, _numbers_of(bar, panels, places, style)])))
+                for bar, _, _ in ends
+            ]
             below = [bar_lines(bar, (end - x) * 72 / style.dpi, style) for bar, (_, x, end) in zip(said, ends)]
             bar_h = pixels(BAR) + max(map(len, below)) * pixels(1.2 * style.small)
             bars += [(bar, Place(x, y, end - x, bar_h), lines) for (bar, x, end), lines in zip(ends, below)]
@@ -239,7 +242,7 @@ def tile_places(count: int, size: Tuple[int, int]) -> List[Place]:
 def number_places(panel: Panel, place: Place, style: Style) -> List[Place]:
     """Return the places of the channel numbers in the tiles' upper left corners, below the panel's letter.
 
-    Empty if one of them would cover more than half of a tile's width, or a third of its height.
+    Empty if one of them would cover more than two thirds of a tile's width, or half of its height.
     """
     unit = style.dpi / 72
     letter = round((text_extent(style.letter, style, weight="bold")[1] + 2) * unit) if style.letters == "panels" else 0
@@ -247,7 +250,7 @@ def number_places(panel: Panel, place: Place, style: Style) -> List[Place]:
     for i, (tile, k) in enumerate(zip(tile_places(len(panel.numbers), (place.height, place.width)), panel.numbers)):
         wide, high = round((text_extent(str(k), style, LEAST)[0] + 2) * unit), round((0.73 * LEAST + 2) * unit)
         down = 0 if i else letter
-        if 2 * wide > tile.width or 3 * high > tile.height - down:
+        if 3 * wide > 2 * tile.width or 2 * high > tile.height - down:
             return []
         found.append(Place(tile.x, tile.y + down, wide, high))
     return found
@@ -269,5 +272,5 @@ def _numbers_of(
         if panel and panel.numbers and panel.bar == bar
     ]
     lists = dict.fromkeys(words for words, drawn in grids if not drawn)
-    some = ", tiles without numbers" * any(drawn for _, drawn in grids)
-    return f"{some}: {'; '.join(lists)}" if lists else ""
+    which = "tiles without numbers" if any(drawn for _, drawn in grids) else "channels"
+    return f"{which}, row by row: {'; '.join(lists)}" if lists else ""

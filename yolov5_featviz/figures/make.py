@@ -10,7 +10,7 @@ import numpy as np
 
 from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.image import as_rgb
-from yolov5_featviz.arrays.normalize import NORMS, extremes, normalize
+from yolov5_featviz.arrays.normalize import NORMS, extremes, normalize, zero_of
 from yolov5_featviz.arrays.reduce import REDUCTIONS, pca, reduce_channels
 from yolov5_featviz.draw.channels import choose
 from yolov5_featviz.draw.heatmap import HeatMap
@@ -235,9 +235,9 @@ def _bars(seen: Mapping[Cell, _Seen], limits: Mapping[Cell, Optional[np.ndarray]
             named = _is_own(cell, one) and (cell.shown != "grid" or NORMS[one.norm].ends is not None)
             ends = limits[cell]
             scale = None if named or ends is None else tuple(ends[0].tolist())
-            alike.setdefault((_cmap(cell), _overlay(cell, one.norm), one.norm, one.words, scale, differ), []).append(
-                cell
-            )
+            alike.setdefault(
+                (_cmap(cell), _overlay(cell, one.norm, ends), one.norm, one.words, scale, differ), []
+            ).append(cell)
     bars: Dict[Cell, Bar] = {}
     for (cmap, over, *_, differ), cells in alike.items():
         several = len(cells) > 1 and _is_own(cells[0], seen[cells[0]])
@@ -317,15 +317,12 @@ def _cmap(cell: Cell) -> str:
     return cell.cmap or (OVER if _is_over(cell) else ALONE)
 
 
-def _overlay(cell: Cell, norm: str) -> Optional[Overlay]:
-    """Return how a panel's map is laid over the photograph: on a given scale, untouched where that has its 0."""
-    if not _is_over(cell):
+def _overlay(cell: Cell, norm: str, limits: Optional[np.ndarray]) -> Optional[Overlay]:
+    """Return how a panel's map is laid over the photograph, which is untouched where the scale has its 0."""
+    if not _is_over(cell) or limits is None:
         return None
-    centre = NORMS[norm].centre
-    if isinstance(cell.scale, tuple) and not NORMS[norm].absolute:
-        low, high = cell.scale
-        centre = min(max(-low / (high - low), 0.0), 1.0)
-    return Overlay(cell.alpha, cell.blend, centre)
+    low, high = (float(end) for end in limits[0])
+    return Overlay(cell.alpha, cell.blend, zero_of(norm, low, high))
 
 
 def _panel(cell: Cell, seen: _Seen, limits: Optional[np.ndarray], bar: Optional[Bar]) -> Panel:
@@ -346,7 +343,7 @@ def _panel(cell: Cell, seen: _Seen, limits: Optional[np.ndarray], bar: Optional[
         return replace(panel, paint=colours(seen.scaled, fm, (height, width), how))
     assert seen.values is not None and seen.limits is not None and limits is not None
     scaled = seen.scaled if np.array_equal(limits, seen.limits) else scale_between(seen.values, limits[0])
-    over = _overlay(cell, seen.norm)
+    over = _overlay(cell, seen.norm, limits)
     photo = photograph(seen.pixels, cell.desaturate) if over else None
     paints = [heat(one, fm, (height, width), _cmap(cell), how, photo, over) for one in scaled]
     if cell.shown == "grid":

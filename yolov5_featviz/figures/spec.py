@@ -147,7 +147,8 @@ def _titles(
         same = [other for other, its in zip(parts, titles) if its == title and "title" not in other]
         keys = [name for name in part if "title" not in part and any(other.get(name) != part[name] for other in same)]
         more = [_key_words(name, part[name]) for name in keys if name not in _SHOWN and name != "image"]
-        found.append(", ".join(filter(None, [title, *more])) if title else title)
+        words = ", ".join(filter(None, [title, *more]))
+        found.append(words if title else words[:1].upper() + words[1:])
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from yolov5_featviz.draw.channels import ChannelSpec, Choice, choose, parse_top
 from yolov5_featviz.draw.encode import FORMATS as PICTURE_FORMATS
 from yolov5_featviz.draw.grid import grids
 from yolov5_featviz.draw.heatmap import ALPHA, HeatMap, channel, check_alpha, heatmap
+from yolov5_featviz.draw.page import DoesNotFitError
 from yolov5_featviz.draw.palette import ALONE, OVER, check_look
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.draw.record import dumps, map_record
@@ -132,7 +133,8 @@ def render(
         a second array, and a ranking in a separate ``....csv.json``.
 
     Raises:
-        FeatvizError: the map has no pixels, or lacks a requested channel.
+        FeatvizError: the map has no pixels, or lacks a requested channel; or, after all others, that a picture does
+            not fit in the width.
     """
     stem, record = feature_map.stem, dict(made() if made else {})
     shown = together = choose(feature_map, "64" if look.channels is None else look.channels)
@@ -150,12 +152,18 @@ def render(
         about = map_record(feature_map, "values", range(feature_map.channels))
         yield file, _npy(feature_map.data, {**record, "file": file, **about})
     if any(format in PICTURE_FORMATS for format in look.formats):
+        refused: List[str] = []
         for mode in look.modes:
-            for name, picture in _pictures(mode, feature_map, look, image, shown, together):
-                for format in look.formats:
-                    if format in PICTURE_FORMATS:
-                        file = f"{stem}_{name}.{format}"
-                        yield file, picture.told({**record, "file": file, **picture.about}).encode(format)
+            try:
+                for name, picture in _pictures(mode, feature_map, look, image, shown, together):
+                    for format in look.formats:
+                        if format in PICTURE_FORMATS:
+                            file = f"{stem}_{name}.{format}"
+                            yield file, picture.told({**record, "file": file, **picture.about}).encode(format)
+            except DoesNotFitError as error:  # other modes may fit
+                refused.append(f"{feature_map.layer.title}, {mode}: {error}")
+        if refused:
+            raise DoesNotFitError("; ".join(refused))
 
 
 def render_cam(heat: HeatMap, look: Look, image: Any = None, made: Made = None) -> Iterator[Tuple[str, bytes]]:

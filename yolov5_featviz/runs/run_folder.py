@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 from yolov5_featviz import stop
 from yolov5_featviz.draw.channels import Choice
+from yolov5_featviz.draw.scale import end_words
 from yolov5_featviz.files import new_folder, write
 from yolov5_featviz.leftovers import clean_run
 from yolov5_featviz.models.layer_output import LayerOutput
@@ -223,7 +224,9 @@ class RunFolder:
         if self.say > 0:
             self.log(f"{feature_map.title}\n{ranking.table(len(choice.channels))}")
             return
-        best = ", ".join(f"{k} ({ranking.scores[ranking.by][k]:.3g})" for k in choice.channels[:BEST])
+        first = choice.channels[:BEST]
+        scores = end_words(*(ranking.scores[ranking.by][k] for k in first))
+        best = ", ".join(f"{k} ({score})" for k, score in zip(first, scores))
         self.log(f"{feature_map.title}: best channels {ranking.note or f'by {ranking.by}'}: {best}")
 
 
