@@ -237,7 +237,7 @@ def test_gradients_are_those_of_the_models_own_scores_and_boxes(built, photograp
     }
     flat = [tensor for name in layers for tensor in tensors[name]]
     reached = dict.fromkeys(layers, 0)
-    explained = range(0, len(found), 2)
+    explained = (0, len(found) - 1)
     for i in explained:
         p = output["scores"][i].double()
         reference = torch.autograd.grad((p / (1 - p)).log(), flat, retain_graph=True, allow_unused=True)

@@ -111,12 +111,12 @@ def cam(
             selected by name returns no feature map or does not feed the score.
     """
     check_method(method, target)
-    weigh = _method(method, smooth)
+    weigh = method_of(method, smooth)
     if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
         raise FeatvizError(f"a class activation map needs one image [1, C, H, W], not {describe_output(image)}")
     with gradients_on(), plain_errors():
         index = index_layers(differentiable(model))
-        found, output = _run(index, select_layers(index, layers), image, reshape)
+        found, output = run_kept(index, select_layers(index, layers), image, reshape)
         if method == "eigen-cam":
             words, count = "", 0
             planes = [_Plane(weigh(one.to_array(one.tensor), None)) for one in found]
@@ -137,7 +137,7 @@ def cam(
         raise FeatvizError(f"none of the layers {layers} feeds {words}")
     boards = [_board(one) for one in maps]
     if merge:
-        maps, lit, boards = [_merged(maps)], [set().union(*lit)], [max(boards)]
+        maps, lit, boards = [merged(maps)], [set().union(*lit)], [max(boards)]
     title = CAM_METHODS[method][0] + (f" of {words}" if words else "")
     titles = [_title(title, count, len(which), smooth) for which in lit]
     return [_heat(one, words, smooth, board, merge) for one, words, board in zip(maps, titles, boards)]
@@ -152,7 +152,7 @@ class _Plane:
 
 
 def _explain(
-    scores: torch.Tensor, found: Sequence[_Kept], weigh: Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]
+    scores: torch.Tensor, found: Sequence[Kept], weigh: Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]
 ) -> List[_Plane]:
     """Return the map of each tensor: of one score its values, of several the maximum of their scaled maps.
 
@@ -162,7 +162,7 @@ def _explain(
     activations = [one.to_array(tensor) for one, tensor in zip(found, tensors)]
     planes = [_Plane() for _ in found]
     for i, score in enumerate(scores):
-        gradients = _gradients(score, tensors, i + 1 < len(scores))
+        gradients = gradients_of(score, tensors, i + 1 < len(scores))
         for one, plane, activation in zip(found, planes, activations):
             gradient = gradients.get(id(one.tensor))
             if gradient is None:
@@ -189,7 +189,7 @@ def _title(title: str, count: int, lit: int, smooth: bool) -> str:
     return SEPARATOR.join(parts)
 
 
-def _gradients(score: torch.Tensor, tensors: List[torch.Tensor], again: bool) -> Dict[int, Optional[torch.Tensor]]:
+def gradients_of(score: torch.Tensor, tensors: List[torch.Tensor], again: bool) -> Dict[int, Optional[torch.Tensor]]:
     """Return the gradient of the score by each tensor's id; None where the score does not depend on the tensor.
 
     ``again``: the graph is needed again.
@@ -202,7 +202,7 @@ def _gradients(score: torch.Tensor, tensors: List[torch.Tensor], again: bool) ->
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
+class Kept:
     """One tensor that a layer returned, and its conversion to ``[1, C, H, W]``."""
 
     layer: Layer
@@ -213,15 +213,15 @@ class _Kept:
 
 def check_method(method: str, target: Any = None) -> None:
     """Raise FeatvizError for an unknown method, one that takes no target, or a missing grad-cam package."""
-    _method(method)
+    method_of(method)
     if method == "eigen-cam" and target is not None:
         raise FeatvizError(f"eigen-cam does not depend on a target: leave {target} out")
 
 
-def _method(method: str, smooth: bool = False) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]:
+def method_of(method: str, smooth: bool = False) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]:
     """Return a function from activations and gradients, ``[1, C, H, W]``, to a map ``[H, W]``."""
     if smooth:
-        weigh_alone = _method(method)
+        weigh_alone = method_of(method)
         return lambda activations, gradients: smoothed(weigh_alone(activations, gradients))
     if method not in CAM_METHODS:
         raise FeatvizError(f"no method {method!r}: take one of {', '.join(CAM_METHODS)}")
@@ -241,12 +241,12 @@ def _method(method: str, smooth: bool = False) -> Callable[[np.ndarray, Optional
     return weigh
 
 
-def _run(
+def run_kept(
     index: LayerIndex, layers: List[Layer], image: torch.Tensor, reshape: Optional[Reshape]
-) -> Tuple[List[_Kept], Any]:
+) -> Tuple[List[Kept], Any]:
     """Run the model on the image; return the outputs of the layers, and of the model."""
     given, patch = Input((int(image.shape[2]), int(image.shape[3])), 1), patch_size(index.root)
-    found: Dict[str, List[_Kept]] = {}
+    found: Dict[str, List[Kept]] = {}
 
     def hook_of(layer: Layer) -> Callable[..., Any]:
         def to_array(tensor: torch.Tensor) -> np.ndarray:
@@ -269,9 +269,9 @@ def _run(
     return [one for layer in layers for one in found.get(layer.path, [])], output
 
 
-def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarray]) -> List[_Kept]:
+def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarray]) -> List[Kept]:
     """Return those tensors of a layer's output that are feature maps."""
-    kept: List[_Kept] = []
+    kept: List[Kept] = []
     why = ""
     for level, tensor in tensors_of(output):
         try:
@@ -279,7 +279,7 @@ def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarr
         except FeatvizError as error:
             why = why or f": {error}" * bool(str(error))
         else:
-            kept.append(_Kept(layer, None if isinstance(output, torch.Tensor) else level, tensor, to_array))
+            kept.append(Kept(layer, None if isinstance(output, torch.Tensor) else level, tensor, to_array))
     if not kept and not layer.optional:
         raise FeatvizError(f"{layer.title} yields {describe_output(output)}, not a feature map [B, C, H, W]{why}")
     return kept
@@ -320,18 +320,24 @@ def _board(feature_map: FeatureMap) -> float:
     return float(parity_shares(values).max()) if is_checkerboard(values) else 0.0
 
 
-def _heat(feature_map: FeatureMap, title: str, smooth: bool, board: float, merged: bool) -> HeatMap:
+def _heat(feature_map: FeatureMap, title: str, smooth: bool, board: float, several: bool) -> HeatMap:
     values, limits = normalize(feature_map.data.numpy(), "zero")
     key = Legend("0", "max") if limits[0, 1] > 0 else Legend("all values ≤ 0", "")
     parity = [number(share) for share in parity_shares(values[0])]
     about = map_record(feature_map, title, [], limits, norm="zero", smooth=smooth or None, parity=parity)
     if board:
-        where = " of a layer" * merged
+        where = " of a layer" * several
         title += f"{SEPARATOR}checkerboard: {board:.0%} of the energy on one cell in four{where}"
     return HeatMap(values[0], key, describe_map(feature_map, title), feature_map, about)
 
 
-def _merged(maps: List[FeatureMap]) -> FeatureMap:
+def heat_of(maps: List[FeatureMap], method: str, words: str) -> HeatMap:
+    """Return the map of one score, merged if there are several layers; ``words`` say of what it is."""
+    one, board = merged(maps) if len(maps) > 1 else maps[0], max(_board(part) for part in maps)
+    return _heat(one, f"{CAM_METHODS[method][0]} of {words}", False, board, len(maps) > 1)
+
+
+def merged(maps: List[FeatureMap]) -> FeatureMap:
     """Return the mean of the maps, each scaled to its maximum, at the finest of their sizes."""
     height, width = (max(int(feature_map.data.shape[d]) for feature_map in maps) for d in (1, 2))
     scaled = (normalize(feature_map.data.numpy(), "zero")[0][0] for feature_map in maps)

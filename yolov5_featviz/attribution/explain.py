@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 from yolov5_featviz.arrays.array import as_array
-from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.attribution.cam import (
     check_method,
     differentiable,
     gradients_of,
     gradients_on,
     heat_of,
-    merged,
     method_of,
     plain_errors,
     run_kept,
@@ -26,7 +25,7 @@ from yolov5_featviz.draw.heatmap import HeatMap, aligned
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
-from yolov5_featviz.models.detections import Detections, Thresholds, watching
+from yolov5_featviz.models.detections import Detections, Thresholds, frame_of, watching
 from yolov5_featviz.models.layers import LayerIndex, LayerSpec, index_layers, select_layers
 from yolov5_featviz.models.outputs import describe_output
 
@@ -123,10 +122,13 @@ def explain_input(
         chosen = _rows(detections, target)
         tensors = [one.tensor for one in kept]
         activations = [one.to_array(tensor) for one, tensor in zip(kept, tensors)]
-        input_size = (int(image.shape[2]), int(image.shape[3]))
-        place = region or (0.0, 0.0, float(input_size[1]), float(input_size[0]))
+        height, width = (int(side) for side in image.shape[2:])
+        place = region or (0.0, 0.0, float(width), float(height))
         shown = size or (round(place[3] - place[1]), round(place[2] - place[0]))
-        boxes = detections.to_boxes()
+        frame = frame_of(index.root, image)
+        left, top, right, bottom = frame.region
+        window = tuple(np.multiply(place, [(right - left) / width, (bottom - top) / height] * 2) + [left, top] * 2)
+        boxes = detections.to_boxes().mapped((0, 0, width, height), (bottom - top, right - left))
         explanations: List[Explanation] = []
         for n, i in enumerate(chosen, 1):
             gradients = gradients_of(detections.why(i), tensors, n < len(chosen))
@@ -136,7 +138,7 @@ def explain_input(
                 gradient = gradients.get(id(one.tensor))
                 if gradient is not None:
                     values = torch.from_numpy(weigh(activation, one.to_array(gradient)))[None]
-                    maps.append(FeatureMap(values, one.layer, input_size, one.level, name, None, region, one_box))
+                    maps.append(FeatureMap(values, one.layer, frame.size, one.level, name, None, window, one_box))
             if not maps:
                 named = ", ".join(one.layer.name for one in kept)
                 raise FeatvizError(f"layer {named} does not feed {detections.label(i)}: take a layer that comes before")
@@ -181,7 +183,9 @@ def _rows(detections: Detections, target: Optional[Union[str, int, Sequence[int]
         raise FeatvizError(f"target {target!r} is not understood: give a class, or a class and a number, person:0")
     rows = list(range(len(detections)))
     if word:
-        rows = [i for i in rows if word in (str(int(detections.classes[i])), detections.name(int(detections.classes[i])))]
+        rows = [
+            i for i in rows if word in (str(int(detections.classes[i])), detections.name(int(detections.classes[i])))
+        ]
     if len(rows) <= (int(rank) if colon else 0):
         counts: Dict[str, int] = {}
         for kind in detections.classes.tolist():

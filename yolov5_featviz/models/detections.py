@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from yolov5_featviz.arrays.boxes import Boxes
+from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.outputs import describe_output
 
@@ -94,6 +94,13 @@ class Detections:
         return Boxes(self.boxes.numpy(), self.scores.numpy(), [self.name(k) for k in classes], np.array(classes))
 
 
+class Frame(NamedTuple):
+    """What the layers of a model see: its height and width in pixels, and the part that the input was resized to."""
+
+    size: Tuple[int, int]
+    region: Region
+
+
 class Family(NamedTuple):
     """A family of detectors.
 
@@ -101,10 +108,12 @@ class Family(NamedTuple):
         matches: whether a model belongs to it.
         watch: context manager around a forward pass of the model; yields a function from the model's output and
             the thresholds to the detections in its first image.
+        frame: for models that resize their input, where it lies in what the layers see; see :class:`Frame`.
     """
 
     matches: Callable[[nn.Module], bool]
     watch: Callable[[nn.Module], ContextManager[Callable[[Any, Thresholds], Detections]]]
+    frame: Optional[Callable[[nn.Module, torch.Tensor], Frame]] = None
 
 
 # Families of detectors, as module:name of a Family; the first that matches wins.
@@ -123,6 +132,15 @@ def family_of(model: nn.Module) -> Optional[Family]:
         if found.matches(model):
             return found
     return None
+
+
+def frame_of(model: nn.Module, image: torch.Tensor) -> Frame:
+    """Return what the layers of a model see of its input ``[1, C, H, W]``: the input itself, unless it is resized."""
+    family = family_of(model)
+    if family is not None and family.frame is not None:
+        return family.frame(model, image)
+    height, width = (int(side) for side in image.shape[2:])
+    return Frame((height, width), (0.0, 0.0, float(width), float(height)))
 
 
 @contextmanager
@@ -158,7 +176,7 @@ def select(candidates: Candidates, names: Dict[int, str], thresholds: Thresholds
 
     scores, classes = candidates.scores.max(dim=1)
     rows = (scores > thresholds.conf).nonzero()[:, 0]
-    rows = rows[scores[rows].argsort(descending=True, stable=True)]
+    rows = rows[torch.from_numpy(np.argsort(-scores[rows].numpy(), kind="stable"))]
     boxes = candidates.boxes_of(classes[rows], rows)
     rows = rows[batched_nms(boxes, scores[rows], classes[rows], thresholds.iou)[: thresholds.most]]
     boxes = candidates.boxes_of(classes[rows], rows)
@@ -179,17 +197,29 @@ def located(
         FeatvizError: a detection is none of the candidates.
     """
     boxes, scores, classes = boxes.detach().cpu().float(), scores.detach().cpu().float(), classes.detach().cpu().long()
+    columns = {kind: candidates.scores[:, kind].contiguous() for kind in set(classes.tolist())}
     rows: List[int] = []
     for box, score, kind in zip(boxes, scores, classes):
-        every = torch.full((len(candidates),), int(kind))
-        apart = (candidates.boxes_of(every) - box).abs().max(dim=1).values / SAME_BOX
-        apart = torch.maximum(apart, (candidates.scores[:, int(kind)] - score).abs() / SAME_SCORE)
-        row = int(apart.argmin()) if len(apart) else -1
-        if row < 0 or apart[row] > 1:
+        row = _row_of(candidates, columns[int(kind)], box, score, kind)
+        if row is None:
             edges = ", ".join(f"{edge:.1f}" for edge in box.tolist())
             raise FeatvizError(f"the detection at {edges} with a score of {float(score):.3f} is none of the candidates")
         rows.append(row)
     return Detections(boxes, scores, classes, names, torch.tensor(rows, dtype=torch.long), candidates)
+
+
+def _row_of(
+    candidates: Candidates, confidences: torch.Tensor, box: torch.Tensor, score: torch.Tensor, kind: torch.Tensor
+) -> Optional[int]:
+    """Return the row of the candidate that a detection is, from the candidates' confidences of its class, or None."""
+    apart = (confidences - score).abs() / SAME_SCORE
+    near = (apart <= 1).nonzero()[:, 0]  # few, of what may be 100,000 candidates
+    if not len(near):
+        return None
+    off = (candidates.boxes_of(kind.expand(len(near)), near) - box).abs().max(dim=1).values / SAME_BOX
+    apart = torch.maximum(off, apart[near])
+    best = apart.argmin()
+    return int(near[best]) if apart[best] <= 1 else None
 
 
 def log_odds(confidence: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.models.detections import Candidates, Detections, Family, Thresholds, located, unknown_output
+from yolov5_featviz.models.detections import Candidates, Detections, Family, Frame, Thresholds, located, unknown_output
 from yolov5_featviz.models.hooks import Hooks
 
 TWO_STAGES = "GeneralizedRCNN"
@@ -91,7 +91,15 @@ def _watch(model: nn.Module) -> Iterator[Callable[[Any, Thresholds], Detections]
         hooks.remove()
 
 
-TORCHVISION = Family(lambda model: _kind(model) is not None, _watch)
+def _frame(model: Any, image: torch.Tensor) -> Frame:
+    """Return what the model's transform makes of its input: resized, then padded below and at the right."""
+    with torch.no_grad():
+        seen = model.transform([image[0].detach()])[0]
+    (height, width), padded = seen.image_sizes[0], seen.tensors.shape[-2:]
+    return Frame((int(padded[0]), int(padded[1])), (0.0, 0.0, float(width), float(height)))
+
+
+TORCHVISION = Family(lambda model: _kind(model) is not None, _watch, _frame)
 
 
 def _head(seen: Dict[str, Tuple[Any, Any]], two: bool) -> _Head:
