@@ -13,6 +13,8 @@ _PUBLIC = {
     "Boxes": "arrays.boxes",
     "Capture": "features.capture",
     "Composition": "figures.composition",
+    "Detections": "models.detections",
+    "Explanation": "attribution.explain",
     "FeatureMap": "features.feature_map",
     "FeatvizError": "errors",
     "HeatMap": "draw.heatmap",
@@ -25,6 +27,7 @@ _PUBLIC = {
     "cam": "attribution.cam",
     "capture": "features.capture",
     "compatible": "yolov5.load",
+    "explain": "yolov5.explain",
     "figure": "yolov5.figure",
     "kernels": "features.kernels",
     "list_layers": "models.layers",
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from yolov5_featviz.arrays.boxes import Boxes
     from yolov5_featviz.attribution.backproject import backproject
     from yolov5_featviz.attribution.cam import cam
+    from yolov5_featviz.attribution.explain import Explanation
     from yolov5_featviz.draw.channels import Ranking, rank
     from yolov5_featviz.draw.heatmap import HeatMap
     from yolov5_featviz.draw.picture import Picture
@@ -50,7 +54,9 @@ if TYPE_CHECKING:
     from yolov5_featviz.features.prediction import Prediction
     from yolov5_featviz.features.tensor import picture, save, show
     from yolov5_featviz.figures.composition import Composition
+    from yolov5_featviz.models.detections import Detections
     from yolov5_featviz.models.layers import LayerInfo, list_layers, select_layers
+    from yolov5_featviz.yolov5.explain import explain
     from yolov5_featviz.yolov5.figure import figure
     from yolov5_featviz.yolov5.load import compatible, load
     from yolov5_featviz.yolov5.predictor import Predictor
@@ -59,6 +65,8 @@ __all__ = [
     "Boxes",
     "Capture",
     "Composition",
+    "Detections",
+    "Explanation",
     "FeatureMap",
     "FeatvizError",
     "HeatMap",
@@ -72,6 +80,7 @@ __all__ = [
     "cam",
     "capture",
     "compatible",
+    "explain",
     "figure",
     "kernels",
     "list_layers",

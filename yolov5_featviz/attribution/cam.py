@@ -1,7 +1,8 @@
 """Class activation maps: where in the image a layer raises the score of a class.
 
 Gradients are computed here, from feature maps of any layout; the formulas by which the methods weight
-them are those of the grad-cam package (``pytorch_grad_cam``), an optional extra.
+them are in :mod:`yolov5_featviz.attribution.weighting`, or those of the grad-cam package
+(``pytorch_grad_cam``), an optional extra.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.checkerboard import is_checkerboard, parity_shares, smoothed
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.resample import resample
+from yolov5_featviz.attribution.weighting import FORMULAS
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.draw.page import map_title as describe_map
@@ -30,11 +32,13 @@ from yolov5_featviz.models.hooks import eval_mode, output_hooks
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, Target, index_layers, select_layers, unhookable
 from yolov5_featviz.models.outputs import Input, Reshape, describe_output, patch_size, tensors_of, to_maps
 
-# name -> name in captions, class of pytorch_grad_cam
+# name -> name in captions, class of pytorch_grad_cam; none if the formula is ours
 CAM_METHODS: Dict[str, Tuple[str, str]] = {
     "layer-cam": ("Layer-CAM", "LayerCAM"),
     "grad-cam": ("Grad-CAM", "GradCAM"),
     "grad-cam++": ("Grad-CAM++", "GradCAMPlusPlus"),
+    "odam": ("ODAM", ""),
+    "ss-grad-cam++": ("SSGrad-CAM++", ""),
     "eigen-cam": ("Eigen-CAM", ""),
 }
 
@@ -76,6 +80,13 @@ def cam(
               et al., ICCV 2017). For the last layers of classifiers.
             - ``grad-cam++``: with the weights of A. Chattopadhay et al., WACV 2018, which assume
               positive activations; after SiLU they are not.
+            - ``odam``: of ``blur(G) A``, the gradient smoothed by a Gaussian with a standard deviation of
+              one cell (C. Zhao and A. B. Chan, ICLR 2023 and *IEEE Trans. Pattern Anal. Mach. Intell.*
+              2024). Like ``layer-cam``, it depends on the place; places that lower the score count, too.
+              Needs no package.
+            - ``ss-grad-cam++``: the weights of ``grad-cam++``, times ``|G| / max |G|``, the largest of a
+              channel, at each place (T. Yamauchi, CVPR workshops 2024). In the weights,
+              negative activations count as 0. Needs no package.
             - ``eigen-cam``: the cells' component along the first principal axis of the channels (M. B.
               Muhammad and M. Yeasin, IJCNN 2020), with the sign that agrees with the mean activation.
               Independent of targets, and needs no package.
@@ -100,12 +111,12 @@ def cam(
             selected by name returns no feature map or does not feed the score.
     """
     check_method(method, target)
-    weigh = _method(method, smooth)
+    weigh = method_of(method, smooth)
     if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
         raise FeatvizError(f"a class activation map needs one image [1, C, H, W], not {describe_output(image)}")
     with gradients_on(), plain_errors():
         index = index_layers(differentiable(model))
-        found, output = _run(index, select_layers(index, layers), image, reshape)
+        found, output = run_kept(index, select_layers(index, layers), image, reshape)
         if method == "eigen-cam":
             words, count = "", 0
             planes = [_Plane(weigh(one.to_array(one.tensor), None)) for one in found]
@@ -126,7 +137,7 @@ def cam(
         raise FeatvizError(f"none of the layers {layers} feeds {words}")
     boards = [_board(one) for one in maps]
     if merge:
-        maps, lit, boards = [_merged(maps)], [set().union(*lit)], [max(boards)]
+        maps, lit, boards = [merged(maps)], [set().union(*lit)], [max(boards)]
     title = CAM_METHODS[method][0] + (f" of {words}" if words else "")
     titles = [_title(title, count, len(which), smooth) for which in lit]
     return [_heat(one, words, smooth, board, merge) for one, words, board in zip(maps, titles, boards)]
@@ -141,7 +152,7 @@ class _Plane:
 
 
 def _explain(
-    scores: torch.Tensor, found: Sequence[_Kept], weigh: Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]
+    scores: torch.Tensor, found: Sequence[Kept], weigh: Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]
 ) -> List[_Plane]:
     """Return the map of each tensor: of one score its values, of several the maximum of their scaled maps.
 
@@ -151,7 +162,7 @@ def _explain(
     activations = [one.to_array(tensor) for one, tensor in zip(found, tensors)]
     planes = [_Plane() for _ in found]
     for i, score in enumerate(scores):
-        gradients = _gradients(score, tensors, i + 1 < len(scores))
+        gradients = gradients_of(score, tensors, i + 1 < len(scores))
         for one, plane, activation in zip(found, planes, activations):
             gradient = gradients.get(id(one.tensor))
             if gradient is None:
@@ -178,7 +189,7 @@ def _title(title: str, count: int, lit: int, smooth: bool) -> str:
     return SEPARATOR.join(parts)
 
 
-def _gradients(score: torch.Tensor, tensors: List[torch.Tensor], again: bool) -> Dict[int, Optional[torch.Tensor]]:
+def gradients_of(score: torch.Tensor, tensors: List[torch.Tensor], again: bool) -> Dict[int, Optional[torch.Tensor]]:
     """Return the gradient of the score by each tensor's id; None where the score does not depend on the tensor.
 
     ``again``: the graph is needed again.
@@ -191,7 +202,7 @@ def _gradients(score: torch.Tensor, tensors: List[torch.Tensor], again: bool) ->
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
+class Kept:
     """One tensor that a layer returned, and its conversion to ``[1, C, H, W]``."""
 
     layer: Layer
@@ -202,25 +213,25 @@ class _Kept:
 
 def check_method(method: str, target: Any = None) -> None:
     """Raise FeatvizError for an unknown method, one that takes no target, or a missing grad-cam package."""
-    _method(method)
+    method_of(method)
     if method == "eigen-cam" and target is not None:
         raise FeatvizError(f"eigen-cam does not depend on a target: leave {target} out")
 
 
-def _method(method: str, smooth: bool = False) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]:
+def method_of(method: str, smooth: bool = False) -> Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]:
     """Return a function from activations and gradients, ``[1, C, H, W]``, to a map ``[H, W]``."""
     if smooth:
-        weigh_alone = _method(method)
+        weigh_alone = method_of(method)
         return lambda activations, gradients: smoothed(weigh_alone(activations, gradients))
     if method not in CAM_METHODS:
         raise FeatvizError(f"no method {method!r}: take one of {', '.join(CAM_METHODS)}")
-    if method == "eigen-cam":
-        return lambda activations, gradients: _eigen_cam(activations[0])
+    if method in FORMULAS:
+        return FORMULAS[method]
     try:
         import pytorch_grad_cam
     except ImportError:
         raise FeatvizError(
-            f"{method} needs the grad-cam package: pip install 'yolov5-featviz[cam]'; eigen-cam works without it"
+            f"{method} needs the grad-cam package: pip install 'yolov5-featviz[cam]'; odam and eigen-cam do not"
         ) from None
     engine = getattr(pytorch_grad_cam, CAM_METHODS[method][1])(nn.Linear(1, 1), [])  # used for its formula only
 
@@ -230,23 +241,12 @@ def _method(method: str, smooth: bool = False) -> Callable[[np.ndarray, Optional
     return weigh
 
 
-def _eigen_cam(activations: np.ndarray) -> np.ndarray:
-    """Compute Eigen-CAM; the package's needs memory quadratic in the number of cells, and its sign is arbitrary."""
-    channels, height, width = activations.shape
-    cells = np.nan_to_num(activations).reshape(channels, -1).T.astype(np.float64)
-    mean = cells.mean(axis=1)
-    cells -= cells.mean(axis=0)
-    along = cells @ np.linalg.svd(cells, full_matrices=False)[2][0]
-    agreeing: np.ndarray = along * (-1 if along @ (mean - mean.mean()) < 0 else 1)
-    return agreeing.reshape(height, width).astype(np.float32)
-
-
-def _run(
+def run_kept(
     index: LayerIndex, layers: List[Layer], image: torch.Tensor, reshape: Optional[Reshape]
-) -> Tuple[List[_Kept], Any]:
+) -> Tuple[List[Kept], Any]:
     """Run the model on the image; return the outputs of the layers, and of the model."""
     given, patch = Input((int(image.shape[2]), int(image.shape[3])), 1), patch_size(index.root)
-    found: Dict[str, List[_Kept]] = {}
+    found: Dict[str, List[Kept]] = {}
 
     def hook_of(layer: Layer) -> Callable[..., Any]:
         def to_array(tensor: torch.Tensor) -> np.ndarray:
@@ -269,9 +269,9 @@ def _run(
     return [one for layer in layers for one in found.get(layer.path, [])], output
 
 
-def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarray]) -> List[_Kept]:
+def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarray]) -> List[Kept]:
     """Return those tensors of a layer's output that are feature maps."""
-    kept: List[_Kept] = []
+    kept: List[Kept] = []
     why = ""
     for level, tensor in tensors_of(output):
         try:
@@ -279,7 +279,7 @@ def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarr
         except FeatvizError as error:
             why = why or f": {error}" * bool(str(error))
         else:
-            kept.append(_Kept(layer, None if isinstance(output, torch.Tensor) else level, tensor, to_array))
+            kept.append(Kept(layer, None if isinstance(output, torch.Tensor) else level, tensor, to_array))
     if not kept and not layer.optional:
         raise FeatvizError(f"{layer.title} yields {describe_output(output)}, not a feature map [B, C, H, W]{why}")
     return kept
@@ -320,18 +320,24 @@ def _board(feature_map: FeatureMap) -> float:
     return float(parity_shares(values).max()) if is_checkerboard(values) else 0.0
 
 
-def _heat(feature_map: FeatureMap, title: str, smooth: bool, board: float, merged: bool) -> HeatMap:
+def _heat(feature_map: FeatureMap, title: str, smooth: bool, board: float, several: bool) -> HeatMap:
     values, limits = normalize(feature_map.data.numpy(), "zero")
     key = Legend("0", "max") if limits[0, 1] > 0 else Legend("all values ≤ 0", "")
     parity = [number(share) for share in parity_shares(values[0])]
     about = map_record(feature_map, title, [], limits, norm="zero", smooth=smooth or None, parity=parity)
     if board:
-        where = " of a layer" * merged
+        where = " of a layer" * several
         title += f"{SEPARATOR}checkerboard: {board:.0%} of the energy on one cell in four{where}"
     return HeatMap(values[0], key, describe_map(feature_map, title), feature_map, about)
 
 
-def _merged(maps: List[FeatureMap]) -> FeatureMap:
+def heat_of(maps: List[FeatureMap], method: str, words: str) -> HeatMap:
+    """Return the map of one score, merged if there are several layers; ``words`` say of what it is."""
+    one, board = merged(maps) if len(maps) > 1 else maps[0], max(_board(part) for part in maps)
+    return _heat(one, f"{CAM_METHODS[method][0]} of {words}", False, board, len(maps) > 1)
+
+
+def merged(maps: List[FeatureMap]) -> FeatureMap:
     """Return the mean of the maps, each scaled to its maximum, at the finest of their sizes."""
     height, width = (max(int(feature_map.data.shape[d]) for feature_map in maps) for d in (1, 2))
     scaled = (normalize(feature_map.data.numpy(), "zero")[0][0] for feature_map in maps)

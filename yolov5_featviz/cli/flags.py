@@ -168,7 +168,7 @@ LOOK = (
     Flag(
         "method",
         "method",
-        "for cam: layer-cam (default), grad-cam, grad-cam++, eigen-cam",
+        "for cam: layer-cam (default), grad-cam, grad-cam++, odam, ss-grad-cam++, eigen-cam",
         "NAME",
         modes=("cam",),
     ),

@@ -1,8 +1,10 @@
-"""Recover the image's position in the network's input after YOLOv5's ``letterbox``."""
+"""Letterbox images as YOLOv5 does, and recover an image's position in the network's input afterwards."""
 
 from __future__ import annotations
 
 from typing import Any, Optional, Tuple
+
+import numpy as np
 
 from yolov5_featviz.arrays.boxes import Region
 
@@ -41,6 +43,29 @@ def letterbox_region(
     height, width = (round(length * scale) for length in image)
     left, top = (round((side - length) / 2 - 0.1) for side, length in ((network[1], width), (network[0], height)))
     return float(left), float(top), float(left + width), float(top + height)
+
+
+def letterboxed(pixels: np.ndarray, side: int, stride: int) -> Tuple[np.ndarray, Region]:
+    """Resize an image to fit a square and pad it in grey to multiples of the stride.
+
+    Args:
+        pixels: uint8 ``[H, W, 3]``.
+        side: of the square, rounded up to a multiple of the stride.
+        stride: of the network.
+
+    Returns:
+        ``(boxed, region)``: uint8 ``[h, w, 3]``, and where the image is in it, in pixels.
+    """
+    import cv2
+
+    side = -(-side // stride) * stride
+    scale = min(side / length for length in pixels.shape[:2])
+    height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
+    boxed = np.full((-(-height // stride) * stride, -(-width // stride) * stride, 3), 114, np.uint8)
+    region = letterbox_region((int(pixels.shape[0]), int(pixels.shape[1])), (boxed.shape[0], boxed.shape[1]))
+    left, top = int(region[0]), int(region[1])
+    boxed[top : top + height, left : left + width] = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+    return boxed, region
 
 
 def is_too_narrow(image: Tuple[int, int], network: Tuple[int, int]) -> bool:

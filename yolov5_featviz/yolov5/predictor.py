@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -154,7 +154,7 @@ class Predictor:
             FeatvizError: the image cannot be read, there is no such layer, or it yields no feature map.
         """
         pixels = read_image(image)
-        name = name or _name(image)
+        name = name or image_name(image)
         x, region = self.prepare(pixels, imgsz)
         with ExitStack() as stack:
             stack.enter_context(_own(self.source))
@@ -178,8 +178,12 @@ class Predictor:
         """Compute a class activation map of a layer for an image; see :func:`yolov5_featviz.attribution.cam.cam`."""
         x, region = self.prepare(image, imgsz)
         with _own(self.source):
-            how: Any = {"region": region, "name": _name(image), "smooth": smooth}
+            how: Any = {"region": region, "name": image_name(image), "smooth": smooth}
             return cam(self.model, x.to(self.device), layer, target, method, **how)[0]
+
+    def own(self) -> ContextManager[None]:
+        """Return a context in which YOLOv5's modules can be imported and are silent; one thread at a time."""
+        return _own(self.source)
 
     def _run(self, x: torch.Tensor) -> Any:
         """Run the model. Raises FeatvizError if that fails."""
@@ -241,7 +245,8 @@ def check_size(pixels: np.ndarray, imgsz: int, image: Any = "") -> None:
         raise FeatvizError(f"cannot bring {words}, of {width} x {height} pixels, to {imgsz}: nothing is left of it")
 
 
-def _name(image: Any) -> str:
+def image_name(image: Any) -> str:
+    """Return the name of an image for captions: the stem of its file, or ``image``."""
     return printable(Path(image).stem) if isinstance(image, (str, Path)) else "image"
 
 

@@ -1,0 +1,233 @@
+"""What detections lose without a channel, against a plain loop with hooks."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import yolov5_featviz as fv
+from yolov5_featviz.attribution.ablation import ablate, ablation, ablation_cam
+from yolov5_featviz.models.detections import Candidates, Detections
+
+
+class Net(nn.Module):
+    """A detector with random weights: two classes at each place, normalisation and a layer that works in place."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.a = nn.Conv2d(3, 10, 5, 4, 2)
+        self.norm = nn.BatchNorm2d(10)
+        self.act = nn.SiLU(inplace=True)
+        self.unused = nn.Conv2d(10, 2, 1)
+        self.b = nn.Sequential(nn.Conv2d(10, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 6, 1))
+        nn.init.normal_(self.b[2].weight)
+
+    def forward(self, x):
+        return self.b(self.act(self.norm(self.a(x))))
+
+
+def find(output):
+    offsets, logits = output[0, :4].flatten(1).T, output[0, 4:].flatten(1).T
+    scores = logits.detach().sigmoid()
+    boxes = torch.tensor([0.0, 0, 9, 9]) + offsets.detach()
+    candidates = Candidates(boxes, scores, lambda row, number: logits[row, number])
+    rows = torch.cat([scores[:, k].argsort(descending=True)[:2] for k in (0, 1)])
+    classes = torch.tensor([0, 0, 1, 1])
+    return Detections(boxes[rows], scores[rows, classes], classes, {}, rows, candidates)
+
+
+@pytest.fixture(scope="module")
+def given():
+    model, image = Net().eval(), torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model, image, find(model(image))
+
+
+def loop(model, image, layer, detections):
+    """Scores lost, scores, and activations: one channel after the other, each through a hook of its own."""
+    module = dict(model.named_modules())[layer]
+    kept = []
+    handle = module.register_forward_hook(lambda m, a, output: kept.append(output.clone()))
+    with torch.no_grad():
+        before = torch.sigmoid(model(image)[0, 4:].flatten(1).T.double())
+    handle.remove()
+    lost = []
+    for channel in range(kept[0].shape[1]):
+
+        def without(m, a, output, channel=channel):
+            values = output.clone()
+            values[0, channel, :, :] = sum(values[0, channel].flatten().tolist()) / values[0, channel].numel()
+            return values
+
+        handle = module.register_forward_hook(without)
+        with torch.no_grad():
+            after = torch.sigmoid(model(image)[0, 4:].flatten(1).T.double())
+        handle.remove()
+        lost.append(
+            [float(before[row, k] - after[row, k]) for row, k in zip(detections.rows, detections.classes.tolist())]
+        )
+    scores = [float(before[row, k]) for row, k in zip(detections.rows, detections.classes.tolist())]
+    return np.transpose(lost), np.array(scores), kept[0][0].numpy()
+
+
+@pytest.mark.parametrize("layer", ["a", "norm", "act", "b.0", "b.2"])
+@pytest.mark.parametrize("batch", [1, 4, None])
+def test_against_a_loop(given, layer, batch):
+    model, image, detections = given
+    lost, scores, activations = loop(model, image, layer, detections)
+    found = ablation(model, image, layer, detections, batch=batch, find=find)
+    assert found.shape == lost.shape == (4, len(activations)) and found.dtype == np.float64
+    assert lost.max() > 1e-2 and (lost.min() < -1e-3 or layer == "b.2")  # these are the scores themselves
+    np.testing.assert_allclose(found, lost, atol=1e-6)
+    both = ablate(model, image, layer, detections, batch=batch, find=find)
+    np.testing.assert_allclose(both.scores, detections.scores, atol=1e-6)
+    np.testing.assert_allclose(both.activations, activations, atol=1e-6)
+    maps = ablation_cam(model, image, layer, detections, batch=batch, find=find)
+    assert maps.shape == (4, *activations.shape[1:]) and maps.dtype == np.float32
+    for k in range(4):
+        expected = sum(lost[k, c] / scores[k] * activation for c, activation in enumerate(activations))
+        np.testing.assert_allclose(maps[k], np.maximum(expected, 0), atol=1e-5)
+
+
+def test_passes(given):
+    """As many as there are channels, several at once, after two in which all are left, and three that try batches."""
+    model, image, detections = given
+    sizes, items = [], []
+    handle = model.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+
+    def progress(found):
+        for item in found:
+            items.append(item)
+            yield item
+
+    ablation(model, image, "a", detections, 4, progress, find)
+    handle.remove()
+    assert sizes == [1, 1, 1, 1, 2, 4, 4, 2] and len(items) == 10
+
+
+def test_a_constant_channel_is_worth_nothing(given):
+    model, image, _ = given
+    weight = model.a.weight.data.clone()
+    with torch.no_grad():
+        model.a.weight[3] = 0
+        changed = find(model(image))
+        lost = ablation(model, image, "a", changed, find=find)
+        model.a.weight.copy_(weight)
+    assert np.abs(lost[:, 3]).max() < 1e-7 and (np.abs(np.delete(lost, 3, 1)).max(0) > 1e-6).all()
+
+
+def test_no_detections(given):
+    model, image, detections = given
+    none = torch.zeros(0, dtype=torch.long)
+    empty = Detections(torch.zeros(0, 4), torch.zeros(0), none, {}, none, detections.candidates)
+    assert ablation(model, image, "a", empty, find=find).shape == (0, 10)
+    assert ablation_cam(model, image, "a", empty, find=find).shape == (0, 10, 14)
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+def changed(detections, **values):
+    fields = {name: getattr(detections, name) for name in ("boxes", "scores", "classes", "names", "rows", "candidates")}
+    return Detections(**{**fields, **values})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"layer": "a,norm"}, "an ablation is of one layer, not of a, norm: name one"),
+        ({"layer": "c"}, "no layer 'c'"),
+        ({"layer": "unused"}, "layer unused (Conv2d) was not run in the forward pass"),
+        ({"image": torch.zeros(3, 8, 8)}, "an ablation needs one image [1, C, H, W], not a tensor of shape [3, 8, 8]"),
+        ({"image": torch.zeros(1, 3, 40, 56)}, "the detections are not those of this model in this image"),
+        ({"image": torch.zeros(1, 3, 16, 16)}, "the detections are not those of this model in this image"),
+        ({"image": torch.zeros(1, 4, 8, 8)}, "the model cannot be run: "),
+        ({"find": None}, "Net is of no known family of detectors: give as "),
+        ({"batch": -1}, "a batch of -1 images"),
+    ],
+)
+def test_refused(given, arguments, says):
+    model, image, detections = given
+    given = {"image": image, "layer": "a", "detections": detections, "find": find, **arguments}
+    with pytest.raises(fv.FeatvizError, match=re.escape(says)) as error:
+        ablation(model, **given)
+    assert "\n" not in str(error.value)
+
+
+def test_layers_that_return_no_map(given):
+    model, image, detections = given
+    whole = nn.Sequential(Pair(), nn.Identity())
+    with pytest.raises(fv.FeatvizError, match=r"layer 0 \(Pair\) yields .*, not one feature map \[1, C, H, W\]"):
+        ablation(whole, image, 0, detections, find=lambda output: find(model(output[0])))
+    flat = nn.Sequential(nn.Flatten(), nn.Unflatten(1, tuple(image.shape[1:])), model)
+    with pytest.raises(fv.FeatvizError, match=r"layer 0 \(Flatten\) yields a tensor of shape \[1, 6720\], not one"):
+        ablation(flat, image, 0, detections, find=find)
+
+
+def test_rows_that_come_and_go(given):
+    """As proposals do."""
+    model, image, detections = given
+    calls = []
+
+    def shrinking(output):
+        calls.append(1)
+        found = find(output)
+        rows = slice(max(len(calls) - 2, 0), None)
+        candidates = Candidates(found.candidates.boxes[rows], found.candidates.scores[rows], found.candidates.score)
+        return changed(found, candidates=candidates)
+
+    with pytest.raises(
+        fv.FeatvizError, match=r"35 candidates, and 34 without channel 0: .* no fixed order .*: take d-r"
+    ):
+        ablation(model, image, "a", detections, 1, find=shrinking)
+
+
+def test_rows_in_another_order(given):
+    """As many proposals by scores that hardly differ: refused, while the same boxes in place are not."""
+    model, image, detections = given
+    at = torch.arange(35)
+    places = torch.stack([at % 7, at // 7, at % 7 + 1, at // 7 + 1], 1) * 8.0
+
+    def placed(output, by_score):
+        found = find(output).candidates
+        order = (found.scores[:, 0] * 1e3 % 1).argsort() if by_score else at
+        rows = order.argsort()[detections.rows]
+        candidates = Candidates(places[order], found.scores[order], found.score)
+        scores = candidates.scores[rows, detections.classes]
+        return changed(detections, boxes=places[detections.rows], scores=scores, rows=rows, candidates=candidates)
+
+    for by_score in (False, True):
+        start = placed(model(image), by_score)
+        torch.testing.assert_close(start.scores, detections.scores)
+        if not by_score:
+            same = ablation(model, image, "a", start, find=lambda output: placed(output, False))
+            np.testing.assert_allclose(same, ablation(model, image, "a", detections, find=find), atol=1e-6)
+            continue
+        with pytest.raises(fv.FeatvizError, match="the candidates of this detector are in no fixed order by"):
+            ablation(model, image, "a", start, find=lambda output: placed(output, True))
+
+
+def test_the_model_is_left_as_it_was(given):
+    model, image, detections = given
+    model.train()
+    model.norm.eval()
+    model.a.register_forward_hook(lambda module, args, output: None)
+    hooks = {name: dict(module._forward_hooks) for name, module in model.named_modules()}
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    ablation(model, image, "a", detections, find=find)
+    with pytest.raises(ZeroDivisionError):
+        ablation(model, image, "a", detections, find=lambda output: 1 / 0)
+    assert [module.training for module in model.modules()] == flags and torch.is_grad_enabled()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert {name: dict(module._forward_hooks) for name, module in model.named_modules()} == hooks
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(find(model(image)).candidates.scores, detections.candidates.scores)
+    model.a._forward_hooks.clear()

@@ -1,0 +1,175 @@
+"""Explanations of detections, one by one: of YOLOv5's checkpoint, of Ultralytics and of torchvision."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from helpers import WEIGHTS
+from PIL import Image
+
+import yolov5_featviz as fv
+from yolov5_featviz.models.detections import Candidates, Detections
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return fv.Predictor(WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["bus", "zidane"])
+def test_each_detection_has_its_own_map(predictor, images, name):
+    image = images / f"{name}.jpg"
+    found = fv.explain(predictor, image)
+    seen = predictor(image, "9")
+    height, width = seen.pixels.shape[:2]
+    boxes = seen.boxes.mapped(seen.region, (height, width))
+    assert [(one.label, round(one.score, 4)) for one in found] == [
+        (label, round(float(score), 4)) for label, score in zip(boxes.labels, boxes.scores)
+    ]
+    for one, box in zip(found, boxes.xyxy):
+        np.testing.assert_allclose(one.box, box, atol=2e-3)
+        assert one.map.shape == (height, width) and one.map.dtype == np.float32
+        assert one.map.min() >= 0 and one.map.max() <= 1 and one.heat.values.max() == 1
+        assert (one.method, one.layers) == ("layer-cam", ("9",))  # the end of the backbone
+        np.testing.assert_array_equal(np.asarray(one), one.map)
+        x0, y0, x1, y1 = np.rint(one.box).astype(int).clip(0)
+        inside = one.map[y0:y1, x0:x1].sum() / one.map.sum()
+        assert inside > (x1 - x0) * (y1 - y0) / one.map.size  # more than a level map would have
+
+
+@pytest.mark.parametrize("method", ["layer-cam", "grad-cam", "grad-cam++", "odam", "ss-grad-cam++"])
+def test_a_map_is_that_of_cam_for_one_target(predictor, images, method):
+    image = images / "bus.jpg"
+    for target in ("person:1", "bus:0"):
+        (one,) = fv.explain(predictor, image, target, method, 17)
+        expected = predictor.cam(image, 17, target, method)
+        np.testing.assert_allclose(one.heat.values, expected.values, atol=1e-5)
+        assert one.label == target.split(":")[0] and one.label in one.heat.title
+
+
+def test_targets(predictor, images):
+    image = images / "bus.jpg"
+    every = fv.explain(predictor, image)
+    labels = [one.label for one in every]
+    assert sorted(labels) == ["bus", "person", "person", "person", "person"]
+    assert [one.score for one in fv.explain(predictor, image, "person")] == [
+        one.score for one in every if one.label == "person"
+    ]
+    assert [one.score for one in fv.explain(predictor, image, "0:3")] == [every[labels.index("person", 3)].score]
+    assert [one.score for one in fv.explain(predictor, image, [2, 0])] == [every[2].score, every[0].score]
+    assert len(fv.explain(predictor, image, conf=0.9)) == sum(one.score > 0.9 for one in every)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"target": "dog"}, "no dog was detected; found: 4 × person, 1 × bus"),
+        ({"target": "person:9"}, "no person:9 was detected"),
+        ({"target": "person:x"}, "target 'person:x' is not understood"),
+        ({"target": [7]}, "no detection 7: there are 0 to 4"),
+        ({"conf": 0.999}, "nothing was detected"),
+        ({"method": "eigen-cam"}, "eigen-cam explains no detection"),
+        ({"method": "cam"}, "no method 'cam'"),
+        ({"layers": "99"}, "99"),
+    ],
+)
+def test_what_cannot_be_explained_is_told_in_one_line(predictor, images, options, says):
+    with pytest.raises(fv.FeatvizError, match=says) as error:
+        fv.explain(predictor, images / "bus.jpg", **options)
+    assert "\n" not in str(error.value)
+
+
+def test_layers_are_merged_and_the_picture_has_the_box(predictor, images):
+    image = images / "zidane.jpg"
+    (tie,) = fv.explain(predictor, image, "tie", layers="9,17,20")
+    assert tie.layers == ("9", "17", "20") and repr(tie) == "<Explanation tie 0.89: layer-cam of layer 9, 17, 20>"
+    parts = [fv.explain(predictor, image, "tie", layers=layer)[0].heat for layer in (9, 17, 20)]
+    size = max(part.values.shape for part in parts)
+    mean = np.mean([_resized(part.values, size) for part in parts], 0)
+    np.testing.assert_allclose(tie.heat.values, mean / mean.max(), atol=1e-5)
+    picture = tie.over(image)
+    assert any("tie 0.89" in text.text for text in picture.texts)
+    assert not any("tie 0.89" in text.text for text in tie.over(image, boxes=False).texts if "Layer" not in text.text)
+
+
+def _resized(values, size):
+    from yolov5_featviz.arrays.resample import resample
+
+    return resample(values, size)
+
+
+def test_the_model_and_its_detections_are_not_changed(predictor, images):
+    before = predictor(images / "bus.jpg").boxes
+    state = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
+    fv.explain(predictor, images / "bus.jpg", layers="9,17")
+    after = predictor(images / "bus.jpg").boxes
+    np.testing.assert_array_equal(before.xyxy, after.xyxy)
+    np.testing.assert_array_equal(before.scores, after.scores)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in predictor.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in predictor.model.parameters())
+
+
+def test_ultralytics(images):
+    ultralytics = pytest.importorskip("ultralytics")
+    torch.manual_seed(0)
+    model = ultralytics.YOLO("yolo11n.yaml")
+    with Image.open(images / "bus.jpg") as file:
+        pixels = np.asarray(file.convert("RGB"))
+    found = fv.explain(model, pixels, [0], imgsz=160, conf=0.0, layers="9")
+    assert len(found) == 1 and found[0].map.shape == pixels.shape[:2]
+    assert found[0].heat.values.max() in (0, 1)
+
+
+def test_torchvision(images):
+    torch.manual_seed(0)
+    build = torchvision.models.detection.retinanet_resnet50_fpn
+    model = build(weights=None, weights_backbone=None, score_thresh=0.0, detections_per_img=2).eval()
+    x = torch.rand(1, 3, 128, 160)
+    found = fv.explain(model, x, layers="backbone.body.layer3")
+    assert len(found) == 2 and found[0].map.shape == (128, 160)
+    assert found[0].label.startswith("class ") and found[0].layers == ("backbone.body.layer3",)
+
+
+def test_a_map_lies_on_the_image_that_the_model_resized_and_padded(images):
+    """The transform makes 240 x 333 of 120 x 167, in an input of 256 x 352; the heat is undone to the image."""
+    torch.manual_seed(0)
+    build = torchvision.models.detection.retinanet_resnet50_fpn
+    options = {"score_thresh": 0.0, "detections_per_img": 1, "min_size": 240, "max_size": 400}
+    model = build(weights=None, weights_backbone=None, **options).eval()
+    x = torch.rand(1, 3, 120, 167)
+    (one,) = fv.explain(model, x, layers="backbone.body.layer2")
+    fm = one.heat.feature_map
+    height, width = model.transform([x[0]])[0].image_sizes[0]
+    assert fm.input_size == (256, 352) and fm.region == (0, 0, width, height)
+    assert fm.size == (32, 44) and one.map.shape == (120, 167)
+    np.testing.assert_allclose(fm.boxes.xyxy[0], np.multiply(one.box, [width / 167, height / 120] * 2), rtol=1e-4)
+    rows = ((np.arange(120) + 0.5) * height / 120 / 8).astype(int)
+    columns = ((np.arange(167) + 0.5) * width / 167 / 8).astype(int)
+    nearest = one.heat.values[np.ix_(rows, columns)]
+    assert np.corrcoef(nearest.ravel(), one.map.ravel())[0, 1] > 0.8
+
+
+def test_any_detector_with_a_function_to_its_rows():
+    """The score of its one object is the mean of one channel in a corner, so the map lies there."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = torch.nn.Conv2d(3, 2, 1, bias=False)
+            self.features.weight.data.fill_(1.0)
+
+        def forward(self, x):
+            return self.features(x)
+
+    def find(output):
+        logit = output[0, 1, :4, :4].mean()
+        boxes, scores = torch.tensor([[0.0, 0, 4, 4]]), logit.detach().sigmoid().reshape(1, 1)
+        candidates = Candidates(boxes, scores, lambda row, kind: logit)
+        return Detections(boxes, scores[0], torch.tensor([0]), {0: "corner"}, torch.tensor([0]), candidates)
+
+    (one,) = fv.explain(Net().eval(), torch.rand(1, 3, 16, 16), layers="features", find=find)
+    assert one.label == "corner" and one.map[:4, :4].sum() > 0.99 * one.map.sum()
+    with pytest.raises(fv.FeatvizError, match="Net is of no known family of detectors: give as rows a function"):
+        fv.explain(Net().eval(), torch.rand(1, 3, 16, 16), layers="features")
+    with pytest.raises(fv.FeatvizError, match="no backbone is known in Net: give layers, such as one of features"):
+        fv.explain(Net().eval(), torch.rand(1, 3, 16, 16), find=find)

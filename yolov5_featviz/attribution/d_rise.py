@@ -1,0 +1,244 @@
+"""D-RISE: which parts of the image a detection needs, from what is found when random parts are hidden.
+
+The model is a black box: neither gradients nor layers are needed, only candidates.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from math import ceil
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+
+from yolov5_featviz.errors import FeatvizError, reason
+from yolov5_featviz.models.detections import SAME_BOX, SAME_SCORE, Candidates, Detections, Thresholds, watching
+from yolov5_featviz.models.hooks import eval_mode
+from yolov5_featviz.models.outputs import describe_output
+
+Find = Callable[[Any], Detections]
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+NOTHING = Thresholds(conf=1.0)  # candidates are wanted, not detections: spares the suppression
+CHUNK = 16  # masks that are added up at once, whatever the batch size: sums do not depend on it
+
+
+def d_rise(
+    model: nn.Module,
+    image: torch.Tensor,
+    detections: Detections,
+    masks: int = 1000,
+    cells: int = 16,
+    keep: float = 0.5,
+    seed: int = 0,
+    batch: Optional[int] = None,
+    progress: Optional[Progress] = None,
+    find: Optional[Find] = None,
+) -> np.ndarray:
+    """Compute D-RISE maps (V. Petsiuk et al., CVPR 2021), one for each detection.
+
+    The image is multiplied by random masks. Each weighs as much as the model, given what it leaves, still has a
+    candidate like the detection: the maximum over candidates of overlap (IoU) x cosine similarity of the class
+    scores x objectness. The class scores of :class:`Candidates` have the objectness in them where there is one, which
+    the cosine does not show; the candidate's highest class score is taken in its place.
+
+    A mask is a grid of ``cells x cells``, each cell 1 with the probability ``keep``, else 0, enlarged bilinearly to
+    ``cells + 1`` cells of ``ceil(H / cells)`` by ``ceil(W / cells)`` pixels, and cut to the image at a random shift
+    of less than a cell. ``numpy.random.default_rng(seed)`` draws all grids, then all shifts: uniform numbers
+    ``[masks, cells, cells]`` (below ``keep``: 1) and ``[masks, 2]``, down and across.
+
+    Args:
+        model: the detector. It is not changed, and runs without gradients.
+        image: the model's input ``[1, C, H, W]``, preprocessed. Hidden pixels are 0: black, or the mean colour if the
+            input is normalised by mean and deviation.
+        detections: what is explained, found in this image.
+        masks: the number of masks. Noise falls with its square root.
+        cells: cells a side of the grid of a mask.
+        keep: probability with which a cell is left as it is.
+        seed: seed of the masks.
+        batch: the most images in one pass; None for 8, on a GPU 32. It does not change the result, beyond what it
+            changes in the model's; see :func:`each_candidates`.
+        progress: wraps the iterable of what is found behind each mask, in order, as ``tqdm`` does.
+        find: for detectors of no known family, a function from the output for one image to :class:`Detections`.
+
+    Returns:
+        float32 ``[K, H, W]``: the sum of the masks, each times its weight, over the sum of the masks: the mean
+        weight when the pixel is visible, 0 to 1. The paper divides by the expected sum, ``keep * masks``, which is the
+        same in the limit; so, a weight that no mask changes gives a flat map. Where the score does not depend
+        on the image the map is level, but not 0.
+
+    Raises:
+        FeatvizError: invalid argument, ``find`` is missing, or the model cannot be run.
+    """
+    _check(image, masks, cells, keep)
+    size = (int(image.shape[2]), int(image.shape[3]))
+    random = np.random.default_rng(seed)
+    grids = torch.from_numpy((random.random((masks, cells, cells)) < keep).astype(np.float32)).to(image.device)
+    visible = _masks_of(grids, random.random((masks, 2)), size)
+
+    def masked(start: int, stop: int) -> torch.Tensor:
+        return image * visible(start, stop).to(image.dtype)[:, None]
+
+    weights = np.zeros((len(detections), masks), np.float32)
+    if len(detections):
+        found: Iterable[Candidates] = each_candidates(model, image, masked, masks, batch, find)
+        with eval_mode(model):
+            for i, candidates in enumerate(found if progress is None else progress(found)):
+                weights[:, i] = similarity(detections, candidates)
+    maps = torch.zeros(len(detections), size[0] * size[1], device=image.device)
+    seen = torch.zeros(size[0] * size[1], device=image.device)
+    for start in range(0, masks if len(detections) else 0, CHUNK):
+        flat = visible(start, min(start + CHUNK, masks)).flatten(1)
+        maps += torch.from_numpy(weights[:, start : start + CHUNK]).to(flat) @ flat
+        seen += flat.sum(dim=0)
+    means: np.ndarray = (maps / seen.clamp(min=1e-6)).reshape(-1, *size).cpu().numpy()
+    return means
+
+
+def _masks_of(grids: torch.Tensor, shifts: np.ndarray, size: Tuple[int, int]) -> Callable[[int, int], torch.Tensor]:
+    """Return a function that makes masks ``start`` to ``stop``, ``[n, H, W]``: grids enlarged, and cut at the shifts.
+
+    Bilinear interpolation is a product with a matrix a side, of which only the rows within the cut are needed.
+    """
+    cells = grids.shape[1]
+    steps = [ceil(length / cells) for length in size]
+    corners = (shifts * steps).astype(int).tolist()
+    once = torch.eye(cells, device=grids.device)[None]
+    down, across = (
+        interpolate(once, size=(cells + 1) * step, mode="linear", align_corners=False)[0].T.contiguous()
+        for step in steps
+    )
+
+    def masks(start: int, stop: int) -> torch.Tensor:
+        cuts = zip(grids[start:stop], corners[start:stop])
+        return torch.stack([down[y : y + size[0]] @ grid @ across[x : x + size[1]].T for grid, (y, x) in cuts])
+
+    return masks
+
+
+def similarity(detections: Detections, candidates: Candidates) -> np.ndarray:
+    """Return how much the most similar candidate is like each detection, 0 to 1, ``[K]``; see :func:`d_rise`."""
+    from torchvision.ops import box_iou
+
+    if not len(candidates):
+        return np.zeros(len(detections), np.float32)
+    wanted = detections.candidates.scores[detections.rows]
+    if candidates.boxes.dim() == 2:
+        overlap = box_iou(detections.boxes, candidates.boxes)
+    else:
+        each = (candidates.boxes[:, k] for k in detections.classes.tolist())
+        overlap = torch.cat([box_iou(box[None], boxes) for box, boxes in zip(detections.boxes, each)])
+    lengths = wanted.norm(dim=1)[:, None] * candidates.scores.norm(dim=1)
+    cosine = wanted @ candidates.scores.T / lengths.clamp(min=1e-12)
+    alike = torch.nan_to_num(overlap * cosine * candidates.scores.max(dim=1).values)
+    best: np.ndarray = alike.max(dim=1).values.numpy()
+    return best
+
+
+def each_candidates(
+    model: nn.Module,
+    image: torch.Tensor,
+    inputs: Callable[[int, int], torch.Tensor],
+    count: int,
+    batch: Optional[int] = None,
+    find: Optional[Find] = None,
+) -> Iterator[Candidates]:
+    """Yield the candidates in each of ``count`` inputs, several a pass where that gives the same.
+
+    A family's functions see the first image of a pass. So the output is split into one of a single image each, and it
+    is tried, on two different images, whether that gives the candidates of each; if not, or if it cannot be told, or
+    the model takes one image only, inputs are run one by one. A batch for which the device has no memory is halved.
+
+    Args:
+        model: the detector, in evaluation mode. It runs without gradients.
+        image: an input ``[1, C, H, W]`` to try it on.
+        inputs: returns inputs ``start`` to ``stop``, ``[n, C, H, W]``. They are asked for in order, right before
+            they are run; those of a pass that failed are asked for again.
+        count: the number of inputs.
+        batch: the most inputs in one pass; None for 8, on a GPU 32.
+        find: as for :func:`d_rise`.
+
+    Raises:
+        FeatvizError: as :func:`d_rise`.
+    """
+    size = (32 if image.device.type == "cuda" else 8) if batch is None else batch
+    if size < 1:
+        raise FeatvizError(f"a batch of {size} images: take 1 or more")
+    size = min(size, count)
+    if size > 1 and not _splits(model, image, find):
+        size = 1
+    start = 0
+    while start < count:
+        stop = min(start + size, count)
+        try:
+            found = _candidates(model, inputs(start, stop), find)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise FeatvizError(f"the model cannot be run: {reason(error)}") from error
+            if stop - start == 1:
+                raise FeatvizError(f"{image.device} has no memory left for one image {list(image.shape)}") from error
+        else:
+            yield from found
+            start = stop
+            continue
+        size = (stop - start) // 2
+        if image.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _candidates(model: nn.Module, images: torch.Tensor, find: Optional[Find]) -> List[Candidates]:
+    """Run the model on images ``[n, C, H, W]`` at once; return the candidates in each."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        found = stack.enter_context(watching(model, find))
+        output = model(images)
+        parts = [output] if len(images) == 1 else (_part(output, i, len(images)) for i in range(len(images)))
+        return [found(part, NOTHING).candidates for part in parts]
+
+
+def _part(output: Any, i: int, n: int) -> Any:
+    """Return the output for image ``i`` of ``n``."""
+    if isinstance(output, torch.Tensor):
+        return output[i : i + 1] if output.dim() and len(output) == n else output
+    if isinstance(output, dict):
+        return {key: _part(value, i, n) for key, value in output.items()}
+    if not isinstance(output, (list, tuple)):
+        return output
+    if len(output) == n and all(isinstance(one, dict) for one in output):  # as torchvision: a dictionary an image
+        return [output[i]]
+    return type(output)([_part(value, i, n) for value in output])
+
+
+def _splits(model: nn.Module, image: torch.Tensor, find: Optional[Find]) -> bool:
+    """Return whether the candidates in two images are the same if both are run at once."""
+    other = image.flip(2, 3) * 0.5
+    try:
+        alone = [_candidates(model, one, find)[0] for one in (image, other)]
+        if _same(*alone):
+            return False  # either's could be taken for the other's
+        together = _candidates(model, torch.cat([image, other]), find)
+        return all(_same(one, same) for one, same in zip(alone, together))
+    except Exception:  # whatever a model, or a function for one image, does with two; one by one it is raised
+        return False
+
+
+def _same(one: Candidates, other: Candidates) -> bool:
+    pairs = ((one.boxes, other.boxes, SAME_BOX), (one.scores, other.scores, SAME_SCORE))
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=most) for a, b, most in pairs)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    words = ("out of memory", "allocate memory", "not enough memory")  # of CUDA, and of the CPU's allocator
+    return any(word in str(error) for word in words)
+
+
+def _check(image: torch.Tensor, masks: int, cells: int, keep: float) -> None:
+    if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
+        raise FeatvizError(f"D-RISE needs one image [1, C, H, W], not {describe_output(image)}")
+    if masks < 1 or cells < 1:
+        raise FeatvizError(f"{masks} masks of {cells} cells a side: take 1 or more of each")
+    if not 0 < keep < 1:
+        raise FeatvizError(f"cells are kept with a probability of {keep:g}: take one between 0 and 1")
