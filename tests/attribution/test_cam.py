@@ -135,8 +135,9 @@ def test_refused(net, x, arguments, says):
 def test_who_lacks_the_extra_is_told_what_to_install(net, x, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     with pytest.raises(fv.FeatvizError, match=r"needs the grad-cam package: pip install 'yolov5-featviz\[cam\]'"):
-        fv.cam(net, x, "layer4")
-    assert len(fv.cam(net, x, "layer4", method="eigen-cam")) == 1
+        fv.cam(net, x, "layer4", method="grad-cam")
+    for method in ("layer-cam", "eigen-cam"):
+        assert len(fv.cam(net, x, "layer4", method=method)) == 1
 
 
 class Strided(nn.Module):

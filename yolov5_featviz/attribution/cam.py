@@ -34,7 +34,7 @@ from yolov5_featviz.models.outputs import Input, Reshape, describe_output, patch
 
 # name -> name in captions, class of pytorch_grad_cam; none if the formula is ours
 CAM_METHODS: Dict[str, Tuple[str, str]] = {
-    "layer-cam": ("Layer-CAM", "LayerCAM"),
+    "layer-cam": ("Layer-CAM", ""),
     "grad-cam": ("Grad-CAM", "GradCAM"),
     "grad-cam++": ("Grad-CAM++", "GradCAMPlusPlus"),
     "odam": ("ODAM", ""),
@@ -231,7 +231,7 @@ def method_of(method: str, smooth: bool = False) -> Callable[[np.ndarray, Option
         import pytorch_grad_cam
     except ImportError:
         raise FeatvizError(
-            f"{method} needs the grad-cam package: pip install 'yolov5-featviz[cam]'; odam and eigen-cam do not"
+            f"{method} needs the grad-cam package: pip install 'yolov5-featviz[cam]'; {', '.join(FORMULAS)} do not"
         ) from None
     engine = getattr(pytorch_grad_cam, CAM_METHODS[method][1])(nn.Linear(1, 1), [])  # used for its formula only
 

@@ -62,7 +62,13 @@ def eigen_cam(activations: np.ndarray, gradients: Optional[np.ndarray] = None) -
     return agreeing.reshape(height, width).astype(np.float32)
 
 
+def layer_cam(activations: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """Compute Layer-CAM: the sum over channels of ``max(G, 0) A`` (P.-T. Jiang et al., 2021)."""
+    return np.asarray((gradients[0].clip(min=0) * activations[0]).sum(axis=0), np.float32)
+
+
 FORMULAS: Dict[str, Callable[..., np.ndarray]] = {
+    "layer-cam": layer_cam,
     "odam": odam,
     "ss-grad-cam++": ss_grad_cam_plus_plus,
     "eigen-cam": eigen_cam,

@@ -414,7 +414,7 @@ class _Draw:
         for axes in figure.axes:
             x, _, wide, _ = axes.get_position().bounds
             top, bottom = (round((1 - y) * layout.height) for y in (axes.get_position().y1, axes.get_position().y0))
-            axes.set_position([x, 1 - bottom / height, wide, (bottom - top) / height])
+            axes.set_position([x, (height - bottom) / height, wide, (bottom - top) / height])
         for text in figure.texts:
             text.set_y(1 - (1 - text.get_position()[1]) * layout.height / height)
         for i, words in enumerate(lines):

@@ -174,6 +174,9 @@ def select(candidates: Candidates, names: Dict[int, str], thresholds: Thresholds
     """Select detections among candidates by the best class of each: confidence, then suppression within classes."""
     from torchvision.ops import batched_nms
 
+    if not candidates.scores.numel():  # torch 1.8 has no maximum of nothing
+        empty = torch.zeros(0, dtype=torch.long)
+        return Detections(torch.zeros(0, 4), torch.zeros(0), empty, names, empty, candidates)
     scores, classes = candidates.scores.max(dim=1)
     rows = (scores > thresholds.conf).nonzero()[:, 0]
     rows = rows[torch.from_numpy(np.argsort(-scores[rows].numpy(), kind="stable"))]
