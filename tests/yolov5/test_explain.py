@@ -29,7 +29,7 @@ def test_each_detection_has_its_own_map(predictor, images, name):
     for one, box in zip(found, boxes.xyxy):
         np.testing.assert_allclose(one.box, box, atol=2e-3)
         assert one.map.shape == (height, width) and one.map.dtype == np.float32
-        assert one.map.min() >= 0 and one.map.max() <= 1 and one.heat.values.max() == 1
+        assert one.map.min() >= 0 and one.map.max() <= 1 and one.heat.values.max() == pytest.approx(1, abs=1e-6)
         assert (one.method, one.layers) == ("layer-cam", ("9",))  # the end of the backbone
         np.testing.assert_array_equal(np.asarray(one), one.map)
         x0, y0, x1, y1 = np.rint(one.box).astype(int).clip(0)
@@ -119,7 +119,7 @@ def test_ultralytics(images):
         pixels = np.asarray(file.convert("RGB"))
     found = fv.explain(model, pixels, [0], imgsz=160, conf=0.0, layers="9")
     assert len(found) == 1 and found[0].map.shape == pixels.shape[:2]
-    assert found[0].heat.values.max() in (0, 1)
+    assert found[0].heat.values.max() == pytest.approx(1, abs=1e-6) or not found[0].heat.values.any()
 
 
 def retinanet(**options):
