@@ -59,7 +59,8 @@ def test_the_snippets_run_as_they_stand(checkout, images, tmp_path):
         for snippet in snippets:  # a process each, since each can import one YOLOv5
             run("-c", f"import torch\nimport yolov5_featviz as fv\n{snippet}", cwd=tmp_path, script=None)
     made = {path.name for path in tmp_path.iterdir() if path.suffix in (".pdf", ".png")}
-    assert made == {"heat.png", "stage17.pdf", "channel37.png", "pca.png"}
+    people = {f"person_{score}.png" for score in ("0.93", "0.91", "0.88", "0.85")}
+    assert made == {"heat.png", "stage17.pdf", "channel37.png", "pca.png"} | people
     assert (tmp_path / "out" / "index.html").is_file()
 
 
