@@ -282,7 +282,7 @@ def _labels(chosen: Sequence[int], values: np.ndarray, ranking: Optional[Ranking
 
     alike: np.ndarray = same(flat[:, -1:], start).all(axis=1)
     alike[alike] = same(flat[alike], start[alike]).all(axis=1)
-    dark = (values.max(axis=(1, 2)) <= 0) & (norm == "zero")
+    dark = values.max(axis=(1, 2)) <= 0 if norm == "zero" else np.zeros(len(values), bool)
     return [
         f"{channel} = {end_words(value)[0]}" if constant else f"{channel} ≤ 0" if none else str(channel)
         for channel, constant, none, value in zip(chosen, alike, dark, start[:, 0])

@@ -55,7 +55,7 @@ def legend(norm: str, limits: np.ndarray, values: np.ndarray, single: bool = Fal
     """
     kind = NORMS[norm]
     scope = kind.alone if single and kind.alone is not None else kind.scope
-    if not np.isfinite(values).any():
+    if (kind.absolute or not limits.any()) and not np.isfinite(values).any():
         return Legend("no finite value", "", "")
     if norm == "zero" and not limits[:, 1].any():
         return Legend("all values ≤ 0", "", "")
@@ -68,7 +68,8 @@ def legend(norm: str, limits: np.ndarray, values: np.ndarray, single: bool = Fal
         low, high = (f"{name} {word}" if extreme else word for name, word, extreme in words)
     else:
         low, high = kind.ends
-    below, above = clipped(np.where(np.isinf(values), np.nan, values) if any(kind.extremes) else values, limits)
+    below, above = (False, False) if all(kind.extremes) else clipped(values, limits)
+    above = above and not kind.extremes[1]  # infinity is beyond every maximum
     return Legend(f"≤ {low}" * below or low, f"≥ {high}" * above or high, scope)
 
 
