@@ -63,7 +63,7 @@ def test_what_is_told_is_what_is_shown(demo):
     np.testing.assert_allclose(about["scale"], expected, rtol=1e-5)
     about = read_record(demo / HOME / "bus/stage20_C3_heatmap.jpg")
     np.testing.assert_allclose(about["scale"], [0, values[best].mean(axis=0).max()], rtol=1e-5)
-    assert (about["reduce"], about["norm"], about["cmap"], about["alpha"]) == ("mean", "zero", "jet", 0.4)
+    assert (about["reduce"], about["norm"], about["cmap"], about["alpha"]) == ("mean", "zero", "inferno", 0.8)
 
 
 def test_no_names_of_folders_or_users(demo, images):
