@@ -52,8 +52,8 @@ def grid(
         page: draw only this page of 256 channels, or of as many as fit in ``width``, counted from 0.
         width: of the picture, in inches or as a journal's text width; see
             :data:`yolov5_featviz.draw.widths.WIDTHS`. Letters keep their size, cells become smaller, down to
-            two pixels a value, then fewer; the title says so. At most nine inches high. None: at least six
-            inches wide.
+            two pixels a value, then fewer; the title says so. The cells are at most 8.5 inches high. None: at
+            least six inches wide.
 
     Returns:
         The picture. NaN is grey; a constant channel is labelled with its value.
