@@ -5,10 +5,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers import left_as_it_was
 from torch import nn
 
 import yolov5_featviz as fv
-from yolov5_featviz.attribution.ablation import ablate, ablation, ablation_cam
+from yolov5_featviz.attribution.ablation import ablate
 from yolov5_featviz.models.detections import Candidates, Detections
 
 
@@ -78,14 +79,14 @@ def loop(model, image, layer, detections):
 def test_against_a_loop(given, layer, batch):
     model, image, detections = given
     lost, scores, activations = loop(model, image, layer, detections)
-    found = ablation(model, image, layer, detections, batch=batch, find=find)
+    found = ablate(model, image, layer, detections, batch=batch, find=find).lost
     assert found.shape == lost.shape == (4, len(activations)) and found.dtype == np.float64
     assert lost.max() > 1e-2 and (lost.min() < -1e-3 or layer == "b.2")  # these are the scores themselves
     np.testing.assert_allclose(found, lost, atol=1e-6)
     both = ablate(model, image, layer, detections, batch=batch, find=find)
     np.testing.assert_allclose(both.scores, detections.scores, atol=1e-6)
     np.testing.assert_allclose(both.activations, activations, atol=1e-6)
-    maps = ablation_cam(model, image, layer, detections, batch=batch, find=find)
+    maps = ablate(model, image, layer, detections, batch=batch, find=find).maps()
     assert maps.shape == (4, *activations.shape[1:]) and maps.dtype == np.float32
     for k in range(4):
         expected = sum(lost[k, c] / scores[k] * activation for c, activation in enumerate(activations))
@@ -103,7 +104,7 @@ def test_passes(given):
             items.append(item)
             yield item
 
-    ablation(model, image, "a", detections, 4, progress, find)
+    ablate(model, image, "a", detections, 4, progress, find)
     handle.remove()
     assert sizes == [1, 1, 1, 1, 2, 4, 4, 2] and len(items) == 10
 
@@ -114,7 +115,7 @@ def test_a_constant_channel_is_worth_nothing(given):
     with torch.no_grad():
         model.a.weight[3] = 0
         changed = find(model(image))
-        lost = ablation(model, image, "a", changed, find=find)
+        lost = ablate(model, image, "a", changed, find=find).lost
         model.a.weight.copy_(weight)
     assert np.abs(lost[:, 3]).max() < 1e-7 and (np.abs(np.delete(lost, 3, 1)).max(0) > 1e-6).all()
 
@@ -123,8 +124,8 @@ def test_no_detections(given):
     model, image, detections = given
     none = torch.zeros(0, dtype=torch.long)
     empty = Detections(torch.zeros(0, 4), torch.zeros(0), none, {}, none, detections.candidates)
-    assert ablation(model, image, "a", empty, find=find).shape == (0, 10)
-    assert ablation_cam(model, image, "a", empty, find=find).shape == (0, 10, 14)
+    assert ablate(model, image, "a", empty, find=find).lost.shape == (0, 10)
+    assert ablate(model, image, "a", empty, find=find).maps().shape == (0, 10, 14)
 
 
 class Pair(nn.Module):
@@ -155,7 +156,7 @@ def test_refused(given, arguments, says):
     model, image, detections = given
     given = {"image": image, "layer": "a", "detections": detections, "find": find, **arguments}
     with pytest.raises(fv.FeatvizError, match=re.escape(says)) as error:
-        ablation(model, **given)
+        ablate(model, **given)
     assert "\n" not in str(error.value)
 
 
@@ -163,10 +164,10 @@ def test_layers_that_return_no_map(given):
     model, image, detections = given
     whole = nn.Sequential(Pair(), nn.Identity())
     with pytest.raises(fv.FeatvizError, match=r"layer 0 \(Pair\) yields .*, not one feature map \[1, C, H, W\]"):
-        ablation(whole, image, 0, detections, find=lambda output: find(model(output[0])))
+        ablate(whole, image, 0, detections, find=lambda output: find(model(output[0])))
     flat = nn.Sequential(nn.Flatten(), nn.Unflatten(1, tuple(image.shape[1:])), model)
     with pytest.raises(fv.FeatvizError, match=r"layer 0 \(Flatten\) yields a tensor of shape \[1, 6720\], not one"):
-        ablation(flat, image, 0, detections, find=find)
+        ablate(flat, image, 0, detections, find=find)
 
 
 def test_rows_that_come_and_go(given):
@@ -184,7 +185,7 @@ def test_rows_that_come_and_go(given):
     with pytest.raises(
         fv.FeatvizError, match=r"35 candidates, and 34 without channel 0: .* no fixed order .*: take d-r"
     ):
-        ablation(model, image, "a", detections, 1, find=shrinking)
+        ablate(model, image, "a", detections, 1, find=shrinking)
 
 
 def test_rows_in_another_order(given):
@@ -205,11 +206,11 @@ def test_rows_in_another_order(given):
         start = placed(model(image), by_score)
         torch.testing.assert_close(start.scores, detections.scores)
         if not by_score:
-            same = ablation(model, image, "a", start, find=lambda output: placed(output, False))
-            np.testing.assert_allclose(same, ablation(model, image, "a", detections, find=find), atol=1e-6)
+            same = ablate(model, image, "a", start, find=lambda output: placed(output, False)).lost
+            np.testing.assert_allclose(same, ablate(model, image, "a", detections, find=find).lost, atol=1e-6)
             continue
         with pytest.raises(fv.FeatvizError, match="the candidates of this detector are in no fixed order by"):
-            ablation(model, image, "a", start, find=lambda output: placed(output, True))
+            ablate(model, image, "a", start, find=lambda output: placed(output, True))
 
 
 def test_the_model_is_left_as_it_was(given):
@@ -217,16 +218,10 @@ def test_the_model_is_left_as_it_was(given):
     model.train()
     model.norm.eval()
     model.a.register_forward_hook(lambda module, args, output: None)
-    hooks = {name: dict(module._forward_hooks) for name, module in model.named_modules()}
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    flags = [module.training for module in model.modules()]
-    ablation(model, image, "a", detections, find=find)
-    with pytest.raises(ZeroDivisionError):
-        ablation(model, image, "a", detections, find=lambda output: 1 / 0)
-    assert [module.training for module in model.modules()] == flags and torch.is_grad_enabled()
-    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
-    assert {name: dict(module._forward_hooks) for name, module in model.named_modules()} == hooks
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    with left_as_it_was(model):
+        ablate(model, image, "a", detections, find=find)
+        with pytest.raises(ZeroDivisionError):
+            ablate(model, image, "a", detections, find=lambda output: 1 / 0)
     model.eval()
     with torch.no_grad():
         assert torch.equal(find(model(image)).candidates.scores, detections.candidates.scores)

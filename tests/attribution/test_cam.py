@@ -18,17 +18,6 @@ from yolov5_featviz.draw.heatmap import aligned
 METHODS = {"layer-cam": "LayerCAM", "grad-cam": "GradCAM", "grad-cam++": "GradCAMPlusPlus"}
 
 
-@pytest.fixture(scope="module")
-def net():
-    torch.manual_seed(3)
-    return torchvision.models.resnet18(num_classes=5).eval()
-
-
-@pytest.fixture(scope="module")
-def x():
-    return torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("target", [None, 3])
 def test_as_the_package_itself_has_it(net, x, method, target):

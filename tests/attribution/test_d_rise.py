@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import left_as_it_was
 from torch import nn
 
 import yolov5_featviz as fv
-from yolov5_featviz.attribution.ablation import ablation_cam
+from yolov5_featviz.attribution.ablation import ablate
 from yolov5_featviz.attribution.cam import CAM_METHODS
 from yolov5_featviz.attribution.d_rise import d_rise
 from yolov5_featviz.models.detections import Candidates, Detections, Thresholds, select
@@ -96,7 +97,7 @@ def test_energy_where_the_network_looks(known):
                 target = None if method == "eigen-cam" else lambda output, i=i: find_known(output).why(i)
                 (heat,) = fv.cam(model, image, layer, target, method)
                 rows.setdefault((method, layer), []).append(share(heat.values, box))
-        maps = ablation_cam(model, image, layer, detections, find=find_known)
+        maps = ablate(model, image, layer, detections, find=find_known).maps()
         rows["ablation", layer] = [share(one, box) for one, box in zip(maps, detections.boxes)]
     maps = d_rise(model, image, detections, find=find_known)
     above = [(one - np.median(one)).clip(min=0) for one in maps]
@@ -339,16 +340,10 @@ def test_the_model_is_left_as_it_was(small):
     model.train()
     model.act.eval()
     model.b.register_forward_hook(lambda module, given, output: None)
-    hooks = {name: dict(module._forward_hooks) for name, module in model.named_modules()}
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    flags = [module.training for module in model.modules()]
-    d_rise(model, image, detections, 10, find=model.find)
-    with pytest.raises(ZeroDivisionError):
-        d_rise(model, image, detections, 10, find=lambda output: 1 / 0)
-    assert [module.training for module in model.modules()] == flags and torch.is_grad_enabled()
-    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
-    assert {name: dict(module._forward_hooks) for name, module in model.named_modules()} == hooks
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    with left_as_it_was(model):
+        d_rise(model, image, detections, 10, find=model.find)
+        with pytest.raises(ZeroDivisionError):
+            d_rise(model, image, detections, 10, find=lambda output: 1 / 0)
     model.eval()
     with torch.no_grad():
         assert torch.equal(model.find(model(image)).scores, detections.scores)

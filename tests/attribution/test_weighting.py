@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torchvision
 from scipy.ndimage import convolve
 
 import yolov5_featviz as fv
@@ -95,17 +94,6 @@ def test_a_score_that_no_channel_raises(pair):
     assert not ss_grad_cam_plus_plus(activations, gradients).any()
     assert (odam(activations, gradients) <= 0).all()
     assert not odam(activations, 0 * gradients).any()
-
-
-@pytest.fixture(scope="module")
-def net():
-    torch.manual_seed(3)
-    return torchvision.models.resnet18(num_classes=5).eval()
-
-
-@pytest.fixture(scope="module")
-def x():
-    return torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("method", ["odam", "ss-grad-cam++"])

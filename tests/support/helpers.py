@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,16 @@ def other_weights(out, change, path=WEIGHTS):
                 content = change(np.frombuffer(content, np.float16).astype(np.float32)).astype(np.float16).tobytes()
             new.writestr(member, content)
     return out
+
+
+@contextmanager
+def left_as_it_was(model):
+    """Insist that a model's flags, hooks, state and gradients are afterwards what they were before."""
+    hooks = {name: dict(module._forward_hooks) for name, module in model.named_modules()}
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    yield
+    assert [module.training for module in model.modules()] == flags and torch.is_grad_enabled()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert {name: dict(module._forward_hooks) for name, module in model.named_modules()} == hooks
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())

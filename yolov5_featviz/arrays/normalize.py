@@ -104,7 +104,7 @@ def _scale(x: np.ndarray, limits: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 
 def extremes(x: np.ndarray) -> np.ndarray:
     """Return the least and largest finite value of each channel ``[n, H, W]``, ``[n, 2]``; zeros if there is none."""
-    flat = x.reshape(len(x), -1)
+    flat = x.reshape(len(x), int(np.prod(x.shape[1:])))  # of no channels, -1 would not be known
     low, high = flat.min(axis=1), flat.max(axis=1)
     # min and max propagate NaN and infinities: only these channels need the slower way
     for i in np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))):

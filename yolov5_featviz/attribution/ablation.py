@@ -43,32 +43,6 @@ class Ablation(NamedTuple):
         return np.asarray(summed.clip(min=0), np.float32)
 
 
-def ablation(
-    model: nn.Module,
-    image: torch.Tensor,
-    layer: LayerSpec,
-    detections: Detections,
-    batch: Optional[int] = None,
-    progress: Optional[Progress] = None,
-    find: Optional[Find] = None,
-) -> np.ndarray:
-    """Return the confidence that each detection loses without a channel, float64 ``[K, C]``; see :func:`ablate`."""
-    return ablate(model, image, layer, detections, batch, progress, find).lost
-
-
-def ablation_cam(
-    model: nn.Module,
-    image: torch.Tensor,
-    layer: LayerSpec,
-    detections: Detections,
-    batch: Optional[int] = None,
-    progress: Optional[Progress] = None,
-    find: Optional[Find] = None,
-) -> np.ndarray:
-    """Return the Ablation-CAM of each detection, float32 ``[K, H, W]``; see :meth:`Ablation.maps`."""
-    return ablate(model, image, layer, detections, batch, progress, find).maps()
-
-
 def ablate(
     model: nn.Module,
     image: torch.Tensor,

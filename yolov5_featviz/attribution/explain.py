@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from yolov5_featviz.draw.heatmap import HeatMap, aligned
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
-from yolov5_featviz.models.detections import Detections, Thresholds, frame_of, watching
+from yolov5_featviz.models.detections import Detections, Thresholds, counted, frame_of, split_target, watching
 from yolov5_featviz.models.layers import LayerIndex, LayerSpec, index_layers, select_layers
 from yolov5_featviz.models.outputs import describe_output
 
@@ -178,18 +178,9 @@ def _rows(detections: Detections, target: Optional[Union[str, int, Sequence[int]
             if not isinstance(i, int) or not 0 <= i < len(detections):
                 raise FeatvizError(f"no detection {i!r}: there are 0 to {len(detections) - 1}")
         return list(target)
-    word, colon, rank = str("" if target is None else target).partition(":")
-    if colon and not rank.isdigit():
-        raise FeatvizError(f"target {target!r} is not understood: give a class, or a class and a number, person:0")
-    rows = list(range(len(detections)))
-    if word:
-        rows = [
-            i for i in rows if word in (str(int(detections.classes[i])), detections.name(int(detections.classes[i])))
-        ]
-    if len(rows) <= (int(rank) if colon else 0):
-        counts: Dict[str, int] = {}
-        for kind in detections.classes.tolist():
-            counts[detections.name(kind)] = counts.get(detections.name(kind), 0) + 1
-        found = ", ".join(f"{count} × {kind}" for kind, count in counts.items())
-        raise FeatvizError(f"no {target} was detected; found: {found}")
-    return rows[int(rank) : int(rank) + 1] if colon else rows
+    word, rank = split_target(target)
+    kinds = detections.classes.tolist()
+    rows = [i for i, kind in enumerate(kinds) if word in ("", str(kind), detections.name(kind))]
+    if len(rows) <= (rank or 0):
+        raise FeatvizError(f"no {target} was detected; found: {counted(detections.classes, detections.names)}")
+    return rows if rank is None else rows[rank : rank + 1]

@@ -137,10 +137,10 @@ def place_labels(
     """Return left and top edge of each box's label, None where it has no place.
 
     A label touches its own box from above, below, right or left, or lies inside at the top or bottom. It keeps a
-    third of its height away from other labels, from ``covered`` and from the edges of other boxes, and its height
+    third of its height away from other labels, from ``covered`` and from the edges of other boxes, and one and a half
     from those above or below its middle, since it would read as their name; it covers at most 1 % of any of these
-    and 5 % of its own. Of several such places, it takes the one that covers least of
-    other boxes, else the first in that order.
+    and 5 % of its own. Of several such places, it takes the one that covers least of other boxes, else the first in
+    that order.
 
     Args:
         corners: left, top, right and bottom edge of the boxes, in pixels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -82,7 +83,7 @@ class Detections:
 
     def name(self, number: int) -> str:
         """Return a class's name, or ``class 7`` if it has none."""
-        return self.names.get(number, f"class {number}")
+        return class_name(number, self.names)
 
     def label(self, i: int) -> str:
         """Return class and confidence of detection ``i``: ``person 0.91``."""
@@ -235,6 +236,27 @@ def names_of(names: Any) -> Dict[int, str]:
     """Return class names by number, from a list or a dictionary."""
     items = names.items() if isinstance(names, dict) else enumerate(names or ())
     return {int(number): str(name) for number, name in items}
+
+
+def class_name(number: int, names: Dict[int, str]) -> str:
+    """Return a class's name, or ``class 7`` if it has none."""
+    return names.get(number, f"class {number}")
+
+
+def counted(classes: torch.Tensor, names: Dict[int, str]) -> str:
+    """Count detections by class, as in ``4 × person, 1 × bus``."""
+    return ", ".join(f"{count} × {class_name(number, names)}" for number, count in Counter(classes.tolist()).items())
+
+
+def split_target(target: Any) -> Tuple[str, Optional[int]]:
+    """Split ``person:2``, ``person`` or ``:2`` into the class, maybe empty, and the rank, None if there is none.
+
+    Raises FeatvizError for a rank that is no number.
+    """
+    word, colon, rank = str("" if target is None else target).partition(":")
+    if colon and not rank.isdigit():
+        raise FeatvizError(f"target {target!r} is not understood: give a class, or a class and a number, person:0")
+    return word, int(rank) if colon else None
 
 
 def unknown_output(model: nn.Module, output: Any) -> FeatvizError:

@@ -11,12 +11,12 @@ import numpy as np
 from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.arrays.cells import in_boxes
 from yolov5_featviz.arrays.image import as_rgb, smaller
-from yolov5_featviz.arrays.normalize import NORMS, extremes, normalize
+from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.reduce import REDUCTIONS, reduce_channels
 from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.draw.channels import rank
 from yolov5_featviz.draw.palette import box_colours
-from yolov5_featviz.draw.scale import end_words
+from yolov5_featviz.draw.scale import end_words, ends_in_padding
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.runs.look import Look
@@ -238,7 +238,7 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
         "note": note,
         "channels": chosen,
         "ends": _numbers(ends, 6),
-        "padded": _padded(fm, maps, NORMS[REDUCTIONS[reduce].norm].extremes),
+        "padded": _padded(fm, maps, REDUCTIONS[reduce].norm),
         "scores": _numbers(scores[:, chosen]),
         "top": [
             [list(pair) for pair in zip(*row)]
@@ -270,16 +270,10 @@ def _limits(data: np.ndarray) -> np.ndarray:
     return np.array([finite.min(), finite.max()] if finite.size else [0, 0])
 
 
-def _padded(fm: LayerOutput, maps: np.ndarray, heat: Tuple[bool, bool]) -> List[int]:
-    """Return ``padded`` of :func:`_layer`; ``heat``: which ends of the heat map's scale are its extremes."""
-    image, data = fm.in_image, fm.values
-    rows, columns = image.any(axis=1), image.any(axis=0)
-    if not rows.any() or (rows.all() and columns.all()):
-        return []
-    apart = extremes(maps[:, rows][:, :, columns]) != extremes(maps)
-    apart[0] &= heat
-    layer = _limits(data[:, rows][:, :, columns]) != _limits(data)
-    found: List[int] = np.flatnonzero([*apart.any(axis=1), layer.any()]).tolist()
+def _padded(fm: LayerOutput, maps: np.ndarray, norm: str) -> List[int]:
+    """Return ``padded`` of :func:`_layer`; ``norm`` is that of the heat map, the first of ``maps``."""
+    parts = (maps[:1], norm), (maps[1:], "channel"), (fm.values[:1], "layer")
+    found: List[int] = np.flatnonzero(np.concatenate([ends_in_padding(fm, *part)[0] for part in parts])).tolist()
     return found
 
 

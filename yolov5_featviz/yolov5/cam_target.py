@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 import torch
 
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.models.detections import class_name, counted, names_of, split_target
 from yolov5_featviz.models.layers import Target
 from yolov5_featviz.models.outputs import describe_output, tensors_of
 from yolov5_featviz.text import near
@@ -19,17 +20,15 @@ def parse_target(names: Any, target: Target) -> Tuple[Optional[int], Optional[in
 
     Raises FeatvizError if there is no such class.
     """
-    known = _numbered(names)
-    word, colon, rank = str("" if target is None else target).partition(":")
-    if colon and not rank.isdigit():
-        raise FeatvizError(f"target {target!r} is not understood: give a class, or a class and a number, person:0")
+    known = names_of(names)
+    word, rank = split_target(target)
     number: Optional[int] = None
     if word:
         number = int(word) if word.isdigit() else next((i for i, name in known.items() if name == word), None)
         if number is None or (known and number not in known):
             some = ", ".join(f"{name} ({i})" for i, name in list(known.items())[:8]) + ", ..." * (len(known) > 8)
             raise FeatvizError(f"no class {word!r}{near(word, known.values(), f'there are {some}')}")
-    return number, int(rank) if colon else None
+    return number, rank
 
 
 def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor, str]:
@@ -48,7 +47,7 @@ def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor,
     Raises:
         FeatvizError: there is no such class, or no such detection.
     """
-    known = _numbered(names)
+    known = names_of(names)
     tensors = [tensor for _, tensor in tensors_of(output)]
     decoded = next((t for t in tensors if t.dim() == 3 and t.shape[0] == 1), None)
     if decoded is None and len(tensors) == 1 and tensors[0].dim() == 2:
@@ -65,13 +64,13 @@ def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor,
     if not len(rows):
         raise FeatvizError(f"nothing was detected at a confidence of {CONFIDENCE}")
     if target is not None and not isinstance(target, (str, int)):
-        chosen = _detection_at(target, boxes, _count(kinds, known))
+        chosen = _detection_at(target, boxes, counted(kinds, known))
     else:
         chosen = _detections_of(target, kinds, known)
     explained = logits[rows[chosen], 4] + logits[rows[chosen], 5 + kinds[chosen]]
     if len(chosen) == 1:
-        return explained, f"{_class_name(int(kinds[chosen]), known)} {scores[chosen].item():.2f}"
-    return explained, _count(kinds[chosen], known)
+        return explained, f"{class_name(int(kinds[chosen]), known)} {scores[chosen].item():.2f}"
+    return explained, counted(kinds[chosen], known)
 
 
 def _class_score(scores: torch.Tensor, known: Dict[int, str], target: Target) -> Tuple[torch.Tensor, str]:
@@ -79,7 +78,7 @@ def _class_score(scores: torch.Tensor, known: Dict[int, str], target: Target) ->
     number = int(scores.argmax()) if target is None else parse_target(known, target)[0]
     if number is None or number >= len(scores):
         raise FeatvizError(f"no class {target!r}: a classifier has classes 0 to {len(scores) - 1}")
-    return scores[number], _class_name(number, known)
+    return scores[number], class_name(number, known)
 
 
 def _detection_at(target: Any, boxes: torch.Tensor, found: str) -> torch.Tensor:
@@ -97,19 +96,10 @@ def _detections_of(target: Optional[Union[str, int]], kinds: torch.Tensor, known
     number, rank = parse_target(known, target)
     chosen = torch.arange(len(kinds)) if number is None else (kinds == number).nonzero()[:, 0]
     if len(chosen) <= (rank or 0):
-        name = "object" if number is None else _class_name(number, known)
+        name = "object" if number is None else class_name(number, known)
         which = "" if rank is None else f" number {rank}"
-        raise FeatvizError(f"no {name}{which} was detected; found: {_count(kinds, known)}")
+        raise FeatvizError(f"no {name}{which} was detected; found: {counted(kinds, known)}")
     return chosen if rank is None else chosen[rank : rank + 1]
-
-
-def _class_name(number: int, known: Dict[int, str]) -> str:
-    return known.get(number, f"class {number}")
-
-
-def _numbered(names: Any) -> Dict[int, str]:
-    items = names.items() if isinstance(names, dict) else enumerate(names or ())
-    return {int(number): str(name) for number, name in items}
 
 
 def _detections(decoded: torch.Tensor, classes: int) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -122,11 +112,3 @@ def _detections(decoded: torch.Tensor, classes: int) -> Tuple[torch.Tensor, torc
     boxes = torch.cat([centre - size / 2, centre + size / 2], dim=1)
     kept = batched_nms(boxes, scores[rows], kinds[rows], OVERLAP)
     return rows[kept], boxes[kept], scores[rows[kept]], kinds[rows[kept]]
-
-
-def _count(kinds: torch.Tensor, names: Dict[int, str]) -> str:
-    """Count detections by class, as in ``4 × person, 1 × bus``."""
-    counts: Dict[int, int] = {}
-    for kind in kinds.tolist():
-        counts[kind] = counts.get(kind, 0) + 1
-    return ", ".join(f"{count} × {_class_name(kind, names)}" for kind, count in counts.items())
