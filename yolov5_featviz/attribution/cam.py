@@ -331,10 +331,10 @@ def _heat(feature_map: FeatureMap, title: str, smooth: bool, board: float, sever
     return HeatMap(values[0], key, describe_map(feature_map, title), feature_map, about)
 
 
-def heat_of(maps: List[FeatureMap], method: str, words: str) -> HeatMap:
-    """Return the map of one score, merged if there are several layers; ``words`` say of what it is."""
+def heat_of(maps: List[FeatureMap], title: str) -> HeatMap:
+    """Return the map of one score, merged if there are several layers; ``title`` says of what it is."""
     one, board = merged(maps) if len(maps) > 1 else maps[0], max(_board(part) for part in maps)
-    return _heat(one, f"{CAM_METHODS[method][0]} of {words}", False, board, len(maps) > 1)
+    return _heat(one, title, False, board, len(maps) > 1)
 
 
 def merged(maps: List[FeatureMap]) -> FeatureMap:

@@ -56,7 +56,7 @@ def map_title(feature_map: LayerOutput, shown: str) -> str:
         parts.append(f"stride {down}" if down == across else f"stride {down}×{across}")
     if feature_map.image:
         parts.insert(0, feature_map.image)
-    return SEPARATOR.join(parts)
+    return SEPARATOR.join(filter(None, parts))
 
 
 def channel_words(count: int, choice: Choice, chosen: Optional[Sequence[int]] = None) -> str:

@@ -27,6 +27,9 @@ class Thresholds(NamedTuple):
     most: int = 300
 
 
+DEFAULTS = Thresholds()
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """What a detector considered in one image, before thresholds and suppression.
@@ -89,6 +92,25 @@ class Detections:
         """Return class and confidence of detection ``i``: ``person 0.91``."""
         return f"{self.name(int(self.classes[i]))} {float(self.scores[i]):.2f}"
 
+    def of(self, rows: Sequence[int], classes: Sequence[int]) -> Detections:
+        """Return candidates, each as one class, as if they had been detected."""
+        at, kinds = torch.tensor(list(rows), dtype=torch.long), torch.tensor(list(classes), dtype=torch.long)
+        boxes, scores = self.candidates.boxes_of(kinds, at), self.candidates.scores[at, kinds]
+        return Detections(boxes, scores, kinds, self.names, at, self.candidates)
+
+    @classmethod
+    def from_supervision(cls, found: Any) -> Detections:
+        """Convert ``supervision.Detections``, whose scores have no gradient: D-RISE can explain them."""
+        return without_gradients(found.xyxy, found.confidence, found.class_id, found.data.get("class_name", ()))
+
+    def to_supervision(self) -> Any:
+        """Convert to ``supervision.Detections``, with the names as ``data["class_name"]``."""
+        import supervision
+
+        named = {"class_name": np.array([self.name(k) for k in self.classes.tolist()])}
+        found, classes = (self.boxes.numpy(), self.scores.numpy()), self.classes.numpy()
+        return supervision.Detections(found[0], confidence=found[1], class_id=classes, data=named)
+
     def to_boxes(self) -> Boxes:
         """Return the detections as plain arrays."""
         classes = self.classes.tolist()
@@ -110,11 +132,13 @@ class Family(NamedTuple):
         watch: context manager around a forward pass of the model; yields a function from the model's output and
             the thresholds to the detections in its first image.
         frame: for models that resize their input, where it lies in what the layers see; see :class:`Frame`.
+        thresholds: for models that have their own, those.
     """
 
     matches: Callable[[nn.Module], bool]
     watch: Callable[[nn.Module], ContextManager[Callable[[Any, Thresholds], Detections]]]
     frame: Optional[Callable[[nn.Module, torch.Tensor], Frame]] = None
+    thresholds: Optional[Callable[[nn.Module], Thresholds]] = None
 
 
 # Families of detectors, as module:name of a Family; the first that matches wins.
@@ -122,6 +146,7 @@ FAMILIES: Sequence[str] = (
     "yolov5_featviz.yolov5.detections:ULTRALYTICS",
     "yolov5_featviz.yolov5.detections:YOLOV5",
     "yolov5_featviz.models.detections_torchvision:TORCHVISION",
+    "yolov5_featviz.models.detections_transformers:TRANSFORMERS",
 )
 
 
@@ -133,6 +158,12 @@ def family_of(model: nn.Module) -> Optional[Family]:
         if found.matches(model):
             return found
     return None
+
+
+def thresholds_of(model: nn.Module, given: Thresholds) -> Thresholds:
+    """Return the thresholds of a model's detections: its own, or ``given`` if it has none."""
+    family = family_of(model)
+    return given if family is None or family.thresholds is None else family.thresholds(model)
 
 
 def frame_of(model: nn.Module, image: torch.Tensor) -> Frame:
@@ -226,6 +257,21 @@ def _row_of(
     return int(near[best]) if apart[best] <= 1 else None
 
 
+def without_gradients(boxes: Any, scores: Any, classes: Any, labels: Sequence[str] = ()) -> Detections:
+    """Return detections of which no more is known than arrays ``[K, 4]``, ``[K]``, ``[K]`` and the name of each."""
+    xyxy = torch.as_tensor(np.asarray(boxes), dtype=torch.float32).reshape(-1, 4)
+    kinds = torch.as_tensor(np.zeros(len(xyxy)) if classes is None else np.asarray(classes)).long()
+    known = torch.as_tensor(np.ones(len(xyxy)) if scores is None else np.asarray(scores), dtype=torch.float32)
+    table = torch.zeros(len(xyxy), int(kinds.max()) + 1 if len(kinds) else 0)
+    table[torch.arange(len(xyxy)), kinds] = known
+
+    def no_gradient(row: int, kind: int) -> torch.Tensor:
+        raise FeatvizError("these detections are arrays, whose scores have no gradient: take d-rise")
+
+    names = {int(k): str(label) for k, label in zip(kinds, labels)}
+    return Detections(xyxy, known, kinds, names, torch.arange(len(xyxy)), Candidates(xyxy, table, no_gradient))
+
+
 def log_odds(confidence: torch.Tensor) -> torch.Tensor:
     """Return ``log(p / (1 - p))`` of a confidence: the logit of a sigmoid, whose gradient does not saturate."""
     p = confidence.float().clamp(1e-7, 1 - 1e-7)
@@ -246,17 +292,6 @@ def class_name(number: int, names: Dict[int, str]) -> str:
 def counted(classes: torch.Tensor, names: Dict[int, str]) -> str:
     """Count detections by class, as in ``4 × person, 1 × bus``."""
     return ", ".join(f"{count} × {class_name(number, names)}" for number, count in Counter(classes.tolist()).items())
-
-
-def split_target(target: Any) -> Tuple[str, Optional[int]]:
-    """Split ``person:2``, ``person`` or ``:2`` into the class, maybe empty, and the rank, None if there is none.
-
-    Raises FeatvizError for a rank that is no number.
-    """
-    word, colon, rank = str("" if target is None else target).partition(":")
-    if colon and not rank.isdigit():
-        raise FeatvizError(f"target {target!r} is not understood: give a class, or a class and a number, person:0")
-    return word, int(rank) if colon else None
 
 
 def unknown_output(model: nn.Module, output: Any) -> FeatvizError:

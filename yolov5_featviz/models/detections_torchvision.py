@@ -99,7 +99,12 @@ def _frame(model: Any, image: torch.Tensor) -> Frame:
     return Frame((int(padded[0]), int(padded[1])), (0.0, 0.0, float(width), float(height)))
 
 
-TORCHVISION = Family(lambda model: _kind(model) is not None, _watch, _frame)
+def _thresholds(model: Any) -> Thresholds:
+    post = getattr(model, "roi_heads", model)
+    return Thresholds(float(post.score_thresh), float(post.nms_thresh), int(post.detections_per_img))
+
+
+TORCHVISION = Family(lambda model: _kind(model) is not None, _watch, _frame, _thresholds)
 
 
 def _head(seen: Dict[str, Tuple[Any, Any]], two: bool) -> _Head:

@@ -7,10 +7,11 @@ from typing import Any, Dict, Optional, Tuple, Union
 import torch
 
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.models.detections import class_name, counted, names_of, split_target
+from yolov5_featviz.models.detections import class_name, counted, names_of
 from yolov5_featviz.models.layers import Target
 from yolov5_featviz.models.outputs import describe_output, tensors_of
-from yolov5_featviz.text import near
+from yolov5_featviz.models.targets import class_number
+from yolov5_featviz.models.targets import parse_target as _parsed
 
 CONFIDENCE, OVERLAP = 0.25, 0.45  # detect.py's default thresholds
 
@@ -20,15 +21,8 @@ def parse_target(names: Any, target: Target) -> Tuple[Optional[int], Optional[in
 
     Raises FeatvizError if there is no such class.
     """
-    known = names_of(names)
-    word, rank = split_target(target)
-    number: Optional[int] = None
-    if word:
-        number = int(word) if word.isdigit() else next((i for i, name in known.items() if name == word), None)
-        if number is None or (known and number not in known):
-            some = ", ".join(f"{name} ({i})" for i, name in list(known.items())[:8]) + ", ..." * (len(known) > 8)
-            raise FeatvizError(f"no class {word!r}{near(word, known.values(), f'there are {some}')}")
-    return number, rank
+    asked = _parsed(target)
+    return class_number(asked.word, names_of(names)), asked.rank
 
 
 def target_score(names: Any, output: Any, target: Target) -> Tuple[torch.Tensor, str]:
