@@ -4,14 +4,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 YOLOV5 := 7.0.0
 MMDET := .stacks/mmdet
+TRANSFORMERS := .stacks/transformers
 RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-checkouts test-stacks test-releases test-report test-mmdet test-faults bench figures lint train-demo clean
+.PHONY: help demo test test-fast test-checkouts test-stacks test-releases test-report test-mmdet test-transformers test-faults bench figures deletion lint train-demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run ## set up, detect on two photographs with the bundled checkpoint, say where the pictures are
 	$(BIN)/python detect.py --weights best.pt --visualize-layers 17,20,23
@@ -37,7 +38,10 @@ test-report: $(VENV)/.browser ## the report in a real browser: Chromium, which m
 	CHROMIUM="$(CHROMIUM)" SCREENSHOTS=runs/report $(BIN)/python -m pytest tests/runs/test_browser.py
 
 test-mmdet: $(MMDET)/.ready ## mmdetection's detectors and timm's models, in an environment of their own (a quarter of an hour to build)
-	$(MMDET)/bin/python -m pytest tests/models/test_mmdet.py tests/models/test_timm.py
+	$(MMDET)/bin/python -m pytest tests/models/test_mmdet.py tests/models/test_detections_mmdet.py tests/models/test_timm.py
+
+test-transformers: $(TRANSFORMERS)/.ready ## transformers' detectors and supervision, in an environment of their own
+	OMP_NUM_THREADS=1 $(TRANSFORMERS)/bin/python -m pytest tests/models/test_detections_transformers.py tests/models/test_supervision.py
 
 test-faults: $(VENV)/.wheels ## kills, signals, full disks, odd files and fuzz, with counts (minutes)
 	$(BIN)/python scripts/faults.py
@@ -48,6 +52,9 @@ bench: $(VENV)/.run ## what the pictures cost, against YOLOv5's own and other to
 figures: $(VENV)/.dev ## make the pictures of README and docs anew, and say which came out differently
 	$(BIN)/python scripts/figures.py
 	git status --short docs/figures
+
+deletion: $(VENV)/.dev ## the explanation methods by deletion on three detectors, two of which it trains (20 minutes, on a quiet machine)
+	$(BIN)/python scripts/deletion.py
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .
@@ -84,11 +91,19 @@ $(VENV)/.wheels: $(VENV)/.dev Makefile
 	done
 	touch $@
 
-# mmcv offers no wheel for this torch. pip keeps the one that is built here; nothing of it needs a GPU.
+# mmcv offers no wheel for this torch. pip keeps the one that is built here; nothing of it needs a GPU. Of YOLOv5, the
+# tests take the two photographs only.
 $(MMDET)/.ready: requirements-mmdet.txt
 	test -x $(MMDET)/bin/python || $(PYTHON) -m venv $(MMDET)
 	$(MMDET)/bin/python -m pip install --quiet "setuptools<81" wheel
 	$(MMDET)/bin/python -m pip install --quiet -r requirements-mmdet.txt
 	MMCV_WITH_OPS=1 $(MMDET)/bin/python -m pip install --quiet --no-build-isolation mmcv==2.1.0
-	$(MMDET)/bin/python -m pip install --quiet --no-deps mmdet==3.3.0
+	$(MMDET)/bin/python -m pip install --quiet --no-deps mmdet==3.3.0 yolov5==$(YOLOV5)
+	touch $@
+
+# Of YOLOv5, the tests take the two photographs only.
+$(TRANSFORMERS)/.ready: requirements-transformers.txt
+	test -x $(TRANSFORMERS)/bin/python || $(PYTHON) -m venv $(TRANSFORMERS)
+	$(TRANSFORMERS)/bin/python -m pip install --quiet -r requirements-transformers.txt
+	$(TRANSFORMERS)/bin/python -m pip install --quiet --no-deps yolov5==$(YOLOV5)
 	touch $@

@@ -1,5 +1,6 @@
 """Class activation maps, against grad-cam's own pipeline and against formulas written out here."""
 
+import inspect
 import sys
 
 import cv2
@@ -13,7 +14,9 @@ from torch import nn
 
 import yolov5_featviz as fv
 from yolov5_featviz.arrays.checkerboard import is_checkerboard
+from yolov5_featviz.attribution.explain import explain_input, overviews
 from yolov5_featviz.draw.heatmap import aligned
+from yolov5_featviz.models.detections import DEFAULTS, watching
 
 METHODS = {"layer-cam": "LayerCAM", "grad-cam": "GradCAM", "grad-cam++": "GradCAMPlusPlus"}
 
@@ -253,30 +256,26 @@ def test_the_heat_of_one_person_lies_in_that_person(model, bus, persons):
         inside, area = share(heat, person[None])
         assert inside > 0.75 > 6 * area, (rank, inside, area)
         assert f"of person {person[4]:.2f}" in heat.title
-        (same,) = fv.cam(model, bus, 17, person[:4].tolist())
-        np.testing.assert_array_equal(heat.values, same.values)
+        for box in (person[:4].tolist(), person[:4], person[:4].numpy()):
+            (same,) = fv.cam(model, bus, 17, box)
+            np.testing.assert_array_equal(heat.values, same.values)
 
 
 def test_scores_of_detections(model, bus):
     """The sum of the logits of objectness and class of each, by the confidences of YOLOv5's own suppression."""
     from yolov5.utils.general import non_max_suppression
 
-    with torch.no_grad():
+    with torch.no_grad(), watching(model) as rows:
         output = model(bus)
+        detections = rows(output, DEFAULTS)
         found = non_max_suppression(output[0])[0]
-    scores, words = model_score(model, output, None)
     objects, classes = output[0][0, :, 4], output[0][0, :, 5:]
     expected = []
     for *_, confidence, kind in found.tolist():
         i = int((objects * classes[:, int(kind)] - confidence).abs().argmin())
         expected.append(torch.logit(objects[i]).item() + torch.logit(classes[i, int(kind)]).item())
-    assert words == "4 × person, 1 × bus" and scores.tolist() == pytest.approx(expected, rel=1e-3)
-
-
-def model_score(model, output, target):
-    from yolov5_featviz.models.layers import index_layers
-
-    return index_layers(model).score(output, target)
+    assert len(expected) == 5
+    assert [float(detections.why(i)) for i in range(len(detections))] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +288,8 @@ def model_score(model, output, target):
         ("person:4", "no person number 4 was detected"),
         ("person:x", "'person:x' is not understood"),
         ((0, 0, 20, 20), "no detection at 0, 0, 20, 20: found: 4 × person"),
+        ("bus@0,0,20", "target 'bus@0,0,20' is not understood"),
+        ("bus@9000,0,9999,999", "no candidate overlaps 9000,0,9999,999 by half"),
     ],
 )
 def test_targets_refused(model, bus, target, says):
@@ -345,6 +346,107 @@ def test_several_detections_are_explained_one_by_one(model, bus, method, smooth)
     mean = sum(aligned(heat.values, heat.feature_map, (640, 480), shape) for heat in together)
     np.testing.assert_allclose(merged.values, mean / mean.max(), atol=1e-5)
     assert left_out not in merged.title and "each scaled to its maximum" in merged.title
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("target", [None, "person", "bus"])
+def test_it_combines_the_explanations_of_single_detections(model, bus, target, merge):
+    """The values of the layers and the titles, but for the remark on a single map."""
+    alone = explain_input(model, bus, target, layers="9,17", merge=False, smooth=True)
+    assert [one.layers for one in alone] == [("9",)] * (len(alone) // 2) + [("17",)] * (len(alone) // 2)
+    assert [one.score for one in alone[: len(alone) // 2]] == [one.score for one in alone[len(alone) // 2 :]]
+    expected = overviews(alone, merge)
+    heats = fv.cam(model, bus, "9,17", target, merge=merge, smooth=True)
+    assert [heat.title for heat in heats] == [heat.title for heat in expected] and len(heats) == 2 - merge
+    for heat, other in zip(heats, expected):
+        np.testing.assert_array_equal(heat.values, other.values)
+        assert heat.about == other.about and "smoothed 3×3" in heat.title
+        assert len(other.feature_map.boxes) == len(alone) // 2
+
+
+def test_classes_by_number(model, bus):
+    for number in (1, "1", np.int64(1)):
+        (heat,) = fv.cam(model, bus, 17, number)
+        assert "Layer-CAM of bus 0." in heat.title
+    with pytest.raises(fv.FeatvizError, match="no explanations to combine"):
+        overviews([])
+
+
+def test_thresholds_and_places(model, bus, persons):
+    (heat,) = fv.cam(model, bus, 17, conf=float(persons[1, 4]))
+    assert f"Layer-CAM of person {persons[0, 4]:.2f} · " in heat.title
+    place = persons[1, :4].tolist()
+    words = ",".join(str(edge) for edge in place)
+    detected, missed = (fv.cam(model, bus, 17, f"person@{words}", conf=conf)[0] for conf in (0.25, 0.95))
+    np.testing.assert_array_equal(detected.values, missed.values)
+    score = f"{persons[1, 4]:.2f}"
+    assert f"of person {score} · " in detected.title
+    assert f"of person {score}, not detected: best candidate {score}, below 0.95 · " in missed.title
+    doubled = ",".join(str(edge * 2) for edge in place)  # in pixels of an image of twice the size
+    (same,) = fv.cam(model, bus, 17, f"@{doubled}", size=(1280, 960))
+    np.testing.assert_array_equal(same.values, detected.values)
+
+
+def test_a_class_of_ultralytics_detector(images):
+    ultralytics = pytest.importorskip("ultralytics")
+    torch.manual_seed(0)
+    model = ultralytics.YOLO("yolov8n.yaml").model.eval()
+    x = torch.rand(1, 3, 96, 128)
+    kept = []
+    handle = model.model[9].register_forward_hook(lambda module, given, out: kept.append(out) or out.clone())
+    with torch.enable_grad():
+        output = model(x.clone().requires_grad_(True))[0]
+        scores = output[0, 4:]
+        kind, row = divmod(int(scores.argmax()), scores.shape[1])
+        (gradient,) = torch.autograd.grad(torch.logit(scores[kind, row]), kept)
+    handle.remove()
+    expected = (gradient[0].clamp(min=0) * kept[0][0].detach()).sum(0)
+    (heat,) = fv.cam(model, x, 9, f"{model.names[kind]}:0", conf=0.0)
+    np.testing.assert_allclose(heat.feature_map.data[0], expected, rtol=1e-3, atol=1e-5 * expected.abs().max())
+    assert f"Layer-CAM of {model.names[kind]} " in heat.title
+
+
+def test_a_class_of_torchvisions_detector():
+    """The map is that of the log odds of one anchor, and lies in what the model has resized and padded."""
+    torch.manual_seed(0)
+    build = torchvision.models.detection.retinanet_resnet50_fpn
+    known = {"weights": None, "weights_backbone": None}
+    known = known if "weights" in inspect.signature(build).parameters else {"pretrained_backbone": False}
+    model = build(**known, score_thresh=0.0, detections_per_img=3, min_size=96, max_size=160).eval()
+    x = torch.rand(1, 3, 90, 120)
+    with torch.no_grad():
+        found = model(x)[0]
+    kind = int(found["labels"][0])
+    (heat,) = fv.cam(model, x, "backbone.body.layer2", f"{kind}:0")
+    assert f"Layer-CAM of class {kind} {float(found['scores'][0]):.2f}" in heat.title
+    assert heat.feature_map.input_size == (96, 128) and heat.feature_map.region == (0, 0, 128, 96)
+    kept = []
+    handle = model.backbone.body.layer2.register_forward_hook(
+        lambda module, given, out: kept.append(out) or out.clone()
+    )
+    heads = []
+    other = model.head.register_forward_hook(lambda module, given, out: heads.append(out["cls_logits"]))
+    with torch.enable_grad():
+        model(x.clone().requires_grad_(True))
+        logits = heads[0][0]
+        row = int((logits[:, kind].sigmoid() - found["scores"][0]).abs().argmin())
+        (gradient,) = torch.autograd.grad(logits[row, kind], kept)
+    handle.remove()
+    other.remove()
+    expected = (gradient[0].clamp(min=0) * kept[0][0].detach()).sum(0)
+    np.testing.assert_allclose(heat.feature_map.data[0], expected, rtol=1e-3, atol=1e-5 * expected.abs().max())
+
+
+def test_a_classifier_with_names(net, x):
+    net.names = dict(enumerate("abcde"))
+    try:
+        (heat,) = fv.cam(net, x, "layer4", "c")
+        np.testing.assert_array_equal(heat.values, fv.cam(net, x, "layer4", 2)[0].values)
+        assert "Layer-CAM of c · " in heat.title
+        with pytest.raises(fv.FeatvizError, match=r"no class 'f': there are a \(0\)"):
+            fv.cam(net, x, "layer4", "f")
+    finally:
+        del net.names
 
 
 def test_checkerboards_of_the_detector(model, bus):

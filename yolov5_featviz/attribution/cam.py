@@ -9,28 +9,37 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from torch import nn
 
-from yolov5_featviz.arrays.boxes import Region
-from yolov5_featviz.arrays.checkerboard import is_checkerboard, parity_shares, smoothed
-from yolov5_featviz.arrays.normalize import normalize
-from yolov5_featviz.arrays.resample import resample
+from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.arrays.checkerboard import smoothed
+from yolov5_featviz.attribution.combined import combined
+from yolov5_featviz.attribution.view import View
 from yolov5_featviz.attribution.weighting import FORMULAS
 from yolov5_featviz.draw.heatmap import HeatMap
-from yolov5_featviz.draw.lettering import SEPARATOR
-from yolov5_featviz.draw.page import map_title as describe_map
-from yolov5_featviz.draw.record import map_record, number
-from yolov5_featviz.draw.scale import Legend
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.detections import (
+    Detections,
+    Thresholds,
+    class_name,
+    counted,
+    family_of,
+    names_of,
+    thresholds_of,
+    watching,
+)
 from yolov5_featviz.models.hooks import eval_mode, output_hooks
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, Target, index_layers, select_layers, unhookable
 from yolov5_featviz.models.outputs import Input, Reshape, describe_output, patch_size, tensors_of, to_maps
+from yolov5_featviz.models.targets import OVERLAP, Place, cases_of, class_number, confidence, is_number, parse_target
+
+INDEPENDENT = "the score does not depend on this layer"
 
 # name -> name in captions, class of pytorch_grad_cam; none if the formula is ours
 CAM_METHODS: Dict[str, Tuple[str, str]] = {
@@ -54,6 +63,9 @@ def cam(
     name: str = "",
     reshape: Optional[Reshape] = None,
     smooth: bool = False,
+    size: Optional[Tuple[int, int]] = None,
+    conf: float = 0.25,
+    iou: float = 0.45,
 ) -> List[HeatMap]:
     """Compute class activation maps of ``layers``.
 
@@ -65,10 +77,12 @@ def cam(
         target: the target whose score is explained. Of several detections, each is explained alone: the map is
             the maximum of their maps, each scaled to its maximum.
 
-            - of a classifier: a class by its number; None for the one with the highest score.
+            - of a classifier: a class by its number, or its name if the model has ``names``; None for the one with
+              the highest score.
             - of a detector of a known family: a class by name or number, for all its detections;
-              ``person:0`` for the person with the highest score, ``:0`` for the highest of all; a box
-              (left, top, right, bottom in pixels of the input) for the detection there; None for all.
+              ``person:0`` for the person with the highest score, ``:0`` for the highest of all;
+              ``person@x0,y0,x1,y1`` for the best candidate that overlaps this box by half, detected or not,
+              ``@x0,y0,x1,y1`` of any class; a box (left, top, right, bottom) for the detection there; None for all.
             - of any model: a function from its output to a score, a tensor of one element.
         method: one of these, ``A`` being a layer's activations ``[C, H, W]`` and ``G`` the gradient of
             the score with respect to them.
@@ -98,6 +112,9 @@ def cam(
         smooth: filter the map of each score, before it is scaled, with the binomial kernel of 3 by 3 cells,
             which removes the checkerboard that the gradient of a strided convolution has. Titles say so,
             and ``about["smooth"]`` is True.
+        size: height and width of the original image, in whose pixels the target's box is given; None for those of
+            ``region``.
+        conf, iou: thresholds of detectors that have none of their own.
 
     Returns:
         A :class:`HeatMap` for each layer, or one. Negative values are 0, the largest is 1; a layer that
@@ -114,79 +131,90 @@ def cam(
     weigh = method_of(method, smooth)
     if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
         raise FeatvizError(f"a class activation map needs one image [1, C, H, W], not {describe_output(image)}")
-    with gradients_on(), plain_errors():
+    with ExitStack() as stack:
+        stack.enter_context(gradients_on())
+        stack.enter_context(plain_errors())
         index = index_layers(differentiable(model))
-        found, output = run_kept(index, select_layers(index, layers), image, reshape)
+        detects = method != "eigen-cam" and not callable(target) and family_of(index.root) is not None
+        rows = stack.enter_context(watching(index.root)) if detects else None
+        kept, output = run_kept(index, select_layers(index, layers), image, reshape)
+        view = View(index.root, image, region, size)
+        words, every = "", []  # type: str, List[List[Optional[Plane]]]
         if method == "eigen-cam":
-            words, count = "", 0
-            planes = [_Plane(weigh(one.to_array(one.tensor), None)) for one in found]
+            every = [[Plane(weigh(one.to_array(one.tensor), None)) for one in kept]]
+        elif callable(target):
+            words, every = "the score", planes_of(kept, [_score_by(target, output)], weigh)
+        elif rows is None or _is_classifier(output):
+            score, words = _class_score(output, target, index.root)
+            every = planes_of(kept, [score], weigh)
         else:
-            scores, words = _scores(index, output, target)
-            planes, count = _explain(scores, found, weigh), len(scores)
-    size = (int(image.shape[2]), int(image.shape[3]))
-    maps: List[FeatureMap] = []
-    lit: List[Set[int]] = []
-    for one, plane in zip(found, planes):
-        if plane.values is None:
-            if one.layer.optional:
-                continue
+            thresholds = thresholds_of(index.root, Thresholds(conf, iou))
+            scores, words = _scores_of(rows(output, thresholds), target, thresholds, view.to_input)
+            every = planes_of(kept, scores, weigh)
+    maps: List[List[FeatureMap]] = []
+    for one, planes in zip(kept, zip(*every)):
+        found = filled(planes)
+        if not found and not one.layer.optional:
             raise FeatvizError(f"{one.layer.title} does not feed {words}: take a layer that comes before it")
-        maps.append(FeatureMap(torch.from_numpy(plane.values)[None], one.layer, size, one.level, name, region=region))
-        lit.append(plane.lit)
+        if found:
+            maps.append([map_of(one, plane, view, name) for plane in found])
     if not maps:
         raise FeatvizError(f"none of the layers {layers} feeds {words}")
-    boards = [_board(one) for one in maps]
-    if merge:
-        maps, lit, boards = [merged(maps)], [set().union(*lit)], [max(boards)]
-    title = CAM_METHODS[method][0] + (f" of {words}" if words else "")
-    titles = [_title(title, count, len(which), smooth) for which in lit]
-    return [_heat(one, words, smooth, board, merge) for one, words, board in zip(maps, titles, boards)]
+    return combined(maps, CAM_METHODS[method][0] + (f" of {words}" if words else ""), smooth, merge)
 
 
-@dataclass
-class _Plane:
-    """The map of one tensor, ``[H, W]``, None if no score depends on it; and the scores that it raises somewhere."""
+class Plane(NamedTuple):
+    """The map of one score in one tensor, ``[H, W]``, and a remark on it."""
 
-    values: Optional[np.ndarray] = None
-    lit: Set[int] = field(default_factory=set)
+    values: np.ndarray
+    remark: str = ""
 
 
-def _explain(
-    scores: torch.Tensor, found: Sequence[Kept], weigh: Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]
-) -> List[_Plane]:
-    """Return the map of each tensor: of one score its values, of several the maximum of their scaled maps.
+def planes_of(
+    kept: Sequence[Kept],
+    scores: Sequence[torch.Tensor],
+    weigh: Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray],
+) -> List[List[Optional[Plane]]]:
+    """Return for each score its map in each tensor; None where it does not depend on the tensor.
 
-    The scores are taken one by one: memory does not depend on their number.
+    The scores are taken one by one: the memory for gradients does not depend on their number.
     """
-    tensors = [one.tensor for one in found]
-    activations = [one.to_array(tensor) for one, tensor in zip(found, tensors)]
-    planes = [_Plane() for _ in found]
+    tensors = [one.tensor for one in kept]
+    activations = [one.to_array(tensor) for one, tensor in zip(kept, tensors)]
+    every: List[List[Optional[Plane]]] = []
+    if not all(score.requires_grad for score in scores):
+        raise FeatvizError("the score has no gradient: this model, or the target, switches gradients off")
     for i, score in enumerate(scores):
         gradients = gradients_of(score, tensors, i + 1 < len(scores))
-        for one, plane, activation in zip(found, planes, activations):
+        planes: List[Optional[Plane]] = []
+        for one, activation in zip(kept, activations):
             gradient = gradients.get(id(one.tensor))
             if gradient is None:
+                planes.append(None)
                 continue
-            values = weigh(activation, one.to_array(gradient))
-            scaled, limits = normalize(values[None], "zero")
-            if limits[0, 1] > 0:
-                plane.lit.add(i)
-            if len(scores) > 1:
-                values = scaled[0]
-            plane.values = values if plane.values is None else np.maximum(plane.values, values)
-    return planes
+            slope = one.to_array(gradient)
+            planes.append(Plane(weigh(activation, slope), _reach(slope)))
+        every.append(planes)
+    return every
 
 
-def _title(title: str, count: int, lit: int, smooth: bool) -> str:
-    """Add to a title how the maps of ``count`` scores were made one map, of which ``lit`` have a positive value."""
-    parts = [title]
-    if count > 1:
-        parts.append("each scaled to its maximum")
-    if 0 < lit < count:
-        parts.append(f"{count - lit} of {count} without a positive value")
-    if smooth:
-        parts.append("smoothed 3×3")
-    return SEPARATOR.join(parts)
+def _reach(gradient: np.ndarray) -> str:
+    """Say so if a score depends on a single cell of a layer, which is all that its map can show, or on none."""
+    cells = np.abs(gradient[0]).sum(axis=0)
+    lit = np.count_nonzero(cells)
+    return INDEPENDENT if not lit else "only the cell that detects can be lit" if lit == 1 < cells.size else ""
+
+
+def filled(planes: Sequence[Optional[Plane]]) -> List[Plane]:
+    """Return the maps of several scores in one tensor, 0 where a score does not depend on it; none if none does."""
+    first = next((plane for plane in planes if plane is not None), None)
+    return [] if first is None else [plane or Plane(np.zeros_like(first.values)) for plane in planes]
+
+
+def map_of(one: Kept, plane: Plane, view: View, name: str, boxes: Optional[Boxes] = None) -> FeatureMap:
+    """Return a map as a feature map of the tensor that it is of."""
+    data = torch.from_numpy(plane.values)[None]
+    return FeatureMap(data, one.layer, view.frame.size, one.level, name, None, view.window, boxes)
 
 
 def gradients_of(score: torch.Tensor, tensors: List[torch.Tensor], again: bool) -> Dict[int, Optional[torch.Tensor]]:
@@ -285,67 +313,68 @@ def _keep(layer: Layer, output: Any, to_array: Callable[[torch.Tensor], np.ndarr
     return kept
 
 
-def _scores(index: LayerIndex, output: Any, target: Any) -> Tuple[torch.Tensor, str]:
-    """Return the scores of the target, ``[n]``, with their gradients, and their description."""
-    if callable(target):
-        scores, words = target(output), "the score"
-        if not isinstance(scores, torch.Tensor) or scores.numel() != 1:
-            raise FeatvizError(f"target returned {describe_output(scores)}: return a tensor of one element, the score")
-    else:
-        scores, words = (index.score or class_score)(output, target)
-    if not scores.requires_grad:
-        raise FeatvizError("the score has no gradient: this model, or the target, switches gradients off")
-    return scores.reshape(-1), words
+def _scores_of(
+    detections: Detections, target: Target, thresholds: Thresholds, place: Place
+) -> Tuple[List[torch.Tensor], str]:
+    """Return the score of each detection of a target, with its gradient, and their description."""
+    names = detections.names
+    if not isinstance(target, (str, int, np.integer, type(None))):
+        target = _detected_at(detections, target, place)
+    cases = cases_of(detections, target, thresholds, place)
+    words = counted(torch.tensor([case.number for case in cases]), names)
+    if len(cases) == 1:
+        one = cases[0]
+        words = caption(detections.name(one.number), one.score, one.kind, one.note, one.detection is not None)
+    return [detections.candidates.score(case.row, case.number) for case in cases], words
 
 
-def class_score(output: Any, target: Target) -> Tuple[torch.Tensor, str]:
-    """Return the score of a class by number, or the highest if ``target`` is None, and its description."""
+def _detected_at(detections: Detections, box: Sequence[float], place: Place) -> List[float]:
+    """Return a box as a list. Raises FeatvizError if there is no detection."""
+    from torchvision.ops import box_iou
+
+    edges = [float(edge) for edge in box]
+    there = torch.tensor([list(place(parse_target(edges).box or ()))], dtype=torch.float32)
+    if not (box_iou(there, detections.boxes) >= OVERLAP).any():
+        found = counted(detections.classes, detections.names) or "nothing"
+        raise FeatvizError(f"no detection at {', '.join(f'{edge:g}' for edge in edges)}: found: {found}")
+    return edges
+
+
+def caption(label: str, score: float, kind: str = "", note: str = "", detected: bool = True) -> str:
+    """Describe a detection, or what is not one: ``bus 0.18, missed: best candidate 0.18, below 0.25``."""
+    what = kind or ("" if detected else "not detected")
+    return ": ".join(filter(None, [", ".join(filter(None, [f"{label} {confidence(score)}", what])), note]))
+
+
+def _is_classifier(output: Any) -> bool:
+    """Whether an output is class scores ``[1, classes]``, or several such, and nothing else."""
+    tensors = [tensor for _, tensor in tensors_of(output)]
+    return bool(tensors) and all(tensor.dim() == 2 and len(tensor) == 1 for tensor in tensors)
+
+
+def _score_by(target: Callable[[Any], torch.Tensor], output: Any) -> torch.Tensor:
+    score = target(output)
+    if not isinstance(score, torch.Tensor) or score.numel() != 1:
+        raise FeatvizError(f"target returned {describe_output(score)}: return a tensor of one element, the score")
+    return score
+
+
+def _class_score(output: Any, target: Target, root: Any) -> Tuple[torch.Tensor, str]:
+    """Return the score of a class, or the highest if ``target`` is None, and the class's name."""
     scores = next((tensor for _, tensor in tensors_of(output) if tensor.dim() == 2), None)
     if scores is None:
         raise FeatvizError(
             f"the model yields {describe_output(output)}, no class scores [1, classes]: "
             "give as target a function from the output to a score"
         )
-    if target is not None and not str(target).isdigit():
-        raise FeatvizError(f"no class {target!r}: give a number, 0 to {scores.shape[1] - 1}")
-    number = int(scores[0].argmax()) if target is None else int(str(target))
-    if number >= scores.shape[1]:
-        raise FeatvizError(f"no class {number}: this model has classes 0 to {scores.shape[1] - 1}")
-    return scores[0, number], f"class {number}"
-
-
-def _board(feature_map: FeatureMap) -> float:
-    """Return the largest share of a map's energy by the parity of its cells if it is a checkerboard, else 0."""
-    values = normalize(feature_map.data.numpy(), "zero")[0][0]
-    return float(parity_shares(values).max()) if is_checkerboard(values) else 0.0
-
-
-def _heat(feature_map: FeatureMap, title: str, smooth: bool, board: float, several: bool) -> HeatMap:
-    values, limits = normalize(feature_map.data.numpy(), "zero")
-    key = Legend("0", "max") if limits[0, 1] > 0 else Legend("all values ≤ 0", "")
-    parity = [number(share) for share in parity_shares(values[0])]
-    about = map_record(feature_map, title, [], limits, norm="zero", smooth=smooth or None, parity=parity)
-    if board:
-        where = " of a layer" * several
-        title += f"{SEPARATOR}checkerboard: {board:.0%} of the energy on one cell in four{where}"
-    return HeatMap(values[0], key, describe_map(feature_map, title), feature_map, about)
-
-
-def heat_of(maps: List[FeatureMap], title: str) -> HeatMap:
-    """Return the map of one score, merged if there are several layers; ``title`` says of what it is."""
-    one, board = merged(maps) if len(maps) > 1 else maps[0], max(_board(part) for part in maps)
-    return _heat(one, title, False, board, len(maps) > 1)
-
-
-def merged(maps: List[FeatureMap]) -> FeatureMap:
-    """Return the mean of the maps, each scaled to its maximum, at the finest of their sizes."""
-    height, width = (max(int(feature_map.data.shape[d]) for feature_map in maps) for d in (1, 2))
-    scaled = (normalize(feature_map.data.numpy(), "zero")[0][0] for feature_map in maps)
-    mean = np.mean([resample(values, (height, width)) for values in scaled], axis=0)
-    names = [feature_map.layer.name for feature_map in maps]
-    name = "+".join(names) if len(names) <= 4 else f"{names[0]}+{len(names) - 1}more"
-    whole = Layer("", maps[0].layer.module, "merged", name=name)
-    return replace(maps[0], data=torch.from_numpy(mean)[None], layer=whole, level=None)
+    given, last = getattr(root, "names", ()), scores.shape[1] - 1
+    names = names_of(given if isinstance(given, (dict, list, tuple)) else ())
+    if target is not None and not names and not is_number(str(target)):
+        raise FeatvizError(f"no class {target!r}: give a number, 0 to {last}")
+    number = int(scores[0].argmax()) if target is None else class_number(str(target), names)
+    if number is None or number > last:
+        raise FeatvizError(f"no class {target}: this model has classes 0 to {last}")
+    return scores[0, number], class_name(number, names)
 
 
 @contextmanager

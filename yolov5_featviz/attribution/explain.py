@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -13,35 +13,40 @@ from torch import nn
 
 from yolov5_featviz.arrays.array import as_array
 from yolov5_featviz.arrays.boxes import Boxes, Region
-from yolov5_featviz.arrays.resample import resample
+from yolov5_featviz.arrays.checkerboard import smoothed
 from yolov5_featviz.attribution.ablation import Ablation, ablate
 from yolov5_featviz.attribution.cam import (
     CAM_METHODS,
+    INDEPENDENT,
     Kept,
+    Plane,
+    caption,
     check_method,
     differentiable,
-    gradients_of,
+    filled,
     gradients_on,
-    heat_of,
+    map_of,
     method_of,
     plain_errors,
+    planes_of,
     run_kept,
 )
+from yolov5_featviz.attribution.combined import combined
 from yolov5_featviz.attribution.d_rise import Progress, d_rise
+from yolov5_featviz.attribution.view import View
 from yolov5_featviz.draw.heatmap import HeatMap, aligned
 from yolov5_featviz.draw.lettering import SEPARATOR
-from yolov5_featviz.draw.page import map_title
 from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.features.feature_map import FeatureMap
-from yolov5_featviz.models.detections import Detections, Frame, Thresholds, frame_of, located, thresholds_of, watching
+from yolov5_featviz.models.detections import Detections, Thresholds, located, thresholds_of, watching
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, index_layers, select_layers
 from yolov5_featviz.models.outputs import describe_output
-from yolov5_featviz.models.targets import Case, case_of, cases_of, confidence
-from yolov5_featviz.models.tide import ERRORS, KINDS, MISSED, errors_of
+from yolov5_featviz.models.targets import Case, Edges, case_of, cases_of, confidence
+from yolov5_featviz.models.tide import ERRORS, KINDS, errors_of
 
 METHOD = "layer-cam"  # default
 MASKS = 1000  # of D-RISE
+NO_CANDIDATE = "no candidate"  # remark on the map of an object that the detector has no candidate for
 # name -> name in captions
 METHODS: Dict[str, str] = {
     **{name: words for name, (words, _) in CAM_METHODS.items()},
@@ -49,7 +54,6 @@ METHODS: Dict[str, str] = {
     "ablation": "Ablation-CAM",
 }
 
-Edges = Tuple[float, float, float, float]  # left, top, right and bottom edge
 Target = Optional[Union[str, int, Sequence[int]]]
 
 
@@ -70,6 +74,7 @@ class Explanation:
         note: what is wrong, or why it was not detected, in words.
         detected: whether it is among the detections.
         truth: box of the label that an error is about, in pixels of the image.
+        remark: what else is to be known about the map: the number of masks, that it is a single cell...
     """
 
     heat: HeatMap
@@ -84,6 +89,7 @@ class Explanation:
     note: str = ""
     detected: bool = True
     truth: Optional[Edges] = field(default=None, repr=False)
+    remark: str = ""
 
     @property
     def map(self) -> np.ndarray:
@@ -93,7 +99,7 @@ class Explanation:
     @property
     def caption(self) -> str:
         """Class, score, and what is wrong: ``person 0.91``, ``bus 0.18, missed: best candidate 0.18, below 0.25``."""
-        return _caption(f"{self.label} {confidence(self.score)}", self.kind, self.note, self.detected)
+        return caption(self.label, self.score, self.kind, self.note, self.detected)
 
     def over(self, image: Any, boxes: bool = True, **options: Any) -> Picture:
         """Draw the map over the image, with the detection's box; options as for :meth:`HeatMap.over`."""
@@ -125,6 +131,9 @@ def explain_input(
     masks: int = MASKS,
     batch: Optional[int] = None,
     progress: Optional[Progress] = None,
+    merge: bool = True,
+    smooth: bool = False,
+    lost: Optional[Callable[[int], None]] = None,
 ) -> List[Explanation]:
     """Explain the detections in a prepared image, each by its own map with its own scale.
 
@@ -143,8 +152,7 @@ def explain_input(
         method: one of ``METHODS``. ``eigen-cam`` gives the same map for each; for the others see
             :func:`yolov5_featviz.attribution.cam.cam`, :mod:`~yolov5_featviz.attribution.d_rise`, which needs no
             layers, and :mod:`~yolov5_featviz.attribution.ablation`.
-        layers: one layer, or several, whose maps are merged: each scaled to its maximum, then averaged. None
-            for the end of the backbone.
+        layers: one layer, or several; see ``merge``. None for the end of the backbone.
         conf, iou: thresholds of detectors that have none of their own.
         find: for detectors of no known family, a function from the output to :class:`Detections`.
         region: where in the input the image lies: left, top, right and bottom edge in pixels; None if it fills it.
@@ -157,15 +165,22 @@ def explain_input(
         batch: the most images in one pass of D-RISE and ablation; None: up to 8, on a GPU 32, fewer if the device
             has no memory for them.
         progress: wraps the iterable of passes of D-RISE and ablation, as ``tqdm`` does.
+        merge: merge the maps of several layers: each scaled to its maximum, then averaged. Else each layer gets
+            explanations of its own.
+        smooth: as for :func:`yolov5_featviz.attribution.cam.cam`; not for D-RISE.
+        lost: called with the number of ``found`` that are none of the candidates, if any, which are then left out.
+            None: they are an error.
 
     Returns:
-        An :class:`Explanation` for each detection of the target, best first; errors before others, worst first. A
-        detection that no cell of the layers raises has a map of 0.
+        An :class:`Explanation` for each detection of the target, best first; errors before others, worst first;
+        if not merged, by layer first. A detection that no cell of the layers raises has a map of 0.
 
     Raises:
         FeatvizError: invalid argument, nothing to explain, or a layer that does not feed the detections.
     """
     check_explain(method, layers)
+    if smooth and method == "d-rise":
+        raise FeatvizError("d-rise has no checkerboard to smooth: leave smooth out")
     if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
         raise FeatvizError(f"an explanation needs one image [1, C, H, W], not {describe_output(image)}")
     by_gradient = method not in ("eigen-cam", "d-rise", "ablation")
@@ -176,28 +191,34 @@ def explain_input(
         else:
             stack.enter_context(torch.no_grad())
         index = index_layers(differentiable(model))
-        chosen = [] if method == "d-rise" else select_layers(index, default_layers(index) if layers is None else layers)
         thresholds = thresholds_of(index.root, Thresholds(conf, iou))
         with watching(index.root, find) as rows:
+            if layers is None and method != "d-rise":
+                layers = default_layers(index)
+            chosen = [] if layers is None else select_layers(index, layers)
             kept, output = run_kept(index, chosen, image, None)
-            detections = rows(output, thresholds)
-        if found is not None:
-            detections = _located(detections, found)
-        view = _View(index.root if chosen else None, image, region, size)
+            own = rows(output, thresholds)
+        detections = own if found is None else _located(own, found, lost)
+        view = View(index.root if chosen else None, image, region, size)
         truths = None if labels is None else _moved(labels, view)
-        cases = explained(detections, target, thresholds, view.to_input, truths)
+        cases = explained(detections, target, thresholds, view.to_input, truths, view.region)
+        if found is not None:
+            cases = [_left_out(case, own) for case in cases]
         passes: Dict[str, Any] = {"batch": batch, "progress": progress, "find": find}
         if method == "d-rise":
-            every = _by_masks(
-                detections, cases, view, index.root, masks, lambda d: d_rise(index.root, image, d, masks, **passes)
-            )
+            kept = [Kept(Layer("", index.root, "", name="input"), None, torch.zeros(0), np.asarray)]
+            every = _by_masks(detections, cases, view, masks, lambda d: d_rise(index.root, image, d, masks, **passes))
         elif method == "ablation":
             every = _ablated(
-                kept, detections, cases, lambda one, d: ablate(index.root, image, one.layer.name, d, **passes)
+                kept, detections, cases, smooth, lambda one, d: ablate(index.root, image, one.layer.name, d, **passes)
             )
         else:
-            every = _weighted(kept, detections, cases, method)
-    return [_explanation(maps, detections, case, method, view, name) for maps, case in zip(every, cases)]
+            every = _weighted(kept, detections, cases, method, smooth)
+    names = [detections.name(case.number) for case in cases]
+    words = [caption(name, case.score) for name, case in zip(names, cases)]
+    arranged = _merged(kept, every, words) if merge else _by_layer(kept, every, words)
+    how = _How(method, smooth, view, name)
+    return [_explanation(maps, cases[n], names[n], how) for n, maps in arranged]
 
 
 def check_explain(method: str, layers: Optional[LayerSpec] = None) -> None:
@@ -216,12 +237,13 @@ def explained(
     thresholds: Thresholds,
     to_input: Callable[[Sequence[float]], Sequence[float]],
     labels: Optional[Boxes] = None,
+    region: Optional[Region] = None,
 ) -> List[Case]:
     """Return what a target of :func:`explain_input` names; ``labels`` are in pixels of the input here.
 
     Raises FeatvizError if there is nothing like that.
     """
-    errors = [] if labels is None else errors_of(detections, labels, thresholds)
+    errors = [] if labels is None else errors_of(detections, labels, thresholds, region)
     if isinstance(target, (list, tuple)):
         for i in target:
             if not isinstance(i, (int, np.integer)) or not 0 <= i < len(detections):
@@ -248,86 +270,81 @@ def overview(explanations: Sequence[Explanation]) -> HeatMap:
     Raises:
         FeatvizError: there are none, or of different images.
     """
-    if not explanations:
-        raise FeatvizError("no explanations to combine")
-    first = explanations[0]
-    heats = [one.heat for one in explanations]
-    if len(heats) == 1:
-        return heats[0]
-    if len({(one.size, one.heat.feature_map.image) for one in explanations}) > 1:
-        raise FeatvizError("explanations of different images: combine those of one")
-    shape = max(heat.values.shape for heat in heats)
-    values = np.max([resample(heat.values, shape) for heat in heats], axis=0)
-    every = [heat.feature_map.boxes for heat in heats]
-    boxes = _joined([one for one in every if one is not None])
-    base = max(heats, key=lambda heat: heat.values.shape).feature_map
-    whole = replace(base, data=torch.from_numpy(values)[None], boxes=boxes)
-    counts = Counter(one.label + ", missed" * (not one.detected) for one in explanations)
-    words = ", ".join(f"{n} × {label}" for label, n in counts.items())
-    title = f"{METHODS[first.method]} of {words}{SEPARATOR}each scaled to its maximum"
-    about = {**first.heat.about, "shows": f"{METHODS[first.method]} of {words}", "scale": None}
-    about = {key: value for key, value in about.items() if value is not None}
-    return HeatMap(values, first.heat.legend, map_title(whole, title), whole, about)
+    return explanations[0].heat if len(explanations) == 1 else _overviews([explanations], False)[0]
 
 
-class _View:
-    """Where the original image is: in the model's input, and in what its layers see.
+def overviews(explanations: Sequence[Explanation], merge: bool = False) -> List[HeatMap]:
+    """Combine explanations that were made with ``merge=False``: the overview of each layer.
 
-    Attributes:
-        region: of the image in the input.
-        size: height and width of the image in pixels.
-        frame: what the layers see; the input itself if there is no ``root``.
-        window: region of the image there.
+    ``merge``: one map instead, the mean of the layers' maps, each scaled to its maximum.
+
+    Raises:
+        FeatvizError: there are none, or of different images.
     """
-
-    def __init__(
-        self, root: Optional[nn.Module], image: torch.Tensor, region: Optional[Region], size: Optional[Tuple[int, int]]
-    ) -> None:
-        self.input = int(image.shape[2]), int(image.shape[3])
-        height, width = self.input
-        self.region = region or (0.0, 0.0, float(width), float(height))
-        left, top, right, bottom = self.region
-        self.size = size or (round(bottom - top), round(right - left))
-        whole = Frame(self.input, (0.0, 0.0, float(width), float(height)))
-        self.frame = whole if root is None else frame_of(root, image)
-        x0, y0, x1, y1 = self.frame.region
-        self.window = tuple(np.multiply(self.region, [(x1 - x0) / width, (y1 - y0) / height] * 2) + [x0, y0] * 2)
-
-    def to_input(self, edges: Sequence[float]) -> Edges:
-        """Convert edges in the image to edges in the input."""
-        left, top, right, bottom = self.region
-        x0, y0, x1, y1 = np.multiply(edges, [(right - left) / self.size[1], (bottom - top) / self.size[0]] * 2)
-        return float(x0 + left), float(y0 + top), float(x1 + left), float(y1 + top)
-
-    def to_image(self, edges: Sequence[float]) -> Edges:
-        """Convert edges in the input to edges in the image."""
-        left, top, right, bottom = self.region
-        x0, y0, x1, y1 = edges
-        across, down = self.size[1] / (right - left), self.size[0] / (bottom - top)
-        return (x0 - left) * across, (y0 - top) * down, (x1 - left) * across, (y1 - top) * down
-
-    def boxes(self, case: Case, label: str) -> Boxes:
-        """Return the box of a case in what the layers see, and that of its label if there is one."""
-        edges = [case.box] + ([case.truth] if case.truth is not None and case.kind == MISSED else [])
-        labels = [label] + ["label"] * (len(edges) - 1)
-        numbers = np.full(len(edges), case.number)
-        x0, y0, x1, y1 = self.frame.region
-        found = Boxes(np.array(edges), None, labels, numbers)
-        return found.mapped((0, 0, self.input[1], self.input[0]), (y1 - y0, x1 - x0))
+    layers: Dict[Any, List[Explanation]] = {}
+    for one in explanations:
+        layers.setdefault((one.layers, one.heat.feature_map.level), []).append(one)
+    rows = list(layers.values())
+    return [overview(row) for row in rows] if rows and not merge else _overviews(rows, True)
 
 
-def _moved(labels: Boxes, view: _View) -> Boxes:
+def _overviews(rows: Sequence[Sequence[Explanation]], merge: bool) -> List[HeatMap]:
+    """Draw rows of explanations, each of a layer."""
+    if not rows or not rows[0]:
+        raise FeatvizError("no explanations to combine")
+    if len({(one.size, one.heat.feature_map.image) for row in rows for one in row}) > 1:
+        raise FeatvizError("explanations of different images: combine those of one")
+    first = rows[0][0]
+    counts = Counter(one.label + ", missed" * (not one.detected) for one in rows[0])
+    words = first.caption if len(rows[0]) == 1 else ", ".join(f"{n} × {label}" for label, n in counts.items())
+    maps = [[one.heat.feature_map for one in row] for row in rows]
+    smooth = bool(first.heat.about.get("smooth"))
+    boxes = _joined([one.boxes for one in maps[0] if one.boxes is not None])
+    remarks = {one.remark for row in rows for one in row} - {INDEPENDENT}
+    title = SEPARATOR.join(
+        filter(None, [f"{METHODS[first.method]} of {words}", *(remarks if len(remarks) == 1 else ())])
+    )
+    heats = combined(maps, title, smooth, merge)
+    return [replace(heat, feature_map=replace(heat.feature_map, boxes=boxes)) for heat in heats]
+
+
+def _moved(labels: Boxes, view: View) -> Boxes:
     """Move boxes from pixels of the image to those of the input."""
     edges = [view.to_input(box) for box in labels.xyxy.tolist()]
     return Boxes(np.array(edges, np.float32).reshape(-1, 4), labels.scores, labels.labels, labels.classes)
 
 
-def _located(detections: Detections, found: Boxes) -> Detections:
-    """Return detections made elsewhere, found among the candidates."""
+def _located(own: Detections, found: Boxes, lost: Optional[Callable[[int], None]]) -> Detections:
+    """Return detections made elsewhere, found among the candidates; see :func:`explain_input`."""
     if found.scores is None or found.classes is None:
         raise FeatvizError("detections without scores and classes cannot be explained: give both")
     boxes, scores, classes = (torch.from_numpy(part.copy()) for part in (found.xyxy, found.scores, found.classes))
-    return located(detections.candidates, boxes, scores, classes, detections.names)
+
+    def of(rows: List[int]) -> Detections:
+        return located(own.candidates, boxes[rows], scores[rows], classes[rows], own.names)
+
+    def is_candidate(row: int) -> bool:
+        try:
+            return len(of([row])) == 1
+        except (FeatvizError, IndexError):  # the latter for a class that the model does not have
+            return False
+
+    rows = list(range(len(found)))
+    if lost is not None:
+        rows = [row for row in rows if is_candidate(row)]
+        if len(rows) < len(found):
+            lost(len(found) - len(rows))
+            if not rows:
+                raise FeatvizError(f"none of the {len(found)} detections is a candidate of the model")
+    return of(rows)
+
+
+def _left_out(case: Case, own: Detections) -> Case:
+    """Return a case with a note if it is not among the detections made elsewhere, but among the model's own."""
+    mine = ((own.rows == case.row) & (own.classes == case.number)).any()
+    if case.detection is not None or case.kind or not mine:
+        return case
+    return case._replace(note=f"best candidate {confidence(case.score)}, left out by the script")
 
 
 def _judged(case: Case, errors: Sequence[Case]) -> Case:
@@ -336,103 +353,106 @@ def _judged(case: Case, errors: Sequence[Case]) -> Case:
     return next(same, case)
 
 
-Maps = List[Tuple[Any, np.ndarray, str]]  # kept tensor, its map [H, W], and a remark on it
+Every = List[List[Optional[Plane]]]  # of each case the map in each tensor, None where it does not depend on that
+Maps = List[Tuple[Kept, Plane]]
 
 
-def _weighted(kept: Sequence[Kept], detections: Detections, cases: Sequence[Case], method: str) -> List[Maps]:
+def _weighted(kept: Sequence[Kept], detections: Detections, cases: Sequence[Case], method: str, smooth: bool) -> Every:
     """Return the maps of each case by activations and gradients."""
-    weigh = method_of(method)
-    tensors = [one.tensor for one in kept]
-    activations = [one.to_array(tensor) for one, tensor in zip(kept, tensors)]
+    weigh = method_of(method, smooth)
     if method == "eigen-cam":
-        planes = [weigh(activation, None) for activation in activations]
-        return [[(one, plane, "the same for every detection") for one, plane in zip(kept, planes)] for _ in cases]
-    every: List[Maps] = []
-    last = max((n for n, case in enumerate(cases) if case.row >= 0), default=-1)
-    for n, case in enumerate(cases):
-        if case.row < 0:
-            every.append(_nothing(kept, activations))
-            continue
-        gradients = gradients_of(detections.candidates.score(case.row, case.number), tensors, n < last)
-        slopes = [(one, x, gradients.get(id(one.tensor))) for one, x in zip(kept, activations)]
-        maps = [(one, x, one.to_array(slope)) for one, x, slope in slopes if slope is not None]
-        if not maps:
-            named = ", ".join(one.layer.name for one in kept)
-            words = f"{detections.name(case.number)} {case.score:.2f}"
-            raise FeatvizError(f"layer {named} does not feed {words}: take a layer that comes before")
-        every.append([(one, weigh(x, slope), _reach(slope)) for one, x, slope in maps])
-    return every
-
-
-def _nothing(kept: Sequence[Kept], activations: Sequence[np.ndarray]) -> Maps:
-    return [(one, np.zeros(x.shape[2:], np.float32), "no candidate") for one, x in zip(kept, activations)]
-
-
-def _reach(gradient: np.ndarray) -> str:
-    """Say so if a score depends on a single cell of a layer: its map can then show no more than that cell."""
-    cells = np.abs(gradient[0]).sum(axis=0)
-    return "only the cell that detects can be lit" if cells.size > 1 and np.count_nonzero(cells) <= 1 else ""
+        planes = [weigh(one.to_array(one.tensor), None) for one in kept]
+        return [[Plane(plane, "the same for every detection") for plane in planes] for _ in cases]
+    scores = [detections.candidates.score(case.row, case.number) for case in cases if case.row >= 0]
+    return _spread(planes_of(kept, scores, weigh), cases, kept)
 
 
 def _ablated(
-    kept: Sequence[Kept], detections: Detections, cases: Sequence[Case], without: Callable[[Kept, Detections], Ablation]
-) -> List[Maps]:
+    kept: Sequence[Kept],
+    detections: Detections,
+    cases: Sequence[Case],
+    smooth: bool,
+    without: Callable[[Kept, Detections], Ablation],
+) -> Every:
     """Return the maps of each case by what it loses when each channel is put to its mean."""
-    there = [case for case in cases if case.row >= 0]
-    asked = detections.of([case.row for case in there], [case.number for case in there])
-    planes = [iter(without(one, asked).maps()) for one in kept]
-    empty = _nothing(kept, [one.to_array(one.tensor) for one in kept])
-    return [[(one, next(p), "") for one, p in zip(kept, planes)] if case.row >= 0 else empty for case in cases]
+    asked = _asked(detections, cases)
+    planes = [[smoothed(plane) if smooth else plane for plane in without(one, asked).maps()] for one in kept]
+    return _spread([[Plane(plane) for plane in each] for each in zip(*planes)], cases, kept)
 
 
 def _by_masks(
     detections: Detections,
     cases: Sequence[Case],
-    view: _View,
-    root: nn.Module,
+    view: View,
     masks: int,
     how: Callable[[Detections], np.ndarray],
-) -> List[Maps]:
+) -> Every:
     """Return the maps of each case by D-RISE, above their least value in the image."""
-    there = [case for case in cases if case.row >= 0]
-    planes = iter(how(detections.of([case.row for case in there], [case.number for case in there])))
     left, top, right, bottom = (round(edge) for edge in view.region)
-    pixels = Kept(Layer("", root, "", name="input"), None, torch.zeros(0), np.asarray)
-    every: List[Maps] = []
-    for case in cases:
-        if case.row < 0:
-            every.append(_nothing([pixels], [np.zeros((1, 1, *view.input))]))
-            continue
-        values = next(planes)
-        every.append(
-            [(pixels, values - values[top:bottom, left:right].min(), f"{masks:,} masks, above the least value")]
-        )
-    return every
+    remark = f"{masks:,} masks, above the least value"
+    planes = [Plane(values - values[top:bottom, left:right].min(), remark) for values in how(_asked(detections, cases))]
+    every = iter(planes)
+    nothing = Plane(np.zeros(view.input, np.float32), NO_CANDIDATE)
+    return [[next(every) if case.row >= 0 else nothing] for case in cases]
 
 
-def _explanation(maps: Maps, detections: Detections, case: Case, method: str, view: _View, name: str) -> Explanation:
-    label = detections.name(case.number)
-    caption = _caption(f"{label} {confidence(case.score)}", case.kind, case.note, case.detection is not None)
-    boxes = view.boxes(case, label)
-    drawn = [
-        FeatureMap(torch.from_numpy(values)[None], one.layer, *place, name, None, window, boxes)
-        for one, values, _ in maps
-        for place, window in [((view.frame.size, one.level), view.window)]
-    ]
-    remarks = {remark for _, _, remark in maps}
+def _asked(detections: Detections, cases: Sequence[Case]) -> Detections:
+    """Return the candidates of those cases that have one."""
+    there = [case for case in cases if case.row >= 0]
+    return detections.of([case.row for case in there], [case.number for case in there])
+
+
+def _spread(planes: Sequence[Sequence[Optional[Plane]]], cases: Sequence[Case], kept: Sequence[Kept]) -> Every:
+    """Return the maps of those cases that have a candidate, and of the others maps of 0."""
+    every = iter(planes)
+    nothing = [Plane(np.zeros(one.to_array(one.tensor).shape[2:], np.float32), NO_CANDIDATE) for one in kept]
+    return [list(next(every) if case.row >= 0 else nothing) for case in cases]
+
+
+def _merged(kept: Sequence[Kept], every: Every, words: Sequence[str]) -> Iterator[Tuple[int, Maps]]:
+    """Yield the number of each case, and its maps of all layers."""
+    for n, planes in enumerate(every):
+        maps = [(one, plane) for one, plane in zip(kept, planes) if plane is not None]
+        if not maps:
+            named = ", ".join(one.layer.name for one in kept)
+            raise FeatvizError(f"layer {named} does not feed {words[n]}: take a layer that comes before")
+        yield n, maps
+
+
+def _by_layer(kept: Sequence[Kept], every: Every, words: Sequence[str]) -> Iterator[Tuple[int, Maps]]:
+    """Yield the number of each case, and its map, layer by layer."""
+    used = False
+    for one, planes in zip(kept, zip(*every)):
+        found = filled(planes)
+        used = used or bool(found)
+        if not found and not one.layer.optional:
+            raise FeatvizError(f"layer {one.layer.name} does not feed {words[0]}: take a layer that comes before")
+        yield from ((n, [(one, plane)]) for n, plane in enumerate(found))
+    if not used:
+        raise FeatvizError(f"none of the layers feeds {words[0]}: take layers that come before")
+
+
+class _How(NamedTuple):
+    """How maps were made: by which method, whether smoothed, where the image is, and its name."""
+
+    method: str
+    smooth: bool
+    view: View
+    image: str
+
+
+def _explanation(maps: Maps, case: Case, label: str, how: _How) -> Explanation:
+    words = caption(label, case.score, case.kind, case.note, case.detection is not None)
+    boxes = how.view.boxes(case, label)
+    drawn = [[map_of(one, plane, how.view, how.image, boxes)] for one, plane in maps]
+    remarks = {plane.remark for _, plane in maps}
     remark = remarks.pop() if len(remarks) == 1 else ""
-    heat = heat_of(drawn, SEPARATOR.join(filter(None, [f"{METHODS[method]} of {caption}", remark])))
-    names = () if method == "d-rise" else tuple(dict.fromkeys(one.layer.name for one, _, _ in maps))
-    truth = None if case.truth is None else view.to_image(case.truth)
-    found = case.detection is not None
-    where = (view.to_image(case.box), label, case.score, method, names, view.size)
-    return Explanation(heat, *where, case.number, case.kind, case.note, found, truth)
-
-
-def _caption(words: str, kind: str, note: str, detected: bool) -> str:
-    """Describe a detection, or what is not one: ``bus 0.18, missed: best candidate 0.18, below 0.25``."""
-    what = kind or ("" if detected else "not detected")
-    return ": ".join(filter(None, [f"{words}, {what}" if what else words, note]))
+    title = SEPARATOR.join(filter(None, [f"{METHODS[how.method]} of {words}", remark]))
+    heat = combined(drawn, title, how.smooth, len(drawn) > 1)[0]
+    names = () if how.method == "d-rise" else tuple(dict.fromkeys(one.layer.name for one, _ in maps))
+    truth = None if case.truth is None else how.view.to_image(case.truth)
+    where = (how.view.to_image(case.box), label, case.score, how.method, names, how.view.size)
+    return Explanation(heat, *where, case.number, case.kind, case.note, case.detection is not None, truth, remark)
 
 
 def _joined(every: Sequence[Boxes]) -> Optional[Boxes]:
@@ -449,7 +469,8 @@ def default_layers(index: LayerIndex) -> LayerSpec:
     """Return the layer that is explained by default: the last of the backbone. Raises FeatvizError if unknown."""
     if index.groups.get("backbone"):
         return index.layers[index.groups["backbone"][-1]].name
-    if any(layer.path == "backbone" for layer in index.layers):
-        return "backbone"
+    paths = [path for path, _ in index.root.named_modules() if path.split(".")[-1] == "backbone"]
+    if paths:
+        return str(min(paths, key=lambda path: path.count(".")))
     names = ", ".join(layer.name for layer in index.layers[:8])
     raise FeatvizError(f"no backbone is known in {type(index.root).__name__}: give layers, such as one of {names}")

@@ -147,6 +147,7 @@ FAMILIES: Sequence[str] = (
     "yolov5_featviz.yolov5.detections:YOLOV5",
     "yolov5_featviz.models.detections_torchvision:TORCHVISION",
     "yolov5_featviz.models.detections_transformers:TRANSFORMERS",
+    "yolov5_featviz.models.detections_mmdet:MMDET",
 )
 
 
@@ -276,6 +277,12 @@ def log_odds(confidence: torch.Tensor) -> torch.Tensor:
     """Return ``log(p / (1 - p))`` of a confidence: the logit of a sigmoid, whose gradient does not saturate."""
     p = confidence.float().clamp(1e-7, 1 - 1e-7)
     return p.log() - (1 - p).log()
+
+
+def softmax_log_odds(logits: torch.Tensor, number: int) -> torch.Tensor:
+    """Return ``log(p / (1 - p))`` of a class's softmax ``p``, from the logits ``[C]``; it does not saturate."""
+    logits = logits.float()
+    return logits[number] - torch.cat([logits[:number], logits[number + 1 :]]).logsumexp(0)
 
 
 def names_of(names: Any) -> Dict[int, str]:

@@ -25,7 +25,16 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.models.detections import Candidates, Detections, Family, Frame, Thresholds, located, unknown_output
+from yolov5_featviz.models.detections import (
+    Candidates,
+    Detections,
+    Family,
+    Frame,
+    Thresholds,
+    located,
+    softmax_log_odds,
+    unknown_output,
+)
 from yolov5_featviz.models.hooks import Hooks
 
 TWO_STAGES = "GeneralizedRCNN"
@@ -172,8 +181,4 @@ def _softmax(head: _Head) -> _Scores:
     confidences = head.logits.detach().softmax(dim=1)
     confidences[:, 0] = 0
 
-    def score(row: int, number: int) -> torch.Tensor:
-        logits = head.logits[row].float()
-        return logits[number] - torch.cat([logits[:number], logits[number + 1 :]]).logsumexp(0)
-
-    return confidences, score
+    return confidences, lambda row, number: softmax_log_odds(head.logits[row], number)

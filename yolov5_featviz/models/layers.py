@@ -73,8 +73,7 @@ class LayerIndex:
     ``backbone`` to positions in ``layers``, and ``input_channels`` is the number of channels of an
     image. ``copies`` of the root are equivalent modules that may be run in its place. ``context``
     returns a :class:`Context` for each image of a pass, from the root about to run, its input, and
-    all of its arguments. ``score`` returns the scores of a target from the root's output, a scalar
-    or one for each detection, ``[n]``, and its description.
+    all of its arguments.
     """
 
     root: nn.Module = field(repr=False)
@@ -83,7 +82,6 @@ class LayerIndex:
     input_channels: int = 3
     copies: Tuple[nn.Module, ...] = field(default=(), repr=False)
     context: Optional[Callable[[nn.Module, Input, Sequence[Any]], Sequence[Context]]] = field(default=None, repr=False)
-    score: Optional[Callable[[Any, Target], Tuple[torch.Tensor, str]]] = field(default=None, repr=False)
 
 
 # Model families with their own layer numbers, as module:function; the first match wins.

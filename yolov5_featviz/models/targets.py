@@ -63,7 +63,7 @@ def parse_target(target: Any) -> Asked:
     word, colon, rank = text.rpartition(":")
     if not colon:
         return Asked(text)
-    if not rank.isdigit():
+    if not is_number(rank):
         raise FeatvizError(f"target {target!r} is not understood: take {FORMS}")
     return Asked(word, int(rank))
 
@@ -82,7 +82,7 @@ def class_number(word: str, names: Dict[int, str]) -> Optional[int]:
     """Return the number of a class, given by name or number; None for an empty word. Raises FeatvizError."""
     if not word:
         return None
-    number = next((i for i, name in names.items() if name == word), int(word) if word.isdigit() else None)
+    number = next((i for i, name in names.items() if name == word), int(word) if is_number(word) else None)
     if number is None or (names and number not in names):
         some = ", ".join(f"{name} ({i})" for i, name in list(names.items())[:8]) + ", ..." * (len(names) > 8)
         otherwise = f"there are {some}" if some else "give its number"
@@ -160,7 +160,9 @@ def fate(detections: Detections, row: int, number: int, thresholds: Thresholds) 
     scores = detections.candidates.scores[row]
     score, best = float(scores[number]), int(scores.argmax())
     if score <= thresholds.conf:
-        return f"best candidate {confidence(score)}, below {thresholds.conf:g}"
+        shown = confidence(score)
+        shown = shown if float(shown) < thresholds.conf else f"{score:.4g}"  # 0.247 is below 0.25
+        return f"best candidate {shown}, below {thresholds.conf:g}"
     same = (detections.classes == number).nonzero()[:, 0]
     if len(same):
         shares = box_iou(box_of(detections.candidates, row, number)[None], detections.boxes[same])[0]
@@ -171,6 +173,11 @@ def fate(detections: Detections, row: int, number: int, thresholds: Thresholds) 
         taken = f"{detections.name(best)} {confidence(float(scores[best]))}"
         return f"best candidate {confidence(score)}, taken for {taken}"
     return f"best candidate {confidence(score)}, not among the {thresholds.most} that the detector keeps"
+
+
+def is_number(word: str) -> bool:
+    """Whether a word is a number of a class or detection."""
+    return word.isdecimal() and len(word) < 10
 
 
 def confidence(score: float) -> str:

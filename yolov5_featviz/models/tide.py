@@ -18,7 +18,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 
-from yolov5_featviz.arrays.boxes import Boxes
+from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import DEFAULTS, Detections, Thresholds
 from yolov5_featviz.models.targets import OVERLAP, Case, candidate_case, case_of, confidence, overlaps
@@ -30,7 +30,9 @@ KINDS = (MISSED, FALSE, CLASS, BOX, DUPLICATE)
 ERRORS = "errors"  # target: all kinds
 
 
-def errors_of(detections: Detections, labels: Boxes, thresholds: Thresholds = DEFAULTS) -> List[Case]:
+def errors_of(
+    detections: Detections, labels: Boxes, thresholds: Thresholds = DEFAULTS, region: Optional[Region] = None
+) -> List[Case]:
     """Find the errors of detections, the worst first.
 
     Confident mistakes are worst: errors are ordered by the score of the detection; a missed object by one minus the
@@ -40,6 +42,8 @@ def errors_of(detections: Detections, labels: Boxes, thresholds: Thresholds = DE
         detections: in the image.
         labels: of the image, with ``classes``, in pixels of the network's input.
         thresholds: those that the detections were made with.
+        region: of the image in the input, to which boxes are cut before they are compared, as YOLOv5's validation
+            does; None to leave them as they are.
 
     Returns:
         A case for each error, with ``kind``, and ``note`` in words. Of a missed object the candidate is the one of
@@ -54,7 +58,8 @@ def errors_of(detections: Detections, labels: Boxes, thresholds: Thresholds = DE
     truths = torch.from_numpy(labels.xyxy.copy())
     numbers = torch.zeros(0, dtype=torch.long) if labels.classes is None else torch.from_numpy(labels.classes.copy())
     check_classes(detections, numbers.tolist())
-    share = torch.nan_to_num(box_iou(detections.boxes, truths)) if len(truths) else torch.zeros(len(detections), 0)
+    boxes = detections.boxes if region is None else _cut(detections.boxes, region)
+    share = torch.nan_to_num(box_iou(boxes, truths)) if len(truths) else torch.zeros(len(detections), 0)
     same = detections.classes[:, None] == numbers[None]
     matched = _matched(share, same)
     found: List[Case] = []
@@ -156,6 +161,11 @@ def _missed(
             kind=MISSED, truth=truth, note=f"no candidate of this class overlaps by half; nearest: {other}"
         )
     return case._replace(kind=MISSED, truth=truth)
+
+
+def _cut(boxes: torch.Tensor, region: Region) -> torch.Tensor:
+    lowest, highest = (torch.tensor(ends * 2) for ends in (region[:2], region[2:]))
+    return torch.min(torch.max(boxes, lowest), highest)
 
 
 def _edges(box: torch.Tensor) -> Tuple[float, float, float, float]:
