@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from helpers import feature_map
 
 import yolov5_featviz as fv
-from yolov5_featviz.draw.channels import choose, rank
+from yolov5_featviz.draw.channels import check_class, choose, rank, rank_together
 
 RNG = np.random.default_rng(0)
 
@@ -108,6 +109,115 @@ def test_contrast_without_boxes_says_so(boxes, says):
     assert ranking.channels == rank(fm, "std").channels
 
 
+def two_classes(**more):
+    """A map of 6x8 cells of 10 pixels with boxes of two classes that overlap in the cells (3, 3) and (3, 4)."""
+    data = np.random.default_rng(5).normal(size=(9, 6, 8)).astype(np.float32)
+    names = {"labels": ["person", "traffic light"], "classes": [0, 9], **more}
+    boxes = fv.Boxes([[10, 20, 50, 40], [30, 30, 70, 60]], [0.9, 0.8], **names)
+    persons = {(y, x) for y in (2, 3) for x in (1, 2, 3, 4)}
+    lights = {(y, x) for y in (3, 4, 5) for x in (3, 4, 5, 6)}
+    return feature_map(data, input_size=(60, 80), boxes=boxes), persons, lights
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("person", "person"), ("0", "person"), ("traffic light", "traffic light"), ("9", "traffic light")],
+)
+def test_contrast_of_a_class_has_the_boxes_of_other_classes_outside(kind, name):
+    fm, persons, lights = two_classes()
+    inside = persons if name == "person" else lights
+    outside = {(y, x) for y in range(6) for x in range(8)} - inside
+    ranking = rank(fm, f"contrast:{kind}")
+    expected = [plain_contrast([float(c[p]) for p in inside], [float(c[p]) for p in outside]) for c in fm.values]
+    np.testing.assert_allclose(ranking.scores[ranking.by], expected, rtol=1e-6)
+    assert ranking.by == f"contrast of {name}" and ranking.note == ""
+    assert ranking.channels == sorted(range(9), key=lambda c: -expected[c])
+    assert ranking.channels != rank(fm, "contrast").channels
+    for spec in (f"top:4:contrast:{kind}", f" TOP:4:Contrast:{kind} "):
+        assert choose(fm, spec).channels == ranking.channels[:4]
+
+
+def test_a_class_without_names_is_found_by_number_and_without_numbers_by_name():
+    fm, _, _ = two_classes()
+    expected = rank(fm, "contrast:traffic light").channels
+    numbers, _, _ = two_classes(labels=())
+    assert rank(numbers, "contrast:9").by == "contrast of class 9"
+    assert rank(numbers, "contrast:9").channels == expected
+    names, _, _ = two_classes(classes=None)
+    assert rank(names, "contrast:traffic light").channels == expected
+    for unknown, by in ((numbers, "contrast:person"), (two_classes(labels=(), classes=None)[0], "contrast:9")):
+        assert rank(unknown, by).note.endswith(": the classes of the boxes are not known")
+
+
+def test_a_class_whose_name_is_a_number_is_not_taken_for_another():
+    fm, _, _ = two_classes(labels=["1", "2"], classes=[0, 1])  # the class "1" is number 0
+    assert rank(fm, "contrast:1").channels == rank(two_classes()[0], "contrast:person").channels
+    assert rank(fm, "contrast:0").note == "by std instead of contrast of class 0: no class 0 was detected"
+    some, _, _ = two_classes(labels=["person", "9"])  # YOLOv5's label of a class without a name
+    for kind in ("0", "9"):
+        assert rank(some, f"contrast:{kind}").channels == rank(two_classes()[0], f"contrast:{kind}").channels
+
+
+@pytest.mark.parametrize("boxes", [None, fv.Boxes([]), fv.Boxes([[0, 0, 16, 16]], [0.9], ["cat"], [1])])
+def test_contrast_of_a_class_that_was_not_detected_says_so(boxes):
+    fm = feature_map(RNG.normal(size=(8, 4, 4)), input_size=(32, 32), boxes=boxes)
+    ranking = choose(fm, "top:3:contrast:a: person").ranking
+    assert ranking.note == "by std instead of contrast of a: person: no a: person was detected"
+    assert ranking.by == "std" and ranking.channels == rank(fm, "std").channels
+    everything = feature_map(fm.data, input_size=(32, 32), boxes=fv.Boxes([[0, 0, 32, 32]], [0.9], ["cat"], [1]))
+    assert rank(everything, "contrast:1").note == "by std instead of contrast of cat: " + (
+        "the boxes leave too few cells to compare"
+    )
+
+
+def test_a_ranking_by_class_is_a_table_whatever_the_name():
+    name = 'tie, "striped"'
+    fm, _, _ = two_classes(labels=["person", name])
+    ranking = rank(fm, f"contrast:{name}")
+    rows = list(csv.DictReader(io.StringIO(ranking.to_csv())))
+    assert list(rows[0]) == ["rank", "channel", f"contrast of {name}", "mean", "max", "std"]
+    for row in rows:
+        assert float(row[f"contrast of {name}"]) == pytest.approx(scored(ranking, int(row["channel"])), rel=1e-8)
+    assert f"contrast of {name}" in str(ranking).splitlines()[0]
+
+
+def test_ranking_several_images_is_by_the_mean_of_those_with_a_score():
+    maps = [
+        feature_map(RNG.normal(size=(7, 6, 8)), input_size=(60, 80), boxes=boxes)
+        for boxes in (
+            fv.Boxes([[10, 20, 50, 40]], [0.9], ["person"], [0]),
+            fv.Boxes([[10, 20, 50, 40]], [0.9], ["cat"], [1]),
+            fv.Boxes([[30, 0, 80, 40]], [0.9], ["person"], [0]),
+        )
+    ]
+    scores = [rank(maps[i], "contrast:person").scores["contrast of person"] for i in (0, 2)]
+    expected = [(a + b) / 2 for a, b in zip(*scores)]
+    ranking = rank_together(maps, "contrast:0")
+    np.testing.assert_allclose(ranking.scores["contrast of person"], expected)
+    assert ranking.channels == sorted(range(7), key=lambda c: -expected[c]) and ranking.by == "contrast of person"
+    means = [statistics.fmean(float(fm.data[c].mean()) for fm in maps) for c in range(7)]
+    assert rank_together(maps, "mean").channels == sorted(range(7), key=lambda c: -means[c])
+    dead = [replace(maps[0], data=torch.full((7, 6, 8), math.nan)), maps[2]]
+    maps[0].data[3] = math.nan
+    assert rank_together(maps, "mean").channels[-1] == 3  # it has a score in two of three images
+    for several, by, says in (
+        (maps, "contrast:dog", "the channels cannot be ranked by contrast of dog: no dog was detected"),
+        (dead, "std", "the channels cannot be ranked by std: none has finite values in each image"),
+    ):
+        with pytest.raises(fv.FeatvizError, match=f"^{says}$"):
+            rank_together(several, by)
+
+
+@pytest.mark.parametrize("names", [["person", "traffic light"], {0: "person", 1: "traffic light"}])
+def test_a_class_that_a_model_does_not_have_is_refused(names):
+    for spec in ("top:4:contrast:person", "top:4:contrast:1", "top:4:contrast:traffic light", "top:4", "64", 5, [1]):
+        check_class(spec, names)
+    for kind in ("persn", "2", "Person", "person:0"):
+        with pytest.raises(fv.FeatvizError, match=f"^channels 'top:4:contrast:{kind}': no class '{kind}'"):
+            check_class(f"top:4:contrast:{kind}", names)
+        check_class(f"top:4:contrast:{kind}", ())
+
+
 def test_table_and_csv():
     ranking = rank(feature_map(RNG.normal(size=(12, 4, 4))), "max")
     rows = list(csv.DictReader(io.StringIO(ranking.to_csv())))
@@ -126,7 +236,9 @@ def test_table_and_csv():
         ("top:0", "select nothing"),
         ("top:", "not understood"),
         ("top:4:best", "no ranking by 'best': take one of mean, max, std, contrast"),
-        ("top:4:std:x", "not understood"),
+        ("top:4:std:person", "channels 'top:4:std:person': no ranking by 'std:person': only contrast takes a class"),
+        ("top:4:contrast:", "no ranking by 'contrast:': name the class, as in contrast:person"),
+        ("top:4::person", "not understood"),
     ],
 )
 def test_top_refused(spec, says):

@@ -14,12 +14,14 @@ import matplotlib.style
 import numpy as np
 import pytest
 from helpers import ROOT
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
 from PIL import Image, ImageFont
 
 import yolov5_featviz as fv
 from yolov5_featviz.draw.widths import WIDTHS
 from yolov5_featviz.figures.composition import compose
-from yolov5_featviz.figures.layout import Bar, Panel, Place, Zoom, number_places
+from yolov5_featviz.figures.layout import Bar, Panel, Place, Zoom, lay_out, named_channels, number_places
 from yolov5_featviz.figures.style import LINES, Style, check_letters, font_file_of, wrap
 
 INCHES = {
@@ -258,6 +260,53 @@ def test_numbers_of_tiles_without_room_are_listed_below_for_the_panels_that_lack
     assert [(x, y) for x, y, _, _ in places] == [(0, 0), (302, 0), (0, 227), (302, 227)]
     lettered = number_places(large, Place(0, 0, 600, 450), Style(width=2, letters="panels"))
     assert lettered[1:] == places[1:] and lettered[0].y > 40  # below the letter
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [
+        ([5], "channel 5"),
+        ([9, 3, 4], "channels 9, 3, 4"),
+        (range(7), "channels 0, 1, 2, 3, 4, 5, 6"),
+        ([*range(9, 1, -1)], "channels 9, 8, 7, 6, 5, 4 and 2 more"),
+        (range(64), "channels 0, 1, 2, 3, 4, 5 and 58 more"),
+    ],
+)
+def test_a_list_of_channels_has_six_of_them(channels, expected):
+    assert named_channels(channels) == expected
+
+
+@pytest.mark.parametrize("style", [Style(), Style(width=1.2, font_size=6), Style(gap=0, font="serif", titles="bottom")])
+def test_words_below_a_panel_lie_between_it_and_the_next(style):
+    """Within its column, in 6 points or more, above the bar and apart from all other words."""
+    bar = Bar("jet", "0", "1.5", "mean of 16 channels")
+    named = {"bar": bar, "channels": named_channels(range(110, 126)), "note": "by std"}
+    wide = {"bar": bar, "channels": "channel 110"}
+    panels = [[plain(**named), plain(**wide)], [plain(**wide), plain(width=20, **named)]]
+    figure = compose(panels, ["One", "Two"], ["a", "b"], style)
+    found = " ".join(texts(figure))
+    assert found.count("by std: channels 110, 111, 112, 113, 114, 115 and 10 more") == found.count("channel 110") == 2
+    sizes = [float(size) for size in re.findall(r"([\d.]+)px", figure.encode("svg").decode())]
+    assert min(sizes) >= 6
+    canvas = FigureCanvasAgg(figure.figure)
+    renderer = canvas.get_renderer()
+    drawn = [text for axes in figure.figure.axes for text in axes.texts] + figure.figure.texts
+    areas = [text.get_window_extent(renderer) for text in drawn]
+    layout = lay_out(panels, ["One", "Two"], ["a", "b"], style)
+    high = figure.figure.bbox.height
+    for place in (place for row in layout.panels for place in row):  # pictures, from above
+        areas.append(Bbox([[place.x, high - place.y - place.height], [place.x + place.width, high - place.y]]))
+    for i, one in enumerate(areas):
+        assert one.x0 >= -1 and one.x1 <= figure.figure.bbox.width + 1 and one.y0 >= -1 and one.y1 <= high + 1
+        for other in areas[:i]:
+            shared = Bbox.intersection(one, other)
+            assert shared is None or min(shared.width, shared.height) <= 0.06 * style.dpi / 72 * style.small
+    for place in layout.panels[0]:
+        bottom, middle = high - place.y - place.height, place.x + place.width / 2
+        below = [area for area in areas[: len(drawn)] if area.y1 <= bottom and area.x0 < middle < area.x1]
+        first = max(below, key=lambda area: area.y1)
+        assert place.x <= first.x0 and first.x1 <= place.x + place.width
+        assert bottom - first.y1 < style.small * style.dpi / 72
 
 
 def test_an_enlarged_detail_shows_that_part_and_is_framed_where_it_comes_from():

@@ -319,6 +319,115 @@ def fv_spans(channels):
     return f"{first}-{second}" if second == first + 1 else f"{first},{second}"
 
 
+CATS = fv.Boxes([[8, 4, 24, 16]], [0.75], ["cat"], [0])
+DOGS = fv.Boxes([[20, 0, 40, 12]], [0.75], ["big dog"], [1])
+
+
+class Named(StandIn):
+    """A model of two classes that finds a cat in a light image, and in a dark one what it is told to."""
+
+    def __init__(self, maps, dark):
+        super().__init__(maps, CATS)
+        self.names, self.dark = {0: "cat", 1: "big dog"}, dark
+
+    def __call__(self, image, *more):
+        seen = super().__call__(image, *more)
+        if "dark" not in str(image):
+            return seen
+        maps = [replace(fm, data=fm.data.flip(2), boxes=self.dark) for fm in seen.maps]
+        return replace(seen, boxes=self.dark, maps=maps)
+
+
+def contrast(model, files, image, kind):
+    """Contrast of each channel of layer 3, from the ranking's own scores."""
+    ranking = fv.rank(model(files / image, "3", 0, 0, 0).maps[0], f"contrast:{kind}")
+    assert not ranking.note
+    return ranking.scores[ranking.by]
+
+
+@pytest.mark.parametrize("dark", [CATS, DOGS, None])
+def test_one_channel_for_all_images_has_the_highest_mean_score(files, dark):
+    """Of those with a score: where there is no cat, the other image decides alone."""
+    x = np.random.default_rng(8).normal(1, 1, MAPS["3"].shape).astype(np.float32)
+    model = Named({"3": x}, dark)
+    scores = [contrast(model, files, "light.png", "cat")]
+    if dark is CATS:
+        scores.append(contrast(model, files, "dark.png", "cat"))
+        assert len({int(np.argmax(one)) for one in [*scores, np.mean(scores, axis=0)]}) == 3  # else it proves nothing
+    k = int(np.argmax(np.mean(scores, axis=0)))
+    column = {"show": "channel", "layer": 3, "channels": "top:1:contrast:cat", "norm": "layer"}
+    figure = draw(files, {"a.pt": model}, rows=["light.png", "dark.png"], columns=[column])
+    low, high = x.min(), x.max()
+    pixels = figure.to_rgb()
+    assert apart(cells(pixels[:100], 20), coloured(x[k], low, high)) <= 3
+    second = int(np.nonzero((pixels[100:] < 250).any(axis=2).all(axis=1))[0][0]) + 100  # below the words
+    assert apart(cells(pixels[second : second + 100], 20), coloured(x[k, :, ::-1] * 0.5, low, high)) <= 3
+    assert words(figure).count(f"channel {k}") == 2 and "top channel by contrast of cat" in " ".join(words(figure))
+    for panel in figure.about["panels"]:
+        assert (panel["channels"], panel["by"]) == (f"{k}-{k}", "contrast of cat")
+
+
+def test_models_and_layers_have_their_own_top_channel(files):
+    models = {"a.pt": Named(MAPS, CATS), "b.pt": Named({"3": MAPS["3"][::-1].copy(), "4": MAPS["4"]}, CATS)}
+    top = {"show": "channel", "channels": "top:1:contrast:0"}
+    columns = [{**top, "weights": weights, "layer": layer} for weights in models for layer in (3, 4)]
+    figure = draw(files, models, rows=["light.png", "dark.png", {"image": "dark.png"}], columns=columns, width=6)
+    first, second = figure.about["panels"][:4], figure.about["panels"][4:8]
+    found = [panel["channels"] for panel in first]
+    assert (
+        found == [panel["channels"] for panel in second] == [panel["channels"] for panel in figure.about["panels"][8:]]
+    )
+    k = int(found[0].split("-")[0])
+    assert found[2] == f"{5 - k}-{5 - k}" != found[0] and found[1] == found[3]
+
+
+def test_a_channel_that_no_image_has_a_score_for_is_refused(files):
+    column = {"show": "channel", "layer": 3, "channels": "top:1:contrast:big dog"}
+    with pytest.raises(
+        fv.FeatvizError,
+        match=r"^layer 3 of a\.pt: the channels cannot be ranked by contrast of big dog: no big dog was",
+    ):
+        draw(files, {"a.pt": Named(MAPS, CATS)}, rows=["light.png", "dark.png"], columns=[column])
+
+
+@pytest.mark.parametrize("show", ["channel", "heatmap", "grid", "pca"])
+def test_a_class_that_the_model_does_not_have_is_refused_before_anything_is_run(files, show):
+    models = {"a.pt": Named(MAPS, CATS), "b.pt": StandIn(MAPS)}
+    column = {"show": show, "layer": 3, "channels": "top:1:contrast:bigdog"}
+    with pytest.raises(fv.FeatvizError, match=r"^a\.pt: channels .* no class 'bigdog': did you mean big dog\?$"):
+        draw(files, models, rows=["light.png"], columns=[column])
+    assert models["a.pt"].asked == []
+    if show != "channel":  # a model whose class names are not known
+        figure = draw(files, models, rows=["light.png"], columns=[{**column, "weights": "b.pt"}])
+        assert "no bigdog was detected" in " ".join(words(figure))
+    unused = {"layer": 3, "show": "channel", "channel": 1}
+    draw(files, models, rows=["light.png"], columns=[unused], channels="top:1:contrast:bigdog")
+
+
+def test_panels_name_their_channels_unless_each_tile_has_its_number(files):
+    model = Named(MAPS, None)
+    top = {"layer": 3, "channels": "top:4:contrast:cat"}
+    light = fv.rank(model(files / "light.png", "3", 0, 0, 0).maps[0], "contrast:cat").channels
+    dark = fv.rank(model(files / "dark.png", "3", 0, 0, 0).maps[0], "std").channels
+    names = ["channels " + ", ".join(map(str, channels[:4])) for channels in (light, dark)]
+    for show in ("heatmap", "pca"):
+        figure = draw(files, {"a.pt": model}, rows=["light.png", "dark.png"], columns=[{**top, "show": show}], width=3)
+        found = words(figure)
+        assert found[:2] == [names[0], f"by std: {names[1]}"]
+        note = "by std instead of contrast of cat: no cat was detected, channels differ between panels"
+        assert note in " ".join(found[2:])
+        assert [panel["by"] for panel in figure.about["panels"]] == ["contrast of cat", "std"]
+    grid = {**top, "show": "grid"}
+    figure = draw(files, {"a.pt": model}, rows=["light.png", "dark.png"], columns=[grid], width=3)
+    found = " ".join(words(figure))
+    assert names[0] not in found and names[1] not in found and "by std" in words(figure)
+    tiny = draw(files, {"a.pt": model}, rows=["light.png", "dark.png"], columns=[grid] + ["input"] * 5, width=3)
+    found = " ".join(words(tiny))
+    assert names[0] in found and f"by std: {names[1]}" in found
+    for column in ({"layer": 3}, {"layer": 3, "channels": [1, 2]}, {"layer": 3, "show": "channel", "channel": 2}):
+        assert len(words(draw(files, {"a.pt": model}, rows=["light.png"], columns=[column], width=6))) == 3
+
+
 def test_the_record_has_the_scale_and_channels_of_each_panel(files):
     """Three panels of one layer, each on a scale of its own."""
     columns = [3, {"layer": 3, "scale": "separate"}, {"layer": 3, "scale": [0, 0.5]}, "input"]
@@ -440,6 +549,12 @@ def test_pca_and_titles_by_themselves(files):
         ({"layer": 17, "channels": "8-15"}, "Layer 17, mean of channels 8–15"),
         ({"layer": 17, "channels": "top:4", "show": "pca"}, "Layer 17, PCA of top 4 by mean"),
         ({"layer": 17, "show": "channel", "channel": 5}, "Layer 17, channel 5"),
+        (
+            {"layer": 17, "show": "channel", "channels": "top:1:contrast:traffic light"},
+            "Layer 17, top channel by contrast of traffic light",
+        ),
+        ({"layer": 17, "channels": "top:4:contrast:0"}, "Layer 17, mean of top 4 by contrast of class 0"),
+        ({"layer": 17, "show": "pca", "channels": "TOP:4:STD"}, "Layer 17, PCA of top 4 by std"),
         ({"show": "detections", "weights": "x/b.pt"}, "b, detections"),
         ({"layer": 17, "weights": "x/b.pt"}, "b, layer 17, channel mean"),
     ],
@@ -501,6 +616,19 @@ GOOD = {"weights": "a.pt", "rows": ["light.png"], "columns": ["input", {"layer":
         ({"columns": [{"show": "pca"}]}, "row 1, column 1: no layer for its pca"),
         ({"columns": [{"show": "channel", "layer": 3}]}, "row 1, column 1: no channel: give its number"),
         (
+            {"columns": [{"show": "channel", "layer": 3, "channels": "top:3"}]},
+            "row 1, column 1: show: channel shows one channel, such as top:1, not 'top:3'",
+        ),
+        (
+            {"columns": [{"show": "channel", "layer": 3, "channels": [5]}]},
+            "row 1, column 1: no channel: give its number",
+        ),
+        (
+            {"columns": [{"show": "channel", "layer": 3, "channels": "top:1", "channel": 5}]},
+            "column 1: both channel and channels: give one of them",
+        ),
+        ({"columns": [{"layer": 3, "channels": "top:4:max:cat"}]}, "column 1: channels 'top:4:max:cat': no ranking by"),
+        (
             {"rows": [{"image": "light.png", "layer": 4}]},
             "row 1 and column 2 both give layer",
         ),
@@ -522,6 +650,14 @@ def test_what_is_wrong_is_told_in_one_line(files, change, expected):
     with pytest.raises(fv.FeatvizError) as told:
         parse({**GOOD, **change}, lambda kind, name: find.get(name))
     assert expected in str(told.value) and "\n" not in str(told.value)
+
+
+def test_channels_of_a_panel_override_the_channel_of_the_figure(files):
+    given = {**GOOD, "channel": 5, "columns": [{"show": "channel", "layer": 3, "channels": "top:1"}]}
+    spec = parse(given, lambda kind, name: name)
+    assert spec.columns == ["Layer 3, top channel by mean"] and spec.cells[0][0].channel is None
+    given = {**GOOD, "channels": "top:9", "columns": [{"show": "channel", "layer": 3, "channel": 5}]}
+    assert parse(given, lambda kind, name: name).columns == ["Layer 3, channel 5"]
 
 
 def test_all_that_is_wrong_is_told_at_once(files):

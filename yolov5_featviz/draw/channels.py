@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from dataclasses import dataclass
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from io import StringIO
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from yolov5_featviz.arrays.boxes import LONGEST, Boxes
 from yolov5_featviz.arrays.cells import in_boxes
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.models.detections import class_name, names_of
 from yolov5_featviz.models.layer_output import LayerOutput
-from yolov5_featviz.text import align
+from yolov5_featviz.models.targets import class_number
+from yolov5_featviz.text import align, printable
 
 
 def check_map(feature_map: LayerOutput) -> None:
@@ -20,7 +25,7 @@ def check_map(feature_map: LayerOutput) -> None:
         raise FeatvizError(f"{feature_map.layer.title} returned an empty map, {list(feature_map.data.shape)}")
 
 
-FORMS = "64 (the first 64), all, 0,5,9, 8-15, first:8, last:8, top:16, top:16:contrast"
+FORMS = "64 (the first 64), all, 0,5,9, 8-15, first:8, last:8, top:16, top:16:contrast, top:16:contrast:person"
 
 ChannelSpec = Union[str, int, Sequence[int]]
 
@@ -31,6 +36,7 @@ MEASURES: Dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "std": lambda x: np.nanstd(x, axis=1),
 }
 RANKINGS = (*MEASURES, "contrast")
+TOO_FEW = "the boxes leave too few cells to compare"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +44,7 @@ class Ranking:
     """The channels of a feature map, best first.
 
     Attributes:
-        by: the measure that they are ranked by.
+        by: the measure that they are ranked by: ``mean``, ``contrast``, ``contrast of person``...
         channels: channel numbers, best first; of equals, the lower number.
         scores: name of a measure -> float64 ``[C]``, by channel number. The one of ``by`` is the first.
         note: why another measure than the requested one was used; else empty.
@@ -58,9 +64,11 @@ class Ranking:
 
     def to_csv(self) -> str:
         """Return all rows as comma-separated values with a header line."""
-        lines = [",".join(["rank", "channel", *self.scores])]
-        lines += [",".join(f"{value:.9g}" for value in row.values()) for row in self.rows()]
-        return "\n".join([*lines, ""])
+        stream = StringIO()
+        writer = csv.writer(stream, lineterminator="\n")  # a class name may hold a comma
+        writer.writerow(["rank", "channel", *self.scores])
+        writer.writerows([f"{value:.9g}" for value in row.values()] for row in self.rows())
+        return stream.getvalue()
 
     def table(self, n: Optional[int] = None) -> str:
         """Return the first ``n`` rows (or all) as aligned text, below the note if there is one."""
@@ -89,10 +97,12 @@ def rank(feature_map: LayerOutput, by: str = "mean") -> Ranking:
             ``s`` the pooled standard deviation,
             ``s² = ((n_in - 1) var_in + (n_out - 1) var_out) / (n_in + n_out - 2)``
             (Cohen's d, *Statistical Power Analysis for the Behavioral Sciences*, 1988, ch. 2).
-            A cell is inside if its centre is, and each box has at least the cell that contains its
-            centre; cells in the letterbox's padding are on neither side. Without boxes, or with
-            fewer than two cells on either side, the ranking falls back to ``std``, and ``note``
-            gives the reason.
+            ``contrast:person`` or ``contrast:0`` counts only the boxes of one class, by name or
+            number; all other cells of the image are then outside, those in boxes of other classes
+            included. A cell is inside if its centre is, and each box has at least the cell that
+            contains its centre; cells in the letterbox's padding are on neither side. Without
+            boxes, or with fewer than two cells on either side, the ranking falls back to ``std``,
+            and ``note`` gives the reason.
 
     Returns:
         The ranking. Only finite values count; a channel without any scores NaN and comes last.
@@ -101,25 +111,52 @@ def rank(feature_map: LayerOutput, by: str = "mean") -> Ranking:
     Raises:
         FeatvizError: unknown ``by``.
     """
-    if by not in RANKINGS:
-        raise FeatvizError(f"no ranking by {by!r}: take one of {', '.join(RANKINGS)}")
+    measure, kind = parse_measure(by)
     x = feature_map.values.astype(np.float64)
     x = np.where(np.isfinite(x), x, np.nan).reshape(len(x), -1)
     scores: Dict[str, np.ndarray] = {}
-    note = ""
-    if by == "contrast":
-        inside, outside = (side.ravel() for side in sides(feature_map))
+    name, note = measure, ""
+    if measure == "contrast":
+        boxes, name, missing = _boxes_of(feature_map.boxes, kind)
+        inside, outside = (side.ravel() for side in sides(feature_map, boxes))
         if min(inside.sum(), outside.sum()) < 2:
-            found = feature_map.boxes is not None and len(feature_map.boxes) > 0
-            reason = "the boxes leave too few cells to compare" if found else "nothing was detected"
-            by, note = "std", f"by std instead of contrast: {reason}"
+            note = f"by std instead of {name}: {missing or TOO_FEW}"
+            name = "std"
         else:
-            scores[by] = _where_there_are_values(_contrast, x[:, inside], x[:, outside])
-    for name in sorted(MEASURES, key=lambda name: name != by):
-        scores[name] = _where_there_are_values(MEASURES[name], x)
-    best = scores[by]
-    order = np.lexsort((np.arange(len(best)), -np.nan_to_num(best), np.isnan(best)))
-    return Ranking(by, order.tolist(), scores, note)
+            scores[name] = _where_there_are_values(_contrast, x[:, inside], x[:, outside])
+    for other in sorted(MEASURES, key=lambda other: other != name):
+        scores[other] = _where_there_are_values(MEASURES[other], x)
+    return Ranking(name, _best_first(scores[name]), scores, note)
+
+
+def rank_together(feature_maps: Sequence[LayerOutput], by: str = "mean") -> Ranking:
+    """Rank the channels of a layer by the mean of their scores over several images.
+
+    Args:
+        feature_maps: the layer's map for each image.
+        by: see :func:`rank`. Images for which it would fall back to another measure are left out.
+
+    Raises:
+        FeatvizError: unknown ``by``, or no image for which the channels can be ranked by it.
+    """
+    rankings = [rank(feature_map, by) for feature_map in feature_maps]
+    ranked = [ranking for ranking in rankings if not ranking.note]
+    if not ranked:
+        kind = parse_measure(by)[1]
+        reasons = dict.fromkeys(_boxes_of(feature_map.boxes, kind)[2] or TOO_FEW for feature_map in feature_maps)
+        raise FeatvizError(f"the channels cannot be ranked by {measure_words(by)}: {'; '.join(reasons)}")
+    name = ranked[0].by
+    with np.errstate(invalid="ignore"):  # of infinities of both signs
+        scores = {one: np.mean([ranking.scores[one] for ranking in ranked], axis=0) for one in ranked[0].scores}
+    if np.isnan(scores[name]).all():
+        raise FeatvizError(f"the channels cannot be ranked by {name}: none has finite values in each image")
+    return Ranking(name, _best_first(scores[name]), scores)
+
+
+def _best_first(scores: np.ndarray) -> List[int]:
+    """Return channel numbers in descending order of score; NaN last, and of equals the lower number first."""
+    order: List[int] = np.lexsort((np.arange(len(scores)), -np.nan_to_num(scores), np.isnan(scores))).tolist()
+    return order
 
 
 def _where_there_are_values(measure: Callable[..., np.ndarray], *parts: np.ndarray) -> np.ndarray:
@@ -140,10 +177,35 @@ def _contrast(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
         return np.where(difference == 0, 0.0, difference / s)
 
 
-def sides(feature_map: LayerOutput) -> Tuple[np.ndarray, np.ndarray]:
+def _boxes_of(boxes: Optional[Boxes], kind: str) -> Tuple[Boxes, str, str]:
+    """Return the boxes of a class, or of all if it is empty; the name of their contrast; and why there are none."""
+    boxes = Boxes(np.zeros((0, 4))) if boxes is None else boxes
+    if not kind:
+        return boxes, "contrast", "" if len(boxes) else "nothing was detected"
+    numbers = [] if boxes.classes is None or not _is_number(kind) else boxes.classes == int(kind)
+    labels = boxes.labels or [""] * len(boxes)
+    rows = [i for i, label in enumerate(labels) if label == printable(kind, LONGEST)]
+    rows += [i for i in np.flatnonzero(numbers).tolist() if not _is_number(labels[i])]  # else that is the class's name
+    name = (labels[rows[0]] if rows else "") or _class_words(kind)
+    known = len(boxes) == 0 or bool(boxes.labels) or len(numbers) > 0
+    missing = f"no {name} was detected" if known else "the classes of the boxes are not known"
+    return boxes.take(rows), f"contrast of {name}", "" if rows else missing
+
+
+def _is_number(word: str) -> bool:
+    """Return whether a word can be a class number."""
+    return re.fullmatch(r"\d{1,9}", word) is not None
+
+
+def _class_words(kind: str) -> str:
+    """Name a class given by name or number: ``person``, ``class 7``."""
+    return class_name(int(kind), {}) if _is_number(kind) else printable(kind, LONGEST)
+
+
+def sides(feature_map: LayerOutput, boxes: Boxes) -> Tuple[np.ndarray, np.ndarray]:
     """Return bool masks ``[H, W]`` of the cells inside a box, and outside all; padding is in neither."""
-    size, boxes = feature_map.size, feature_map.boxes
-    if boxes is None or feature_map.stride is None:
+    size = feature_map.size
+    if feature_map.stride is None:
         inside = np.zeros(size, bool)
         return inside, ~inside
     inside = in_boxes(size, feature_map.stride, boxes.xyxy)
@@ -154,8 +216,8 @@ def sides(feature_map: LayerOutput) -> Tuple[np.ndarray, np.ndarray]:
 def choose(feature_map: LayerOutput, spec: Union[ChannelSpec, Choice]) -> Choice:
     """Resolve ``spec``, as for :func:`choose_channels` or ``top:...``, to channels of ``feature_map``.
 
-    ``top:16`` selects the 16 with the highest mean, ``top:16:std`` those by another measure of
-    :func:`rank`, best first; all of them if there are fewer. A :class:`Choice` is returned as it is.
+    ``top:16`` selects the 16 with the highest mean, ``top:16:std`` or ``top:16:contrast:person`` those by another
+    measure of :func:`rank`, best first; all of them if there are fewer. A :class:`Choice` is returned as it is.
     Raises FeatvizError as both do.
     """
     if isinstance(spec, Choice):
@@ -168,18 +230,58 @@ def choose(feature_map: LayerOutput, spec: Union[ChannelSpec, Choice]) -> Choice
 
 
 def parse_top(spec: ChannelSpec) -> Optional[Tuple[int, str]]:
-    """Parse ``top:16:std`` to ``(16, "std")``; None for another form. Raises FeatvizError if invalid."""
+    """Parse ``top:16:contrast:person`` to ``(16, "contrast:person")``, where the measure is ``mean`` by default.
+
+    None for another form. Raises FeatvizError if invalid.
+    """
     if not isinstance(spec, str) or not spec.strip().lower().startswith("top:"):
         return None
-    found = re.fullmatch(r"top:(\d{1,9})(?::(\w+))?", spec.strip().lower())
+    found = re.fullmatch(r"top:(\d{1,9})(?::([^:]+)(:.*)?)?", spec.strip(), re.IGNORECASE | re.DOTALL)
     if not found:
         raise FeatvizError(f"channels {spec!r} are not understood: take one of {FORMS}")
-    n, by = int(found.group(1)), found.group(2) or "mean"
+    n, by = int(found.group(1)), (found.group(2) or "mean").lower() + (found.group(3) or "")
     if n == 0:
         raise FeatvizError(f"channels {spec!r} select nothing: take one of {FORMS}")
-    if by not in RANKINGS:
-        raise FeatvizError(f"channels {spec!r}: no ranking by {by!r}: take one of {', '.join(RANKINGS)}")
+    try:
+        parse_measure(by)
+    except FeatvizError as error:
+        raise FeatvizError(f"channels {spec!r}: {error}") from None
     return n, by
+
+
+def parse_measure(by: str) -> Tuple[str, str]:
+    """Split ``contrast:person`` into measure and class, empty if there is none. Raises FeatvizError if invalid."""
+    measure, colon, kind = str(by).partition(":")
+    if measure not in RANKINGS:
+        raise FeatvizError(f"no ranking by {measure!r}: take one of {', '.join(RANKINGS)}")
+    if colon and measure != "contrast":
+        raise FeatvizError(f"no ranking by {by!r}: only contrast takes a class, as in contrast:person")
+    if colon and not kind.strip():
+        raise FeatvizError(f"no ranking by {by!r}: name the class, as in contrast:person")
+    return measure, kind
+
+
+def measure_words(by: str) -> str:
+    """Name a measure: ``mean``, ``contrast of person``, ``contrast of class 0``. Raises FeatvizError if invalid."""
+    measure, kind = parse_measure(by)
+    return f"{measure} of {_class_words(kind)}" if kind else measure
+
+
+def check_class(spec: ChannelSpec, names: Any) -> None:
+    """Raise FeatvizError if ``spec`` ranks by a class that a model does not have.
+
+    Args:
+        spec: see :func:`choose`.
+        names: the model's class names, a list or a dictionary by number. If there are none, nothing is checked.
+    """
+    top = parse_top(spec)
+    kind = parse_measure(top[1])[1] if top else ""
+    known = names_of(names) if kind else {}
+    if known:
+        try:
+            class_number(kind, known)
+        except FeatvizError as error:
+            raise FeatvizError(f"channels {spec!r}: {error}") from None
 
 
 def choose_channels(spec: ChannelSpec, count: int) -> List[int]:

@@ -198,7 +198,8 @@ def heatmap(
     data = feature_map.values
     reduced = reduce_channels(data[choice.channels], reduce)
     words = f"{reduce} of {channel_words(feature_map.channels, choice)}"
-    how = {"shows": "heatmap", "channels": choice.channels, "reduce": reduce}
+    by = choice.ranking and choice.ranking.by
+    how = {"shows": "heatmap", "channels": choice.channels, "reduce": reduce, "by": by}
     return _heat(feature_map, reduced, reduced, norm or REDUCTIONS[reduce].norm, words, how)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Union
+from typing import Any, Dict, List, Union
 
 import numpy as np
 
@@ -72,8 +72,8 @@ def pca_picture(
     title = SEPARATOR.join([title, f"explained variance: {shares}", *["without padding"] * (not inside.all())])
     picture = panel(pixels, title, None, palette_of("gray"), dpi, dpi, plain, labels, notes, inches)
     variance = [number(share) for share in explained]
-    how = None if axes == "rgb" else axes
-    about = map_record(feature_map, "pca", choice.channels, variance=variance, resample=resample, axes=how)
+    how: Dict[str, Any] = {"axes": None if axes == "rgb" else axes, "by": choice.ranking and choice.ranking.by}
+    about = map_record(feature_map, "pca", choice.channels, variance=variance, resample=resample, **how)
     return picture.told(about)
 
 

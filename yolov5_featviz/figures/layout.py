@@ -15,6 +15,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figures.style import LEAST, LINE, LINES, Style, text_extent, wrap
 
 BAR = 4.0  # height of a colour bar in points
+NAMED = 6  # channels to name below a panel, best first
 CORNERS = ("upper left", "upper right", "lower left", "lower right")
 
 # (height, width) to paint and the part of the image to show (in image pixels) -> uint8 RGB
@@ -67,6 +68,8 @@ class Panel:
         bar: colour bar, if any.
         named: whether to label boxes with class names and scores.
         numbers: the channel of each tile of a grid.
+        channels: words below the panel that name its channels; left out if its tiles have their numbers.
+        note: words before these.
     """
 
     paint: Paint
@@ -76,6 +79,8 @@ class Panel:
     bar: Optional[Bar] = None
     named: bool = True
     numbers: Sequence[int] = ()
+    channels: str = ""
+    note: str = ""
 
     @property
     def aspect(self) -> float:
@@ -130,6 +135,9 @@ def lay_out(
         row_places.append(Place(0, y, left, heights[r]))
         places.append([_centred(panel, x, y, w, heights[r]) for panel, x, w in zip(row, xs, widths)])
         y += heights[r]
+        captions = _captions(row, places[r], xs, widths, style)
+        bars += captions
+        y += max((place.height for _, place, _ in captions), default=0)
         for bar_line in under.get(r, []):
             y += pixels(2)
             ends = [(bar, xs[first], xs[last] + widths[last]) for bar, first, last in bar_line]
@@ -141,7 +149,7 @@ def lay_out(
             bar_h = pixels(BAR) + max(map(len, below)) * pixels(1.2 * style.small)
             bars += [(bar, Place(x, y, end - x, bar_h), lines) for (bar, x, end), lines in zip(ends, below)]
             y += bar_h
-        y += gap + pixels(1) * (r in under) if r + 1 < len(panels) else 0
+        y += gap + pixels(1) * (r in under or bool(captions)) if r + 1 < len(panels) else 0
     top = 0 if style.titles == "top" else y + pixels(1) * bool(head)
     column_places = [Place(x, top, w, head_h) for x, w in zip(xs, widths)]
     height = y + (head_h + pixels(1) if style.titles == "bottom" and head else 0)
@@ -253,6 +261,29 @@ def number_places(panel: Panel, place: Place, style: Style) -> List[Place]:
         if 3 * wide > 2 * tile.width or 2 * high > tile.height - down:
             return []
         found.append(Place(tile.x, tile.y + down, wide, high))
+    return found
+
+
+def named_channels(channels: Sequence[int]) -> str:
+    """Name channels, best first: ``channel 5``, ``channels 40, 3, 17``, or the first six ``and 10 more``."""
+    shown = channels if len(channels) <= NAMED + 1 else channels[:NAMED]
+    words = f"channel{'s' * (len(channels) > 1)} {', '.join(map(str, shown))}"
+    return words if len(shown) == len(channels) else f"{words} and {len(channels) - len(shown)} more"
+
+
+def _captions(
+    row: Sequence[Optional[Panel]], places: Sequence[Place], xs: Sequence[int], widths: Sequence[int], style: Style
+) -> List[Tuple[Bar, Place, List[Tuple[str, str, str]]]]:
+    """Place the words below the panels of a row, each within its column, as colour bars without colours."""
+    found = []
+    for panel, place, x, width in zip(row, places, xs, widths):
+        numbered = panel is not None and bool(panel.numbers) and bool(number_places(panel, place, style))
+        words = ": ".join(filter(None, [panel.note, panel.channels * (not numbered)])) if panel else ""
+        if words:
+            bar = Bar("", "", "", words)
+            lines = bar_lines(bar, width * 72 / style.dpi - style.small / 2, style)
+            height = len(lines) * round(1.2 * style.small * style.dpi / 72)
+            found.append((bar, Place(x, place.y + place.height, width, height), lines))
     return found
 
 

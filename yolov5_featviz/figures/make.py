@@ -12,7 +12,8 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.image import as_rgb
 from yolov5_featviz.arrays.normalize import NORMS, extremes, normalize, zero_of
 from yolov5_featviz.arrays.reduce import REDUCTIONS, pca, reduce_channels
-from yolov5_featviz.draw.channels import choose
+from yolov5_featviz.attribution.explain import overview
+from yolov5_featviz.draw.channels import Choice, Ranking, check_class, choose, rank_together
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.draw.palette import ALONE, OVER
@@ -22,9 +23,20 @@ from yolov5_featviz.draw.scale import Legend, clipped, end_words, legend
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.prediction import Prediction
 from yolov5_featviz.figures.composition import Composition, compose
-from yolov5_featviz.figures.layout import Bar, Overlay, Panel
+from yolov5_featviz.figures.layout import Bar, Overlay, Panel, named_channels
 from yolov5_featviz.figures.painters import colours, heat, photograph, scale_between, tiles
-from yolov5_featviz.figures.spec import OF_LAYERS, Cell, Spec, needs_model, reduction_words, target_words
+from yolov5_featviz.figures.spec import (
+    EXPLAINED,
+    OF_LAYERS,
+    Cell,
+    Spec,
+    needs_model,
+    ranking_of,
+    reduction_words,
+    target_words,
+    top_words,
+)
+from yolov5_featviz.figures.style import plain
 from yolov5_featviz.models.layer_output import LayerOutput
 
 # A model maps an image path and a layer selection to a Prediction; it may also have a `cam` method.
@@ -40,7 +52,7 @@ def make(spec: Spec, models: Models) -> Composition:
             checkpoint, callable like :class:`yolov5_featviz.yolov5.predictor.Predictor`.
 
     Raises:
-        FeatvizError: a layer or channel does not exist, or an image or checkpoint cannot be read.
+        FeatvizError: a layer, channel or class does not exist, or an image or checkpoint cannot be read.
     """
     cells = [cell for row in spec.cells for cell in row]
     keys = list(dict.fromkeys((cell.weights, cell.yolov5) for cell in cells if needs_model(cell)))
@@ -53,6 +65,7 @@ def make(spec: Spec, models: Models) -> Composition:
             if needs_model(cell):
                 model = by_key[cell.weights, cell.yolov5]
                 names = _layers(model, cell, errors)
+                _check_class(model, cell, errors)
                 wanted.setdefault((cell.weights, cell.yolov5, cell.image), set()).update(names)
         if errors:
             raise FeatvizError("; ".join(dict.fromkeys(errors)))
@@ -61,14 +74,19 @@ def make(spec: Spec, models: Models) -> Composition:
             model = by_key[weights, yolov5]
             selection = ",".join(sorted(layers)) or None
             predictions[weights, yolov5, image] = model(image, selection, spec.imgsz, spec.conf, spec.iou)
+        tops = _top_channels(cells, predictions)
         for cell in cells:
             prediction = predictions.get((cell.weights, cell.yolov5, cell.image)) if needs_model(cell) else None
             heat = None
-            if cell.shown == "cam":
+            if cell.shown in EXPLAINED:
                 model = by_key[cell.weights, cell.yolov5]
                 smooth = {"smooth": True} if cell.smooth else {}
-                heat = model.cam(cell.image, cell.layer, cell.target, cell.method, spec.imgsz, **smooth)
-            seen[cell] = _see(cell, prediction, heat)
+                if cell.shown == "cam":
+                    heat = model.cam(cell.image, cell.layer, cell.target, cell.method, spec.imgsz, **smooth)
+                else:
+                    how = {"imgsz": spec.imgsz, "conf": spec.conf, "iou": spec.iou, **smooth}
+                    heat = overview(model.explain(cell.image, cell.target, cell.method, cell.layer, **how))
+            seen[cell] = _see(cell, prediction, heat, tops.get(cell))
     shared = _shared(seen)
     limits = {cell: _limits(cell, one, shared) for cell, one in seen.items()}
     bars = _bars(seen, limits)
@@ -101,12 +119,13 @@ class _Seen(NamedTuple):
     exact: str = ""
     notes: Sequence[str] = ()
     channels: Sequence[int] = ()
+    ranking: Optional[Ranking] = None
     checkerboard: float = 0.0
     variance: Sequence[float] = ()
 
 
 def _layers(model: Any, cell: Cell, errors: List[str]) -> List[str]:
-    if cell.shown not in OF_LAYERS or cell.shown == "cam":
+    if cell.shown not in OF_LAYERS or cell.shown in EXPLAINED:
         return []
     try:
         names: List[str] = model.layers(cell.layer)
@@ -118,20 +137,53 @@ def _layers(model: Any, cell: Cell, errors: List[str]) -> List[str]:
     return names
 
 
-def _see(cell: Cell, prediction: Optional[Prediction], heat: Optional[HeatMap]) -> _Seen:
+def _check_class(model: Any, cell: Cell, errors: List[str]) -> None:
+    try:
+        if ranking_of(cell):
+            check_class(str(cell.channels), getattr(model, "names", ()))
+    except FeatvizError as error:
+        errors.append(f"{Path(str(cell.weights)).name}: {error}")
+
+
+def _map_of(cell: Cell, prediction: Prediction) -> LayerOutput:
+    """Return the map of a panel's layer. Raises FeatvizError if the layer yields none."""
+    if not prediction.maps:
+        raise FeatvizError(f"layer {cell.layer} of {Path(str(cell.weights)).name} yields no feature map")
+    return prediction[str(cell.layer)] if len(prediction.maps) > 1 else prediction.maps[0]
+
+
+def _top_channels(cells: Sequence[Cell], predictions: Mapping[Any, Prediction]) -> Dict[Cell, Choice]:
+    """Choose the channel of each panel that shows the top one: one for all images of a model's layer.
+
+    Raises FeatvizError if its score is undefined in all of them.
+    """
+    groups: Dict[Any, List[Cell]] = {}
+    for cell in cells:
+        if cell.shown == "channel" and ranking_of(cell):
+            groups.setdefault((cell.weights, cell.yolov5, cell.layer, ranking_of(cell)), []).append(cell)
+    chosen: Dict[Cell, Choice] = {}
+    for (weights, yolov5, layer, by), group in groups.items():
+        maps = {cell.image: _map_of(cell, predictions[weights, yolov5, cell.image]) for cell in group}
+        try:
+            ranking = rank_together(list(maps.values()), by)
+        except FeatvizError as error:
+            raise FeatvizError(f"layer {layer} of {Path(str(weights)).name}: {error}") from None
+        chosen.update(dict.fromkeys(group, Choice(ranking.channels[:1], ranking)))
+    return chosen
+
+
+def _see(cell: Cell, prediction: Optional[Prediction], heat: Optional[HeatMap], top: Optional[Choice]) -> _Seen:
     if prediction is None:
         return _Seen(as_rgb(cell.image))
     if cell.shown not in OF_LAYERS:
         return _Seen(prediction.pixels, prediction)
     if heat is not None:
         return _explained(cell, prediction, heat)
-    if not prediction.maps:
-        raise FeatvizError(f"layer {cell.layer} of {Path(str(cell.weights)).name} yields no feature map")
-    fm = prediction[str(cell.layer)] if len(prediction.maps) > 1 else prediction.maps[0]
+    fm = _map_of(cell, prediction)
     one = [int(cell.channel or 0)] if cell.shown == "channel" else None
-    choice = choose(fm, one or cell.channels or ("16" if cell.shown == "grid" else "all"))
-    notes = [choice.ranking.note] if choice.ranking and choice.ranking.note else []
-    base = _Seen(prediction.pixels, prediction, fm, notes=notes, channels=choice.channels)
+    choice = choose(fm, top or one or cell.channels or ("16" if cell.shown == "grid" else "all"))
+    notes = [plain(choice.ranking.note)] if choice.ranking and choice.ranking.note else []
+    base = _Seen(prediction.pixels, prediction, fm, notes=notes, channels=choice.channels, ranking=choice.ranking)
     if cell.shown == "pca":
         parts, variance = pca(fm.values[choice.channels], fm.in_image)
         planes = np.moveaxis(pca_colours(parts, cell.axes), 2, 0)
@@ -146,7 +198,8 @@ def _see(cell: Cell, prediction: Optional[Prediction], heat: Optional[HeatMap]) 
         words += f" of {len(choice.channels)} channels" if cell.channels is not None else ""
     else:
         values, norm = values[choice.channels], cell.norm or "channel"
-        words = "" if cell.shown == "grid" else f"channel {cell.channel}"
+        words = top_words(choice.ranking.by) if choice.ranking else f"channel {cell.channel}"
+        words = "" if cell.shown == "grid" else words
     scaled, limits = normalize(values, norm, whole)
     return base._replace(values=values, scaled=scaled, limits=limits, norm=norm, words=words)
 
@@ -196,7 +249,7 @@ def _is_own(cell: Cell, seen: _Seen) -> bool:
         return True
     if NORMS[seen.norm].absolute or isinstance(cell.scale, tuple):
         return False
-    return cell.shown == "grid" or (cell.scale or ("separate" if cell.shown == "cam" else "shared")) == "separate"
+    return cell.shown == "grid" or (cell.scale or ("separate" if cell.shown in EXPLAINED else "shared")) == "separate"
 
 
 def _shared(seen: Mapping[Cell, _Seen]) -> Dict[Any, np.ndarray]:
@@ -259,7 +312,7 @@ def _bar_words(panels: Sequence[_Seen], key: Legend, own: bool, differ: bool) ->
     notes = list(dict.fromkeys(note for one in panels for note in one.notes))
     parts = [panels[0].exact if len(panels) == 1 and panels[0].exact else panels[0].words, key.scope]
     parts += ["each on its own" * (own and not any(note.startswith("each ") for note in notes))]
-    parts += [key.low * (not key.high), "channels differ between panels" * differ, *notes]
+    parts += [key.low * (not key.high), *notes, "channels differ between panels" * differ]
     most = max(one.checkerboard for one in panels)
     if most:
         parts.append(f"checkerboard: {'up to ' * (len(panels) > 1)}{most:.0%} of the energy on one cell in four")
@@ -283,7 +336,7 @@ def _legend(cell: Cell, seen: _Seen, limits: Optional[np.ndarray], named: bool) 
         low, high = end_words(*cell.scale)
         below, above = clipped(seen.values, limits)
         return Legend(f"≤ {low}" * below or low, f"≥ {high}" * above or high)
-    named = named or cell.shown == "cam"
+    named = named or cell.shown in EXPLAINED
     key = legend(seen.norm, limits, seen.values, single=not named and cell.shown != "grid")
     if cell.shown == "grid":
         return key._replace(scope=key.scope.replace(" on its own", ""))
@@ -299,10 +352,10 @@ def _record(cell: Cell, seen: _Seen, limits: Optional[np.ndarray]) -> Dict[str, 
     found = {name: Path(path).name for name, path in files.items() if path}
     if seen.feature_map is None:
         return {**found, "shows": cell.shown}
-    how: Dict[str, Any] = {"norm": seen.norm or None}
+    how: Dict[str, Any] = {"norm": seen.norm or None, "by": seen.ranking.by if seen.ranking else None}
     if cell.shown == "heatmap":
         how["reduce"] = cell.reduce
-    if cell.shown == "cam":
+    if cell.shown in EXPLAINED:
         how.update(method=cell.method, target=cell.target, smooth=cell.smooth or None)
     if cell.shown == "pca":
         how.update(axes=cell.axes, variance=[number(share) for share in seen.variance])
@@ -310,7 +363,7 @@ def _record(cell: Cell, seen: _Seen, limits: Optional[np.ndarray]) -> Dict[str, 
 
 
 def _is_over(cell: Cell) -> bool:
-    return cell.shown != "pca" and (cell.shown in ("heatmap", "cam") if cell.over is None else cell.over)
+    return cell.shown != "pca" and (cell.shown in ("heatmap", *EXPLAINED) if cell.over is None else cell.over)
 
 
 def _cmap(cell: Cell) -> str:
@@ -332,11 +385,16 @@ def _panel(cell: Cell, seen: _Seen, limits: Optional[np.ndarray], bar: Optional[
     if seen.prediction is not None and (cell.boxes or cell.shown == "detections"):
         known = seen.prediction.boxes
         boxes = None if known is None else known.mapped(seen.prediction.region, (height, width))
+        if cell.shown == "explain" and seen.feature_map is not None and seen.feature_map.boxes is not None:
+            boxes = seen.feature_map.boxes.mapped(seen.feature_map.window, (height, width))  # those explained
     named = cell.shown in ("input", "detections")
     panel = Panel(photograph(seen.pixels), window, boxes, cell.zoom, bar, named)
     fm = seen.feature_map
     if fm is None:
         return panel
+    if seen.ranking is not None:
+        note = f"by {seen.ranking.by}" if seen.ranking.note else ""
+        panel = replace(panel, channels=named_channels(seen.channels), note=note)
     how = cell.resample or ("bilinear" if _is_over(cell) else "nearest")
     assert seen.scaled is not None
     if cell.shown == "pca":

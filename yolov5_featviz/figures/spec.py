@@ -11,8 +11,9 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.normalize import check_norm
 from yolov5_featviz.arrays.reduce import REDUCTIONS, check_reduce
 from yolov5_featviz.arrays.resample import check_resample
-from yolov5_featviz.attribution.cam import CAM_METHODS, check_method
-from yolov5_featviz.draw.channels import choose_channels, parse_top
+from yolov5_featviz.attribution.cam import check_method
+from yolov5_featviz.attribution.explain import METHODS, check_explain
+from yolov5_featviz.draw.channels import choose_channels, measure_words, parse_top
 from yolov5_featviz.draw.encode import format_of
 from yolov5_featviz.draw.heatmap import ALPHA
 from yolov5_featviz.draw.palette import BLENDS, palette_of
@@ -20,11 +21,13 @@ from yolov5_featviz.draw.rgb import check_axes
 from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figures.layout import CORNERS, Zoom, number_words
-from yolov5_featviz.figures.style import Style, check_letters
+from yolov5_featviz.figures.style import Style, check_letters, plain
 from yolov5_featviz.text import near, printable
 
-SHOWS = ("input", "detections", "heatmap", "channel", "pca", "grid", "cam")
-OF_LAYERS = ("heatmap", "channel", "pca", "grid", "cam")
+SHOWS = ("input", "detections", "heatmap", "channel", "pca", "grid", "cam", "explain")
+EXPLAINED = ("cam", "explain")
+OF_LAYERS = ("heatmap", "channel", "pca", "grid", "cam", "explain")
+OF_CHANNELS = ("heatmap", "channel", "pca", "grid")
 SCALES = ("shared", "separate")
 MOST = 100  # rows, and columns
 
@@ -191,9 +194,13 @@ def _kind(known: Mapping[str, Any], unknown: Set[str]) -> str:
     cell = Cell(**known)
     kind = "heatmap" if cell.show is None and "layer" in unknown else cell.shown
     if kind == "channel":
+        by = ranking_of(cell)
+        if by:
+            return top_words(measure_words(by))
         return "one channel" if cell.channel is None else f"channel {cell.channel}"
-    if kind == "cam":
-        method = "class activation map" if "method" in unknown else CAM_METHODS[cell.method][0]
+    if kind in EXPLAINED:
+        method = {"cam": "class activation map"}.get(kind, "explanation")
+        method = method if "method" in unknown else METHODS[cell.method]
         target = target_words(cell.target)
         return method + " smoothed 3×3" * cell.smooth + (f" of {target}" if target else "")
     if kind == "grid" or (kind == "heatmap" and "reduce" in unknown):
@@ -219,7 +226,7 @@ def _channels_words(channels: str) -> str:
     """Name a selection of channels: ``top 9 by contrast``, ``first 16 channels``, ``channels 3, 8–15``."""
     top = parse_top(channels) if channels else None
     if top is not None:
-        return f"top {top[0]} by {top[1]}"
+        return f"top {top[0]} by {plain(measure_words(top[1]))}"
     end, _, count = channels.strip().lower().rpartition(":")
     if count in ("", "all"):
         return count and "all channels"
@@ -227,6 +234,19 @@ def _channels_words(channels: str) -> str:
         return f"{end or 'first'} {count} channels"
     chosen = choose_channels(channels, 1 << 16)
     return f"channel{'s' * (len(chosen) > 1)} {number_words(chosen)}"
+
+
+def top_words(measure: str) -> str:
+    """Name the channel that is first by a measure: ``top channel by contrast of person``."""
+    return f"top channel by {plain(measure)}"
+
+
+def ranking_of(cell: Cell) -> str:
+    """Return the measure that the channels of a panel are chosen by; empty if they are named, or if it has none."""
+    if cell.shown not in OF_CHANNELS or (cell.shown == "channel" and cell.channel is not None):
+        return ""
+    top = parse_top(cell.channels or "")
+    return top[1] if top else ""
 
 
 def needs_model(cell: Cell) -> bool:
@@ -282,7 +302,12 @@ class _Check:
                 self.fail(where, f"{_shown(part)} is not understood: give what it shows, such as {{layer: 17}}")
                 continue
             self.keys(where, part, [*_CELL, "title"])
-            found.append(self.values(where, part, {**_CELL, "title": _words}))
+            values = self.values(where, part, {**_CELL, "title": _words})
+            if values.get("show") == "channel" and "channels" in values:
+                if "channel" in values:
+                    self.fail(where, "both channel and channels: give one of them")
+                values["channel"] = None  # overrides that of the figure
+            found.append(values)
         return found
 
     def cell(self, where: str, cell: Cell) -> None:
@@ -290,13 +315,18 @@ class _Check:
             self.fail(where, "no image: give one there, or one for the whole figure")
         if needs_model(cell) and cell.weights is None and not any("weights" in error for error in self.errors):
             self.fail(where, "no weights: give them there, or for the whole figure")
-        if cell.shown in OF_LAYERS and cell.layer is None and not any("layer" in error for error in self.errors):
+        layered = cell.shown in OF_LAYERS and cell.shown != "explain"
+        if layered and cell.layer is None and not any("layer" in error for error in self.errors):
             self.fail(where, f"no layer for its {cell.shown}")
         if cell.shown == "channel" and cell.channel is None:
-            self.fail(where, "no channel: give its number")
-        if cell.shown == "cam":
+            top = parse_top(cell.channels or "")
+            if top is None:
+                self.fail(where, "no channel: give its number, or channels: top:1:contrast")
+            elif top[0] != 1:
+                self.fail(where, f"show: channel shows one channel, such as top:1, not {_shown(cell.channels)}")
+        if cell.shown in EXPLAINED:
             try:
-                check_method(cell.method)
+                check_method(cell.method) if cell.shown == "cam" else check_explain(cell.method, cell.layer)
             except FeatvizError as error:
                 self.fail(where, str(error))
 
@@ -459,7 +489,7 @@ _CELL: Dict[str, Callable[[Any], Any]] = {
     "crop": _edges("crop"),
     "zoom": _zoom,
     "target": _text("target"),
-    "method": _one_of("method", list(CAM_METHODS)),
+    "method": _one_of("method", list(METHODS)),
     "smooth": _flag("smooth"),
     "axes": _checked(check_axes, "axes"),
 }
