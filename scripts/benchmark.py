@@ -3,6 +3,7 @@
     make bench                                       # the tables of the README
     python scripts/benchmark.py --images 2000        # does memory stay flat?
     python scripts/benchmark.py --cpu                # the processor time that drawing adds, and its floor
+    python scripts/benchmark.py --explain            # what explanations cost, in passes of the network
 
 First, one layer of 64 channels to a PNG file at 300 dpi: ours, YOLOv5's own `feature_visualization`
 from the installed wheel, the recipe that is pasted into models/yolo.py, and mmengine's `draw_featmap`
@@ -53,6 +54,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="the median of so many is reported")
     parser.add_argument("--images", type=int, help="size of the folder, 50 or 200; 0 leaves that part out")
     parser.add_argument("--cpu", action="store_true", help="processor time over 200 images at 640 and 320 alone")
+    parser.add_argument("--explain", action="store_true", help="what explanations cost alone")
+    parser.add_argument("--masks", type=int, default=1000, help="number of masks of D-RISE")
     parser.add_argument("--json", default="runs/benchmark.json", help="where the numbers go")
     o = parser.parse_args()
     found: Dict[str, Any] = {"machine": machine(), "channels": CHANNELS, "dpi": DPI}
@@ -60,6 +63,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if o.cpu:
             found["cpu"] = processor_time(Path(folder), o.images or 200, min(3, o.repeats))
+            save(found, Path(o.json))
+            return
+        if o.explain:
+            found["explain"] = explanations(o.repeats, o.masks)
             save(found, Path(o.json))
             return
         found["layers"] = layers(Path(folder), o.repeats)
@@ -276,6 +283,80 @@ def detection(folder: Path, count: int, repeats: int) -> Dict[str, Any]:
     table.append(["ratio", "", f"{found['ratio']:.2f}", f"{found['ratio_an_image']:.2f}", ""])
     print("\n" + align(table, right={1, 2, 3}))
     return found
+
+
+# Explanations
+
+
+def explanations(repeats: int, masks: int) -> Dict[str, Any]:
+    """Explaining all of 20 detections, in passes forward and backward; D-RISE, in passes forward.
+
+    A pass forward and backward is that of a training step: gradients of all weights. The passes that D-RISE is
+    compared with are made with the size of batch, of 1, 2, 4, 8 and 16, at which one image takes the least time.
+    """
+    see = fv.Predictor(WEIGHTS)
+    x, _ = see.prepare(str(IMAGES[0]), 320)
+    x = x.to(see.device)
+    found: Dict[str, Any] = {"threads": torch.get_num_threads(), "device": str(see.device)}
+    rows = [["explanations", "wall, ms", "CPU, ms", "in passes, wall", "in passes, CPU"]]
+    everything = {"conf": 0.0005, "iou": 0.9}
+    count = len(fv.explain(see, x, **everything))
+    chosen = list(range(min(20, count)))
+    for parameter in see.model.parameters():
+        parameter.requires_grad_(True)
+
+    def step() -> None:
+        with see.own():
+            see.model(x)[0].sum().backward()
+        see.model.zero_grad()
+
+    works: Dict[str, Callable[[], Any]] = {"one pass forward and backward": step}
+    for method in ("layer-cam", "odam", "ss-grad-cam++"):
+        works[f"{method} of {len(chosen)} detections"] = lambda method=method: fv.explain(
+            see, x, chosen, method, **everything
+        )
+    times = {name: both_ms(work, repeats) for name, work in works.items()}
+    unit = times["one pass forward and backward"]
+    for name, (wall, cpu) in times.items():
+        found[name] = {"wall_ms": wall, "cpu_ms": cpu, "wall_ratio": wall / unit[0], "cpu_ratio": cpu / unit[1]}
+        rows.append([name, f"{wall:.0f}", f"{cpu:.0f}", f"{wall / unit[0]:.2f}", f"{cpu / unit[1]:.2f}"])
+
+    def passes(batch: int, n: int) -> Callable[[], None]:
+        images = x.repeat(batch, 1, 1, 1)
+
+        def run() -> None:
+            with torch.no_grad(), see.own():
+                for _ in range(n):
+                    see.model(images)
+
+        return run
+
+    each = {batch: both_ms(passes(batch, max(1, 16 // batch)), 3)[0] / max(batch, 16) for batch in (1, 2, 4, 8, 16)}
+    best = min(each, key=lambda batch: each[batch])
+    runs = []
+    for _ in range(max(1, min(3, repeats // 2))):  # in turns
+        plain = both_ms(passes(best, -(-masks // best)), 1, warm=False)
+        rise = both_ms(lambda: fv.explain(see, x, [0], "d-rise", masks=masks, **everything), 1, warm=False)
+        runs.append([*plain, *rise, rise[0] / plain[0], rise[1] / plain[1]])
+    middle = [statistics.median(column) for column in zip(*runs)]
+    found["d-rise"] = {"masks": masks, "best_batch": best, "ms_an_image": each, "runs": runs}
+    rows.append([f"{masks} passes forward, {best} images each", f"{middle[0]:.0f}", f"{middle[1]:.0f}", "1", "1"])
+    rows.append([f"D-RISE, {masks} masks", *(f"{v:.0f}" for v in middle[2:4]), *(f"{v:.2f}" for v in middle[4:])])
+    print("\n" + align(rows, right={1, 2, 3, 4}))
+    return found
+
+
+def both_ms(work: Callable[[], Any], repeats: int, warm: bool = True) -> Tuple[float, float]:
+    """Medians of wall and processor time of this process, after one run that does not count."""
+    if warm:
+        work()
+    spent: List[Tuple[float, float]] = []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        spent.append(((time.perf_counter() - wall) * 1000, (time.process_time() - cpu) * 1000))
+    first, second = (statistics.median(column) for column in zip(*spent))
+    return first, second
 
 
 # Processor time

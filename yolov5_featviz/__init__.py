@@ -32,6 +32,7 @@ _PUBLIC = {
     "kernels": "features.kernels",
     "list_layers": "models.layers",
     "load": "yolov5.load",
+    "overview": "attribution.explain",
     "picture": "features.tensor",
     "rank": "draw.channels",
     "save": "features.tensor",
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from yolov5_featviz.arrays.boxes import Boxes
     from yolov5_featviz.attribution.backproject import backproject
     from yolov5_featviz.attribution.cam import cam
-    from yolov5_featviz.attribution.explain import Explanation
+    from yolov5_featviz.attribution.explain import Explanation, overview
     from yolov5_featviz.draw.channels import Ranking, rank
     from yolov5_featviz.draw.heatmap import HeatMap
     from yolov5_featviz.draw.picture import Picture
@@ -85,6 +86,7 @@ __all__ = [
     "kernels",
     "list_layers",
     "load",
+    "overview",
     "picture",
     "rank",
     "save",

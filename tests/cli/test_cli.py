@@ -10,16 +10,17 @@ import pytest
 from helpers import ROOT, run
 
 from yolov5_featviz.attribution.cam import CAM_METHODS
-from yolov5_featviz.cli import compare, entry, figure, flags, image, layers, main, redo
+from yolov5_featviz.cli import compare, entry, explain, figure, flags, image, layers, main, redo
 from yolov5_featviz.cli.parser import split
 from yolov5_featviz.cli.run import options
 from yolov5_featviz.compare.options import CompareOptions
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.runs.look import FILE_FORMATS, MODES, Look
+from yolov5_featviz.yolov5.explain_images import ExplainOptions
 from yolov5_featviz.yolov5.script.artist import RunOptions
 
 TABLES = {"run": flags.RUN, "image": image.FLAGS + image.DRAWN, "layers": layers.FLAGS, "compare": compare.FLAGS}
-TABLES.update(figure=figure.FLAGS, redo=redo.FLAGS)
+TABLES.update(figure=figure.FLAGS, redo=redo.FLAGS, explain=explain.FLAGS + explain.DRAWN)
 
 
 def fields_of(table):
@@ -28,13 +29,18 @@ def fields_of(table):
 
 @pytest.mark.parametrize(
     ("table", "options"),
-    [(flags.RUN + flags.OWN_NAMES, RunOptions), (image.LOOK, Look), (compare.FLAGS, CompareOptions)],
+    [
+        (flags.RUN + flags.OWN_NAMES, RunOptions),
+        (image.LOOK, Look),
+        (compare.FLAGS, CompareOptions),
+        (explain.FLAGS + flags.REPORT, ExplainOptions),
+    ],
 )
 def test_flags_set_the_fields_of_the_options(table, options):
     """Every flag a field that there is; every field a flag, but for what belongs to detections."""
     known = {field.name for field in dataclasses.fields(options)}
     assert fields_of(table) <= known
-    assert known - fields_of(table) <= ({"boxes"} if options is Look else set())
+    assert known - fields_of(table) <= {Look: {"boxes"}, ExplainOptions: {"look", "folder"}}.get(options, set())
 
 
 def test_help_names_the_defaults():
@@ -72,7 +78,7 @@ def test_each_command_has_help_with_examples(name, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("", "no command: take one of run, layers, image"),
+        ("", "no command: take one of run, explain, layers, image"),
         ("runn detect.py", "no command 'runn': did you mean run?"),
         ("xyzzy", "no command 'xyzzy': see yolov5-featviz --help"),
         ("--verison", "no flag '--verison': did you mean --version?"),

@@ -1,6 +1,5 @@
 """Models side by side: the real command on the demo checkpoint and one that was trained for 60 epochs."""
 
-import csv
 import json
 import math
 import shutil
@@ -14,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from comparing import LABELS, SIZES, compare, rows_of, write_labels
 from helpers import ROOT, WEIGHTS, feature_map, files_below, run
 
 import yolov5_featviz as fv
 from yolov5_featviz.arrays.boxes import Boxes
-from yolov5_featviz.cli import main
 from yolov5_featviz.compare import pages
 from yolov5_featviz.compare.options import CompareOptions
 from yolov5_featviz.compare.pages import difference
@@ -34,22 +33,6 @@ pytestmark = pytest.mark.slow
 EPOCH60 = ROOT / "weights" / "epoch60.pt"
 MODELS = ("best", "epoch60")
 SMALL = ("--imgsz", "320", "--dpi", "80", "--width", "4")
-LABELS = {  # as scripts/train_demo.py has them: class, and edges in pixels
-    "bus": [(1, 8, 232, 803, 718), (0, 57, 400, 246, 901), (0, 224, 405, 344, 859)],
-    "zidane": [(0, 118, 203, 1153, 720), (2, 438, 437, 522, 720)],
-}
-SIZES = {"bus": (1080, 810), "zidane": (720, 1280)}
-
-
-def write_labels(folder, names=tuple(LABELS)):
-    folder.mkdir(parents=True)
-    for name in names:
-        height, width = SIZES[name]
-        lines = [
-            f"{k} {(x0 + x1) / 2 / width} {(y0 + y1) / 2 / height} {(x1 - x0) / width} {(y1 - y0) / height}\n"
-            for k, x0, y0, x1, y1 in LABELS[name]
-        ]
-        (folder / f"{name}.txt").write_text("".join(lines))
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +50,6 @@ def compared(tmp_path_factory, images):
 @pytest.fixture(scope="module")
 def predict():
     return dict(zip(MODELS, (Predictor(WEIGHTS), Predictor(EPOCH60))))
-
-
-def compare(*words):
-    return main(["compare", *map(str, words)])
-
-
-def rows_of(file):
-    with open(file, newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def three(x):

@@ -78,6 +78,34 @@ def made(model, bus, images, tmp_path_factory):
     return report.close(), maps
 
 
+LABELS = {  # in pixels of the photographs: of each one object that is not there, and one too small
+    "bus": (
+        [[40, 400, 260, 910], [660, 390, 810, 880], [0, 540, 80, 880], [0, 200, 810, 740], [520, 560, 640, 700]],
+        [0, 0, 0, 1, 5],
+    ),
+    "zidane": ([[746, 49, 1148, 713], [125, 200, 600, 710], [436, 434, 527, 640], [960, 300, 1100, 600]], [0, 0, 2, 2]),
+}
+
+
+@pytest.fixture(scope="module")
+def explained(images, tmp_path_factory):
+    """A page with explanations in layers 9 and 17, of which the second has no feature map, and what they are."""
+    folder = tmp_path_factory.mktemp("explained")
+    predictor = fv.Predictor(WEIGHTS)
+    report, every = Report(folder, "explained for a test"), {}
+    for name in ("zidane", "bus"):
+        photo = images / f"{name}.jpg"
+        seen = predictor(photo, layers="6,9", imgsz=320)
+        labels = fv.Boxes(np.array(LABELS[name][0], float), classes=LABELS[name][1])
+        how = {"imgsz": 320, "labels": labels}
+        every[name] = fv.explain(predictor, photo, layers="9", **how)
+        every[name] += fv.explain(predictor, photo, "errors", layers="17", **how)
+        report.add(name, [("", seen.maps)], seen.pixels, folder=name, explanations=every[name])
+    plain = predictor(images / "zidane.jpg", layers="6,9", imgsz=320)
+    report.add("unlabelled", [("", plain.maps)], plain.pixels)
+    return report.close(), every
+
+
 @pytest.fixture
 def page_of(browser):
     """Opens a page; says at the end whether anything went wrong in it, or it asked for anything."""
@@ -135,7 +163,8 @@ FOCUSED = """() => {
     return [e.id || e.className || e.tagName, name.trim(), getComputedStyle(e).outlineStyle];
 }"""
 COLOURS = """() => {
-    const texts = "h1, .says, td, .about, .tile, #caption, footer li, .pills span, th, nav small";
+    const texts = "h1, .says, td, .about, .tile, #caption, footer li, .pills span, th, nav small, .errors a, "
+        + ".errors small, .errors summary, .kinds th";
     return [...document.querySelectorAll(texts)].map((e) => {
         let paper = e;
         while (getComputedStyle(paper).backgroundColor === "rgba(0, 0, 0, 0)") paper = paper.parentElement;
@@ -149,24 +178,21 @@ def pixels_of(page, canvas):
     return np.array(data).reshape(size[1], size[0], 4)
 
 
-def heat_codes(page, cmap="inferno"):
-    """What is on the canvas of the heat over a photograph, as palette indices: the opacity says them."""
-    pixels = pixels_of(page, "heat")
-    codes = np.rint(pixels[..., 3] / 255 * 247).astype(int)
-    assert (np.rint(codes / 247 * 255) == pixels[..., 3]).all()
-    # a canvas stores colours times opacity, in bytes
-    error = np.abs(pixels[..., :3] - palette_of(cmap)[codes].astype(int)) * pixels[..., 3:] / 255
-    assert error.max() <= 1.01
-    return codes
-
-
 def assert_drawn(page, values, limits, fm, how="bilinear", cmap="inferno"):
-    found = heat_codes(page, cmap)
+    """What is on the canvas over a photograph: colours of the values, with an opacity by their distance from 0."""
+    found = pixels_of(page, "heat").astype(int)
     low, high = limits
     scaled = ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
     height, width = (fm.window[3] - fm.window[1], fm.window[2] - fm.window[0])
-    expected = quantise(aligned(scaled, fm, (int(height), int(width)), found.shape, how)).astype(int)
-    assert np.abs(found - expected).max() <= 2 and np.abs(found - expected).mean() < 0.6
+    expected = quantise(aligned(scaled, fm, (int(height), int(width)), found.shape[:2], how)).astype(int)
+    zero = 247 * min(max(-low / (high - low), 0), 1)
+    opacity = np.abs(np.arange(248) - zero) / max(zero, 247 - zero)
+    near = np.stack([(expected + shift).clip(0, 247) for shift in (-2, -1, 0, 1, 2)])
+    alpha = np.abs(255 * opacity[near] - found[..., 3])
+    # a canvas stores colours times opacity, in bytes
+    error = np.abs(palette_of(cmap)[near].astype(int) - found[..., :3]).max(axis=-1) * found[..., 3] / 255
+    assert np.maximum(alpha, error).min(axis=0).max() <= 2.5
+    assert np.maximum(alpha, error)[2].mean() < 1.5
 
 
 def rows(page):
@@ -194,16 +220,17 @@ def test_the_first_screen_answers(page, made):
     assert page.locator("h1").inner_text() == "What is the model looking at?"
     expected = expected_rows(maps, maps[0].boxes)
     same(rows(page), expected)
-    layer, channel, score = expected[0]
+    layer, channel, _ = expected[0]
     says = page.locator("#says").inner_text()
     assert says.startswith("In “bus” the model found 4 × person and 1 × bus.")
-    assert f"Channel {channel} of layer {layer} (C3) responds most: inside the boxes it is {score:.1f}" in says
+    assert says.endswith(f"Channel {channel} of layer {layer} (C3) stands out most on them: the picture shows it.")
     for selector in ("#says", "#photo", "#heat", "#rows tr:nth-child(10)"):
         box = page.locator(selector).bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= DESKTOP["height"] and box["x"] + box["width"] <= 1366
     assert page.locator(".box").count() == 5
     fm = next(fm for fm in maps if fm.layer.name == layer)
-    assert_drawn(page, fm.data.numpy().mean(0), (0, fm.data.numpy().mean(0).max()), fm)
+    data = fm.data.numpy()[channel]
+    assert_drawn(page, data, (data.min(), data.max()), fm)
     sizes = page.evaluate(
         "[document.querySelector('#photo').naturalWidth, document.querySelector('#photo').naturalHeight]"
     )
@@ -264,6 +291,8 @@ def test_layers_channels_colours_and_scale(page, made):
         data = fm.data.numpy()
         page.locator("#layers label", has_text=fm.layer.name).click()
         assert_drawn(page, data.mean(0).clip(0), (0, data.mean(0).max()), fm)
+        mean = f"The picture shows the mean of all {fm.channels} channels of layer {fm.layer.name} (C3)."
+        assert page.locator("#says").inner_text().endswith(mean)
         tiles = page.locator("#tiles button")
         assert tiles.count() == 1 + fm.channels
         best = fv.rank(fm, "contrast").channels
@@ -283,7 +312,7 @@ def test_layers_channels_colours_and_scale(page, made):
         page.locator("#smooth").check()
         page.locator("#scale").select_option("own")
         page.locator("#cmap").select_option("inferno")
-        page.locator("#mean").click()
+        page.locator("#shows label", has_text="heat map").click()
         assert_drawn(page, data.mean(0).clip(0), (0, data.mean(0).max()), fm)
 
 
@@ -300,6 +329,7 @@ def test_the_photograph_is_untouched_where_the_map_is_0(page_of, tmp_path):
     report = Report(tmp_path)
     report.add("x", [("", [fm])], photo)
     page = page_of(report.close())
+    page.locator("#shows label", has_text="heat map").click()
     page.locator("#smooth").uncheck()
     heat = palette_of("inferno")[quantise((values / 4).clip(0, 1))].astype(float)
     below = {False: photo[0, 0], True: np.full(3, np.dot(photo[0, 0], (0.2126, 0.7152, 0.0722)))}
@@ -358,7 +388,10 @@ def test_the_words_at_the_scale_are_those_of_the_pictures(page_of, tmp_path):
 
         if name in legends:
             assert fm.heatmap().legend == legends[name]
-        assert_said(still, fm.heatmap().legend)
+        shown = fm.heatmap().legend if name == "empty" else fm.channel(0).legend  # nothing varies in an empty map
+        assert_said(still, shown)
+        assert_said(page, shown)
+        page.locator("#tiles button").first.click()
         assert_said(page, fm.heatmap().legend)
         page.locator("#tiles button").nth(1).click()
         assert_said(page, fm.channel(0).legend)
@@ -391,10 +424,12 @@ def test_a_box_says_which_channels_respond_to_it(page, made):
         expected = expected_rows(maps, one)
         same(rows(page), expected)
         caption = maps[0].boxes.caption(order[position - 1])
-        layer, channel, score = expected[0]
-        said = page.locator("#picked").inner_text()
-        assert said.startswith(f"{caption}: channel {channel} of layer {layer} (C3) responds most, ")
-        assert float(said.split(", ")[1].split()[0]) == pytest.approx(score, abs=0.011)
+        layer, channel, _ = expected[0]
+        channels = f"Channel {channel} of layer {layer} (C3) stands out most on it: the picture shows it."
+        assert page.locator("#says").inner_text().endswith(f"Picked: {caption}. {channels}")
+        fm = next(fm for fm in maps if fm.layer.name == layer)
+        data = fm.data.numpy()[channel]
+        assert_drawn(page, data, (data.min(), data.max()), fm)
         assert page.locator(f".box[data-box='{position}']").get_attribute("aria-pressed") == "true"
         assert page.locator("#group").input_value() == str(position)
         pills = dict(label.split()[::2] for label in page.locator("#layers label").all_inner_texts())
@@ -402,12 +437,14 @@ def test_a_box_says_which_channels_respond_to_it(page, made):
             top = fv.rank(replace(fm, boxes=one), "contrast")
             assert float(pills[fm.layer.name]) == pytest.approx(top.scores["contrast"].max(), abs=0.011)
     keep(page, "picked")
-    row = page.locator("#rows button:enabled").first
+    row = page.locator("#rows button:enabled").nth(1)
     channel = row.inner_text()
     row.click()
     assert f"channel {channel} ·" in page.locator("#caption").inner_text()
+    assert f"The picture shows channel {channel} of layer" in page.locator("#says").inner_text()
     page.locator("#group").select_option("0")
     same(rows(page), expected_rows(maps, maps[0].boxes))
+    assert f"channel {channel} ·" in page.locator("#caption").inner_text()  # what was chosen stays
     assert page.locator("#picked").inner_text() == ""
 
 
@@ -474,20 +511,22 @@ def test_by_keyboard_alone(page, made):
     def caption():
         return page.locator("#caption").inner_text()
 
-    start = caption()
-    press("l")
-    assert caption() != start and "mean of all" in caption()
-    press("Shift+L")
-    assert caption() == start
-    press("c")
     first = page.locator("#tiles button").nth(1).inner_text().split()[1]
-    assert f"channel {first} ·" in caption()
-    press("m")
+    start = caption()
+    assert f"channel {first} ·" in start
+    press("l")
+    assert caption() != start and "mean of" in caption()
+    press("Shift+L")
+    assert caption() != start and "mean of" in caption()
+    press("c")
     assert caption() == start
+    press("m")
+    assert "mean of" in caption()
     press("b")
-    assert page.locator("#group").input_value() == "1" and page.locator("#picked").inner_text()
+    assert page.locator("#group").input_value() == "1"
+    assert "Picked: person 0.93. The picture shows the mean" in page.locator("#says").inner_text()
     press("Escape")
-    assert page.locator("#group").input_value() == "0"
+    assert page.locator("#group").input_value() == "0" and caption() == start
     press("p")
     assert page.locator("#cmap").input_value() == "viridis"
     press("h")
@@ -551,9 +590,9 @@ def test_names_of_any_kind_are_words(page):
     assert page.locator("b, i").count() == 0
     assert NASTY in page.locator("#group").inner_text()
     assert page.locator("#parts option").all_inner_texts() == ["first <i>", "second"]
-    heat = heat_codes(page)
+    heat = pixels_of(page, "heat")
     page.locator("#parts").select_option("1")
-    assert (heat_codes(page) != heat).any()
+    assert (pixels_of(page, "heat") != heat).any()
     link = page.locator("#folder").evaluate("e => decodeURIComponent(e.href)")
     assert link.endswith("/" + NASTY + "/")
 
@@ -580,6 +619,7 @@ def test_epochs_are_variants(page, made):
     page.locator("#images li[data-group='epoch 0'] button").click()
     assert page.locator("#groups option").all_inner_texts() == ["epoch 0", "epoch 10"]
     page.locator("#layers label", has_text="20").click()
+    page.locator("#shows label", has_text="heat map").click()
     page.locator("#groups").select_option(label="epoch 10")
     assert page.locator("#images li[data-group='epoch 10'] button").get_attribute("aria-current") == "true"
     fm = made[1][10][1]  # the layer stays
@@ -587,6 +627,7 @@ def test_epochs_are_variants(page, made):
     assert_drawn(page, mean.clip(0), (0, mean.max()), fm)
 
 
+@pytest.mark.parametrize("which", ["made", "explained"])
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -595,9 +636,9 @@ def test_epochs_are_variants(page, made):
         ("phone_dark", {**PHONE, "color_scheme": "dark"}),
     ],
 )
-def test_dark_and_on_a_phone(name, options, page_of, made):
-    page = page_of(made[0], **options)
-    keep(page, name)
+def test_dark_and_on_a_phone(name, options, which, page_of, request):
+    page = page_of(request.getfixturevalue(which)[0], **options)
+    keep(page, name + "_explained" * (which == "explained"))
     width, inner = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width <= inner
     colours = page.evaluate(COLOURS)
@@ -614,14 +655,14 @@ def test_dark_and_on_a_phone(name, options, page_of, made):
         for button in page.locator("#layers label, .zoom button").all():
             assert button.bounding_box()["height"] >= 34
         page.locator(".box").first.tap()
-        assert page.locator("#picked").inner_text()
+        assert "Picked: " in page.locator("#says").inner_text()
         page.screenshot(full_page=True)
 
 
 def test_without_scripts(page_of, made):
     page = page_of(made[0], script=False, viewport=DESKTOP)
     keep(page, "without_scripts")
-    assert page.locator("#low").inner_text() == "0" and page.locator("#high").inner_text().startswith("max 0.")
+    assert page.locator("#low").inner_text().startswith("min −0.") and page.locator("#high").inner_text()[:4] == "max "
     assert "In “bus” the model found" in page.locator("#says").inner_text()
     assert page.locator("#photo").is_visible() and page.locator("#rows tr").count() == 10
     assert page.locator("noscript").is_visible() and not page.locator("#controls").is_visible()
@@ -670,3 +711,227 @@ def test_the_demo(page_of, tmp_path):
         page.locator(".box").last.dispatch_event("click")
         keep(page, f"{name}_picked")
         assert page.locator("#folder").get_attribute("href") == "zidane/"
+
+
+def assert_explained(page, one):
+    assert_drawn(page, one.heat.values, (0, 1), one.heat.feature_map)
+    said = page.locator("#says").inner_text()
+    place = f"Layer-CAM of layer {one.layers[0]} "
+    assert f" Picked: {one.caption}. The picture shows what raised its score: {place}" in said
+    assert page.locator("#caption").inner_text().startswith(f"Layer {one.layers[0]} · ")
+
+
+def number_of(page, one):
+    """The number of the box of an explanation on the page."""
+    area = page.locator("#sheet").bounding_box()
+    height, width = one.size
+    x, y = (one.box[0] + one.box[2]) / 2 / width, (one.box[1] + one.box[3]) / 2 / height
+    away = {}
+    for box in page.locator(".box").all():
+        found = box.bounding_box()
+        label = box.get_attribute("aria-label")
+        if one.label in label:
+            middle = found["x"] + found["width"] / 2 - area["x"], found["y"] + found["height"] / 2 - area["y"]
+            away[box.get_attribute("data-box")] = np.hypot(
+                middle[0] - x * area["width"], middle[1] - y * area["height"]
+            )
+    return min(away, key=away.get)
+
+
+def test_the_page_opens_with_the_worst_error(page_of, explained):
+    path, every = explained
+    worst = max((one for one in every["bus"] + every["zidane"] if one.layers == ("9",) and one.kind), key=severity)
+    page, still = page_of(path), page_of(path, script=False, viewport=DESKTOP)
+    assert worst.kind == "missed"
+    assert_explained(page, worst)
+    for selector in ("#says", "#caption", "#low", "#high"):
+        assert page.locator(selector).inner_text() == still.locator(selector).inner_text()
+    assert still.locator(".box.unseen.on").count() == 1 and still.locator("#errors a").count() == 4
+    pressed = page.locator(".box[aria-pressed='true']")
+    assert "unseen" in pressed.get_attribute("class") and pressed.locator(".kind").inner_text() == "missed"
+    assert page.locator("#errors a").first.get_attribute("aria-current") == "true"
+    keep(page, "errors")
+    keep(still, "errors_without_scripts")
+
+
+def severity(one):
+    return 1 - one.score if one.kind == "missed" else one.score
+
+
+def test_a_box_shows_its_explanation(page_of, explained):
+    path, every = explained
+    page = page_of(path)
+    open_image(page, "bus")
+    mine = [one for one in every["bus"] if one.layers == ("9",)]
+    found = "In “bus” the model found 4 × person and 1 × bus; 2 errors ("
+    assert page.locator("#says").inner_text().startswith(found)
+    assert "The picture shows what raised the score of each: Layer-CAM of layer 9" in page.locator("#says").inner_text()
+    together = np.max([one.heat.values for one in mine], axis=0)
+    assert_drawn(page, together, (0, 1), mine[0].heat.feature_map)
+    for one in mine:
+        page.locator(f".box[data-box='{number_of(page, one)}']").dispatch_event("click")
+        assert_explained(page, one)
+        assert (page.locator(".box[aria-pressed='true'] .kind").count() == 1) == bool(one.kind)
+        if one.kind:
+            assert page.locator(".box[aria-pressed='true'] .kind").inner_text() == one.kind
+        assert page.locator("#truth").is_visible() == (one.truth is not None)
+    keep(page, "explanation")
+    # values
+    page.locator("#stage").scroll_into_view_if_needed()
+    area = page.locator("#sheet").bounding_box()
+    page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
+    value = one.heat.values[one.heat.values.shape[0] // 2, one.heat.values.shape[1] // 2]
+    said = page.locator("#readout").inner_text()
+    assert "of its maximum · row 5, column 4" in said and float(said.split()[0]) == pytest.approx(value, abs=0.005)
+    # the gallery, the heat map, and back
+    tiles = page.locator("#explanations button")
+    assert tiles.count() == 1 + len(mine)
+    tiles.first.click()
+    assert page.locator("#group").input_value() == "0"
+    page.locator("#shows label", has_text="heat map").click()
+    assert "The picture shows the mean of all 256 channels of layer 9" in page.locator("#says").inner_text()
+    assert page.locator("#scale").is_enabled()
+    tiles.nth(2).click()
+    assert_explained(
+        page, mine[int(np.argmin([number_of(page, one) != tiles.nth(2).get_attribute("data-box") for one in mine]))]
+    )
+    assert page.locator("#scale").is_disabled()
+
+
+def test_a_layer_without_an_explanation_says_which_have_one(page_of, explained):
+    path, every = explained
+    page = page_of(path)
+    open_image(page, "bus")
+    page.locator("#layers label", has_text="6 C3").click()
+    assert "mean of all" in page.locator("#says").inner_text()
+    good = next(one for one in every["bus"] if not one.kind)
+    wrong = next(one for one in every["bus"] if one.kind == "poor box" and one.layers == ("17",))
+    page.locator(f".box[data-box='{number_of(page, wrong)}']").dispatch_event("click")
+    said = page.locator("#absent").inner_text()
+    assert said == "No explanation of person 0.85 in layer 6 (C3). There is one in layer 9 (SPPF), layer 17 (C3)."
+    assert "mean of all" in page.locator("#says").inner_text()
+    page.locator("#absent button", has_text="layer 17").click()
+    assert page.locator("#absent").is_hidden()
+    assert_explained(page, wrong)
+    page.locator(f".box[data-box='{number_of(page, good)}']").dispatch_event("click")
+    assert page.locator("#absent").inner_text().endswith(" in layer 17 (C3). There is one in layer 9 (SPPF).")
+    assert page.locator("#heat").evaluate("e => getComputedStyle(e).opacity") == "0"  # there is nothing to show
+    assert page.locator("#tiles button").count() == 0 and page.locator("#high").inner_text() == ""
+    page.keyboard.press("Escape")
+    assert page.locator("#absent").is_hidden()
+    open_image(page, "unlabelled")
+    assert page.locator("#absent").is_hidden() and page.locator("#explained").is_hidden()
+    assert "stands out most on them" in page.locator("#says").inner_text()
+
+
+def test_the_list_of_errors(page_of, explained):
+    path, every = explained
+    page = page_of(path)
+    errors = sorted((one for name in every for one in every[name] if one.layers == ("9",) and one.kind), key=severity)
+    links = page.locator("#errors a")
+    names = {id(one): name for name in every for one in every[name]}
+    assert links.count() == len(errors) == 4 and page.locator("#errors-title").inner_text() == "4 errors, worst first"
+    for i, one in enumerate(errors[::-1]):
+        words = " ".join(links.nth(i).inner_text().split())
+        assert words == f"{one.kind} {one.label} {one.caption.split()[1].rstrip(',')} in {names[id(one)]} {one.note}"
+    for i in (3, 1, 2):
+        one = errors[::-1][i]
+        links.nth(i).click()
+        assert f"“{names[id(one)]}”" in page.locator("#says").inner_text()
+        assert_explained(page, one)
+        assert links.nth(i).get_attribute("aria-current") == "true"
+    # by keyboard
+    page.keyboard.press("x")
+    assert links.nth(3).get_attribute("aria-current") == "true"
+    page.keyboard.press("x")
+    assert links.nth(0).get_attribute("aria-current") == "true"
+    page.keyboard.press("Shift+X")
+    assert_explained(page, errors[0])
+    links.nth(1).focus()
+    page.keyboard.press("Enter")
+    assert_explained(page, errors[-2])
+    page.keyboard.press("]")
+    links.nth(1).click()  # the same place again
+    assert_explained(page, errors[-2])
+    page.go_back()
+    assert links.nth(2).get_attribute("aria-current") == "true"
+    # a place in an address, and one that there is not
+    page.goto(f"{path.as_uri()}#2.0")
+    page.reload()
+    assert "“unlabelled”" in page.locator("#says").inner_text()
+    page.goto(f"{path.as_uri()}#99.1")
+    page.reload()
+    assert_explained(page, errors[-1])
+    page.goto(f"{path.as_uri()}#2.99")
+    page.reload()
+    assert "“unlabelled”" in page.locator("#says").inner_text() and "Picked" not in page.locator("#says").inner_text()
+    rows = [row.split("\t") for row in page.locator(".kinds tr").all_inner_texts()]
+    assert rows[0] == ["class", "missed", "false", "wrong class", "poor box", "duplicate"]
+    assert rows[-1] == ["all", "2", "–", "–", "2", "–"]
+
+
+def test_explanations_by_keyboard_alone(page_of, explained):
+    page = page_of(explained[0])
+    open_image(page, "bus")
+    start = page.locator("#says").inner_text()
+    for box in range(1, 7):
+        page.keyboard.press("b")
+        assert page.locator("#group").input_value() == str(box)
+        assert "Picked: " in page.locator("#says").inner_text()
+        assert "what raised its score: Layer-CAM of layer 9" in page.locator("#says").inner_text()
+    page.keyboard.press("b")
+    assert page.locator("#says").inner_text() == start
+    page.keyboard.press("m")
+    assert "mean of all" in page.locator("#says").inner_text()
+    page.keyboard.press("e")
+    assert page.locator("#says").inner_text() == start
+    page.evaluate("document.activeElement.blur()")
+    reached = []
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        found = page.evaluate(FOCUSED)
+        if found[0] == "BODY":
+            break
+        reached.append(found)
+    assert all(name for _, name, _ in reached)
+    assert sum("explanation" in name or "person" in name for _, name, _ in reached) >= 5
+    page.locator("#shows input").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert "mean of all" in page.locator("#says").inner_text()
+    assert page.evaluate("document.activeElement.name") == "show"  # the focus stays
+
+
+def test_explanations_without_feature_maps(page_of, images, tmp_path):
+    every = fv.explain(WEIGHTS, images / "bus.jpg", imgsz=320)
+    report = Report(tmp_path)
+    report.add("bus", [], images / "bus.jpg", explanations=every)
+    path = report.close()
+    page = page_of(path)
+    assert page.locator("#ranking").is_hidden() and page.locator("#explanations button").count() == 6
+    page.locator(".box").nth(2).dispatch_event("click")
+    assert "Picked: " in page.locator("#says").inner_text()
+    for key in ("l", "c", "m", "e", "b", "x", "ArrowRight"):
+        page.keyboard.press(key)
+    page.locator("#stage").focus()
+    page.keyboard.press("ArrowDown")
+    assert "of its maximum" in page.locator("#readout").inner_text()
+    keep(page, "explanations_alone")
+
+
+def test_errors_on_several_pages(page_of, explained, tmp_path, monkeypatch):
+    monkeypatch.setattr("yolov5_featviz.runs.report.PAGE", 30_000)
+    _, every = explained
+    report = Report(tmp_path)
+    for name in every:
+        photo = np.zeros((*every[name][0].size, 3), np.uint8)[::4, ::4]
+        report.add(name, [], photo, size=every[name][0].size, explanations=every[name])
+        report.add(f"{name} with maps", [("", some_maps())], RNG.integers(0, 256, (96, 128, 3)).astype(np.uint8))
+    path = report.close()
+    page = page_of(path)
+    links = page.locator("#errors a")
+    other = links.nth([link.get_attribute("href")[0] for link in links.all()].index("i"))
+    words = other.inner_text()
+    other.click()
+    page.wait_for_url("**/index*.html#*")
+    assert page.locator("#errors a[aria-current='true']").inner_text() == words
+    assert page.locator(".box[aria-pressed='true']").count() == 1

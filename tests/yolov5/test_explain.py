@@ -8,6 +8,7 @@ from helpers import WEIGHTS
 from PIL import Image
 
 import yolov5_featviz as fv
+from yolov5_featviz.attribution.explain import explain_input
 from yolov5_featviz.models.detections import Candidates, Detections
 
 
@@ -47,6 +48,16 @@ def test_a_map_is_that_of_cam_for_one_target(predictor, images, method):
         expected = predictor.cam(image, 17, target, method)
         np.testing.assert_allclose(one.heat.values, expected.values, atol=1e-5)
         assert one.label == target.split(":")[0] and one.label in one.heat.title
+
+
+def test_the_map_of_a_predictor_is_of_the_detections_at_its_thresholds(predictor, images):
+    image = images / "bus.jpg"
+    for limits in ({"conf": 0.9}, {"conf": 0.02}, {"conf": 0.02, "iou": 0.8}):
+        labels = predictor(image, **limits).boxes.labels
+        counts = ", ".join(f"{labels.count(label)} × {label}" for label in dict.fromkeys(labels))
+        assert f"Layer-CAM of {counts} · each scaled to its maximum" in predictor.cam(image, 17, **limits).title
+    with pytest.raises(fv.FeatvizError, match="nothing was detected above 0.99"):
+        predictor.cam(image, 17, conf=0.99)
 
 
 def test_targets(predictor, images):
@@ -186,3 +197,105 @@ def test_any_detector_with_a_function_to_its_rows():
         fv.explain(Net().eval(), torch.rand(1, 3, 16, 16), layers="features")
     with pytest.raises(fv.FeatvizError, match="no backbone is known in Net: give layers, such as one of features"):
         fv.explain(Net().eval(), torch.rand(1, 3, 16, 16), find=find)
+
+
+def moved(boxes, by):
+    return fv.Boxes(boxes.xyxy + by, boxes.scores, boxes.labels, boxes.classes)
+
+
+def test_detections_that_were_made_elsewhere(model, bus):
+    """With other thresholds; those that are no candidates are an error, or left out and counted."""
+    every = explain_input(model, bus, conf=0.02, layers=17)
+    found = fv.Boxes(
+        [one.box for one in every], [one.score for one in every], (), np.array([one.number for one in every])
+    )
+    same = explain_input(model, bus, layers=17, found=found)
+    assert [one.caption for one in same] == [one.caption for one in every] and len(every) > 5
+    for one, other in zip(same, every):
+        np.testing.assert_array_equal(one.map, other.map)
+    strange = fv.Boxes(found.xyxy, found.scores, (), np.where(found.classes == 1, 99, found.classes))
+    count = int((found.classes == 1).sum())
+    lost = []
+    rest = explain_input(model, bus, layers=17, found=strange, lost=lost.append)
+    assert lost == [count] and count > 0
+    assert [one.caption for one in rest] == [one.caption for one in every if one.label != "bus"]
+    with pytest.raises(fv.FeatvizError, match=f"none of the {len(every)} detections is a candidate"):
+        explain_input(model, bus, layers=17, found=moved(found, 5), lost=lost.append)
+    assert lost == [count, len(every)]
+    with pytest.raises(fv.FeatvizError, match="is none of the candidates"):
+        explain_input(model, bus, layers=17, found=moved(found, 5))
+
+
+def test_a_detection_that_was_left_out_elsewhere(model, bus):
+    every = explain_input(model, bus, layers=17)
+    i = [one.label for one in every].index("bus")
+    rest = [one for n, one in enumerate(every) if n != i]
+    found = fv.Boxes([one.box for one in rest], [one.score for one in rest], (), np.array([one.number for one in rest]))
+    place = "@" + ",".join(str(edge) for edge in every[i].box)
+    (one,) = explain_input(model, bus, place, layers=17, found=found)
+    assert one.caption == f"bus {every[i].score:.2f}, not detected: best candidate {every[i].score:.2f}, " + (
+        "left out by the script"
+    )
+    np.testing.assert_array_equal(one.map, every[i].map)
+
+
+@pytest.mark.parametrize("method", ["layer-cam", "eigen-cam", "ablation"])
+def test_layers_apart_and_smoothed(model, bus, method):
+    """By layer, then by detection; the map is smoothed before it is scaled."""
+    x = bus[:, :, 160:480:2, 96:416:2]
+    how = {"method": method, "target": [0, 1], "conf": 0.02}
+    apart = explain_input(model, x, layers="4,9", merge=False, smooth=True, **how)
+    assert [(one.layers, one.score) for one in apart] == [
+        (layer, score) for layer in (("4",), ("9",)) for score in [one.score for one in apart[:2]]
+    ]
+    for layer, pair in ((4, apart[:2]), (9, apart[2:])):
+        for one, raw in zip(pair, explain_input(model, x, layers=layer, **how)):
+            values = raw.heat.feature_map.data[0].numpy()
+            padded = np.pad(values, 1, mode="edge")
+            rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
+            expected = ((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 16).clip(min=0)
+            np.testing.assert_allclose(one.heat.values, expected / max(expected.max(), 1e-30), atol=1e-5)
+            assert " · smoothed 3×3 · " in one.heat.title and one.heat.about["smooth"] is True
+            assert "smooth" not in raw.heat.title
+
+
+def test_smoothing_is_not_for_masks(model, bus):
+    with pytest.raises(fv.FeatvizError, match="d-rise has no checkerboard to smooth: leave smooth out"):
+        explain_input(model, bus, method="d-rise", smooth=True)
+
+
+def test_layers_apart_that_do_not_feed_the_detections():
+    """One of two objects is from ``a``, the other from ``b``; nothing is from ``c``."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (torch.nn.Conv2d(3, 1, 1, bias=False) for _ in range(3))
+            for one in self.children():
+                one.weight.data.fill_(1.0)
+
+        def forward(self, x):
+            self.c(x)
+            return self.a(x)[..., :4].mean(), self.b(x)[..., 4:].mean()
+
+    def find(output):
+        boxes, scores = torch.tensor([[0.0, 0, 4, 8], [4, 0, 8, 8]]), torch.tensor([[0.9], [0.8]])
+        candidates = Candidates(boxes, scores, lambda row, kind: output[row])
+        return Detections(boxes, scores[:, 0], torch.tensor([0, 0]), {0: "it"}, torch.tensor([0, 1]), candidates)
+
+    how = {"find": find, "merge": False}
+    model, x = Net().eval(), torch.ones(1, 3, 8, 8)
+    found = explain_input(model, x, layers="a,b", **how)
+    assert [(one.layers, one.score > 0.85, float(one.map.sum())) for one in found] == [
+        (("a",), True, 32),
+        (("a",), False, 0),
+        (("b",), True, 0),
+        (("b",), False, 32),
+    ]
+    assert [one.layers for one in explain_input(model, x, layers="all", **how)] == [one.layers for one in found]
+    assert [one.layers for one in explain_input(model, x, layers="a,b", find=find)] == [("a",), ("b",)]
+    for merge in (False, True):
+        with pytest.raises(fv.FeatvizError, match=r"layer c does not feed it 0\.90: take a layer that comes before"):
+            explain_input(model, x, layers="c", find=find, merge=merge)
+    with pytest.raises(fv.FeatvizError, match=r"none of the layers feeds it 0\.90"):
+        explain_input(model, x, layers="c*", **how)

@@ -121,8 +121,8 @@ LOOK = (
     Flag(
         "channels",
         "channels",
-        "64 (the first 64), all, 0,5,9, 8-15, last:8, top:16, top:16:contrast (or mean, max, std); default 64, and "
-        "all for heatmap and pca",
+        "64 (the first 64), all, 0,5,9, 8-15, last:8, top:16, top:16:contrast (or mean, max, std), "
+        "top:16:contrast:person; default 64, and all for heatmap and pca",
         "CHANNELS",
         modes=(*MAPS, "pca"),
     ),
@@ -175,8 +175,8 @@ LOOK = (
     Flag(
         "target",
         "target",
-        "for cam: a class, by name or number; person:0 for its most confident detection; default all "
-        "detections, or a classifier's top class",
+        "for cam: a class, by name or number; person:0 for its most confident detection; person@x0,y0,x1,y1 for the "
+        "best candidate there, detected or not; default all detections, or a classifier's top class",
         "TARGET",
         modes=("cam",),
     ),

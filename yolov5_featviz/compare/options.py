@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import Optional, Sequence
 
 from yolov5_featviz.arrays.reduce import check_reduce
+from yolov5_featviz.attribution.explain import MASKS, METHOD, check_explain
 from yolov5_featviz.draw.encode import check_format
 from yolov5_featviz.draw.heatmap import ALPHA
 from yolov5_featviz.draw.palette import OVER, check_look
 from yolov5_featviz.draw.widths import WIDTHS
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.figures.style import Style
+from yolov5_featviz.models.targets import parse_target
+from yolov5_featviz.text import near
+
+HEATMAP, CAM = MODES = "heatmap", "cam"
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,12 @@ class CompareOptions:
     """
 
     weights: Sequence[str]
-    layers: Sequence[str]
     source: str
+    layers: Sequence[str] = ()
+    modes: Sequence[str] = (HEATMAP,)
+    method: str = METHOD
+    target: Optional[str] = None
+    masks: int = MASKS
     names: Sequence[str] = ()
     labels: Optional[str] = None
     imgsz: int = 640
@@ -48,6 +57,16 @@ class CompareOptions:
     def __post_init__(self) -> None:
         if len(self.weights) < 2:
             raise FeatvizError(f"{len(self.weights)} --weights: give two or more to compare")
+        for mode in self.modes:
+            if mode not in MODES:
+                raise FeatvizError(f"no mode {mode!r}{near(mode, MODES, f'take {CAM}, {HEATMAP}, or both')}")
+        if HEATMAP in self.modes and not self.layers:
+            raise FeatvizError(
+                "--layers is missing: say which to compare, such as 17,20,23; only --mode cam has a default"
+            )
+        if CAM in self.modes:
+            check_explain(self.method, self.layers if HEATMAP not in self.modes and self.layers else None)
+            parse_target(self.target)
         if self.names and len(self.names) != len(self.weights):
             raise FeatvizError(f"{len(self.names)} --names for {len(self.weights)} --weights: give one for each")
         if len(set(self.names)) < len(self.names):

@@ -154,14 +154,13 @@ def table(rows: Sequence[Row]) -> str:
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Format all metrics as CSV, one line per image, layer and model; empty where undefined."""
-    return _csv([Row._fields, *(map(_cell, row) for row in rows)])
+    return csv_text(Row._fields, rows)
 
 
 def means_csv(rows: Sequence[Row]) -> str:
     """Format means, standard deviations and numbers of images as CSV, one line per layer and model."""
     head = ["layer", "model", *(f"{metric}{end}" for metric in METRICS for end in ("", "_sd", "_n"))]
-    lines = [[m.layer, m.model, *(_cell(x) for metric in METRICS for x in m.values[metric])] for m in means(rows)]
-    return _csv([head, *lines])
+    return csv_text(head, ([m.layer, m.model, *(x for k in METRICS for x in m.values[k])] for m in means(rows)))
 
 
 def to_latex(rows: Sequence[Row], first: str) -> str:
@@ -199,18 +198,25 @@ def to_latex(rows: Sequence[Row], first: str) -> str:
 
 
 def table_files(rows: Sequence[Row], about: Mapping[str, Any]) -> Iterator[Tuple[str, bytes]]:
+    """Yield name and content of the tables of metrics, and of their records."""
     for name, content in (("metrics.csv", to_csv(rows)), ("means.csv", means_csv(rows))):
-        yield name, content.encode("utf-8", "replace")
-        yield f"{name}.json", f"{dumps({**about, 'file': name, 'shows': 'numbers'})}\n".encode()
+        yield from csv_file(name, content, about)
     # TeX limits lines to 200,000 characters, comments included
     described = {**about, "file": "table.tex", "shows": "numbers", "images": {"name": f"{len(about['images'])} images"}}
     record = dumps(described if len(about["images"]) > 100 else {**described, "images": about["images"]})
     yield "table.tex", f"% {KEY} {record}\n{to_latex(rows, str(about['models'][0]))}".encode("utf-8", "replace")
 
 
-def _csv(lines: Iterable[Iterable[Any]]) -> str:
+def csv_file(name: str, content: str, about: Mapping[str, Any]) -> Iterator[Tuple[str, bytes]]:
+    """Yield name and content of a CSV file, and of its record."""
+    yield name, content.encode("utf-8", "replace")
+    yield f"{name}.json", f"{dumps({**about, 'file': name, 'shows': 'numbers'})}\n".encode()
+
+
+def csv_text(head: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """Format lines as CSV; NaN is empty, control characters are replaced."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(lines)
+    csv.writer(stream, lineterminator="\n").writerows([head, *(map(_cell, line) for line in lines)])
     return stream.getvalue()
 
 

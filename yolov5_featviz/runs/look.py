@@ -166,15 +166,19 @@ def render(
             raise DoesNotFitError("; ".join(refused))
 
 
-def render_cam(heat: HeatMap, look: Look, image: Any = None, made: Made = None) -> Iterator[Tuple[str, bytes]]:
+def render_cam(
+    heat: HeatMap, look: Look, image: Any = None, made: Made = None, name: str = ""
+) -> Iterator[Tuple[str, bytes]]:
     """Render a class activation map over its image, or alone if ``image`` is None. ``made`` as for :func:`render`.
+
+    ``name`` is the stem of its files; by default that of the layer.
 
     Yields:
         ``(name, content)`` of each file: ``stage17_C3_cam.png``, or ``..._cam_smoothed.png``, and
         ``..._cam.npy``, its unscaled values, float32 ``[H, W]``.
     """
     smoothed = "_smoothed" if heat.about.get("smooth") else ""
-    name, record = f"{heat.feature_map.stem}_cam{smoothed}", dict(made() if made else {})
+    name, record = name or f"{heat.feature_map.stem}_cam{smoothed}", dict(made() if made else {})
     if "npy" in look.formats:
         yield f"{name}.npy", _npy(heat.feature_map.data[0], {**record, "file": f"{name}.npy", **heat.about})
     for format in look.formats:

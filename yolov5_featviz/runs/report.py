@@ -20,12 +20,17 @@ from urllib.parse import quote_from_bytes
 import numpy as np
 
 from yolov5_featviz.arrays.image import smaller
-from yolov5_featviz.draw.heatmap import ALPHA, HeatMap, aligned, blended, grey, heatmap
+from yolov5_featviz.attribution.explain import Explanation
+from yolov5_featviz.draw.heatmap import ALPHA, HeatMap, aligned, blended, channel, grey, heatmap
+from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.draw.palette import COLOURS, NAN, OVER, is_dark, over_grey, palette_of, quantise
-from yolov5_featviz.draw.scale import end_words
+from yolov5_featviz.draw.scale import Legend, end_words
 from yolov5_featviz.files import write_new
 from yolov5_featviz.runs.look import Look
-from yolov5_featviz.runs.report_data import LEVELS, LIST, Part, entry, jpeg_uri, photo, ranked
+from yolov5_featviz.runs.report_data import LEVELS, Part, entry, jpeg_uri, photo
+from yolov5_featviz.runs.report_errors import Errors
+from yolov5_featviz.runs.report_explanations import title_of
+from yolov5_featviz.runs.report_words import LIST, WORDS, View, first_view, named, ranked, sentence
 from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 
@@ -35,6 +40,8 @@ FORMULAS = (
     "A high rank does not prove that the detection depends on the channel.",
     "Ranked by standard deviation over the image, since there are no detections to compare.",
 )
+NO_ERROR = {"severity": -1.0, "box": 0}
+PRIVATE = ("thumbnail", "heats", "errors")  # not in the data of an image
 CMAPS = (OVER, "viridis", "magma", "turbo", "jet", "gray")
 
 
@@ -51,7 +58,7 @@ class _Page:
         used: bytes of its images.
         images: number of its images.
         first, last: names of its first and last image.
-        shown: whether something was detected in the image shown first.
+        rank: of the image shown first: how bad its worst error is, -1 without any, and whether anything was detected.
         values: template values that describe this image.
     """
 
@@ -59,7 +66,7 @@ class _Page:
         self.start, self.used, self.images = start, 0, 0
         self.first = self.last = name
         self.group = ""
-        self.shown: Optional[bool] = None
+        self.rank = (-2.0, False)
         self.values: Dict[str, str] = {}
 
 
@@ -83,6 +90,7 @@ class Report:
         self._body: Optional[IO[bytes]] = None
         self._used = 0
         self._strongest: Counter[str] = Counter()
+        self._errors = Errors()
         self._pages: List[_Page] = []
         self._lock = threading.Lock()
 
@@ -94,11 +102,12 @@ class Report:
         group: str = "",
         folder: str = "",
         size: Optional[Tuple[int, int]] = None,
+        explanations: Sequence[Explanation] = (),
     ) -> None:
         """Add an image.
 
         Args:
-            name, parts, image, size: as for :func:`entry`; parts without maps are skipped.
+            name, parts, image, size, explanations: as for :func:`entry`; parts without maps are skipped.
             group: such as ``epoch 10``; images of one name in several groups are variants of each other.
             folder: of its pictures, relative to the page.
 
@@ -107,14 +116,15 @@ class Report:
         """
         parts = [(part, maps) for part, maps in parts if len(maps)]
         with self._lock:
+            self._errors.count(explanations)
             levels = [level for level in LEVELS if self._used < level.until]
-            if not levels or not parts:
-                self.left_out += bool(parts)
+            if not levels or not (parts or explanations):
+                self.left_out += bool(parts or explanations)
                 return
             pixels = photo(image)
             page = self._pages[-1] if self._pages else _Page(0, name)
             for level in levels:  # reduce the detail of an image that alone exceeds a page
-                found = entry(name, parts, pixels, level, self.look, size)
+                found = entry(name, parts, pixels, level, self.look, size, explanations)
                 item = _item(found, page.images, group, _link(folder), page.group)
                 if len(item) <= PAGE:
                     break
@@ -127,13 +137,17 @@ class Report:
             self._write(item)
             if not self._pages or self._pages[-1] is not page:
                 self._pages.append(page)
-            best = found["parts"][0]["layers"][found["best"]]
+            best = found["parts"][0]["layers"][found["best"]] if parts else {"by": ""}
             if best["by"] == "contrast":
                 self._strongest[best["title"]] += 1
-            if page.shown is None or (found["detected"] and not page.shown):
-                page.shown = bool(found["detected"])
-                heat = heatmap(parts[0][1][found["best"]], self.look.reduce)
-                page.values = _screen(found, page.images, heat, pixels, self.look)
+            variant = ", ".join(filter(None, [group, name]))
+            self._errors.list(found["errors"], len(self._pages) - 1, page.images, variant)
+            worst: Dict[str, Any] = max(found["errors"], key=lambda one: one["severity"], default=NO_ERROR)
+            rank = worst["severity"], bool(found["detected"])
+            if rank > page.rank:
+                view = first_view(found, worst["box"])
+                page.rank = rank
+                page.values = _screen(found, page.images, view, _heat(found, view, parts, self.look), pixels, self.look)
             page.group, page.last = group, name
             page.images += 1
             page.used += len(item)
@@ -192,11 +206,13 @@ class Report:
         settings = {
             "palettes": [[cmap, _palette(cmap)] for cmap in cmaps],
             "first": int(page.values["index"]),
+            "box": int(page.values["box"]),
             "alpha": round(100 * ALPHA),
             "grey": self.look.desaturate,
             "list": LIST,
             "side": LEVELS[0].side,
             "formulas": FORMULAS,
+            "words": WORDS,
         }
         values = {
             **page.values,
@@ -206,6 +222,8 @@ class Report:
             "about": _escaped(self.about),
             "overall": self._overall(),
             "pages": self._links(page, names),
+            "errors": self._errors.list_html(self._pages.index(page), names),
+            "kinds": self._errors.table_html() if self.images > 1 else "",
             "alpha": str(round(100 * ALPHA)),
             "settings": as_json(settings),
             "script": script,
@@ -245,15 +263,25 @@ class Report:
         return f'<p class="overall">{_escaped(" ".join(words))}</p>' if words else ""
 
 
+def _heat(found: Dict[str, Any], view: View, parts: Sequence[Part], look: Look) -> Optional[HeatMap]:
+    """Return the map of a view, None if it has none."""
+    if view.spot is not None:
+        heat: HeatMap = found["heats"][view.spot][view.map]
+        return heat
+    if view.layer is None:
+        return None
+    fm, of = parts[0][1][view.layer], found["parts"][0]["layers"][view.layer]
+    return heatmap(fm, look.reduce) if view.map < 0 else channel(fm, of["channels"][view.map])
+
+
 def _screen(
-    first: Dict[str, Any], index: int, heat: HeatMap, pixels: Optional[np.ndarray], look: Look
+    found: Dict[str, Any], index: int, view: View, heat: Optional[HeatMap], pixels: Optional[np.ndarray], look: Look
 ) -> Dict[str, str]:
     """Return the template values of the image that a page shows first."""
     cmap = look.cmap or CMAPS[0]
-    layers = first["parts"][0]["layers"]
-    best = layers[first["best"]]
-    by = best["by"]
-    top = ranked(layers)
+    layers = found["parts"][0]["layers"] if found["parts"] else []
+    by = "contrast" if any(layer["by"] == "contrast" for layer in layers) else "std"
+    top = ranked(layers, view.box)
     scores = [score for _, _, score in top]
     words = end_words(*scores) if by == "std" else [f"{score:.2f}".replace("-", "−") for score in scores]
     rows = [
@@ -261,18 +289,24 @@ def _screen(
         f"<td>{channel}</td><td>{score}</td></tr>"
         for n, ((i, channel, _), score) in enumerate(zip(top, words), 1)
     ]
-    caption = f"{best['title']}, {best['heat'][0]} of all {best['shape'][0]} channels"
+    title, legend = ("", Legend("", "")) if heat is None else (title_of(heat), heat.legend)
+    if view.spot is not None:
+        legend = Legend(*found["spots"][view.spot]["legends"][view.map])
+    shown = palette_of(cmap) if pixels is None or heat is None else over_grey(cmap, ALPHA, centre=heat.centre)
     return {
         "index": str(index),
-        "says": _escaped(first["says"]),
-        "alt": _escaped(f"{first['name']} under the heat map of {best['title']}"),
-        "aspect": f"{first['size'][1] / first['size'][0]:.6g}",
-        "overlay": _overlay(heat, pixels, first["size"], cmap, look.desaturate),
-        "boxes": "".join(map(_box, first["boxes"], first["captions"], first["colours"])),
-        "low": _escaped(heat.legend.low),
-        "high": _escaped(heat.legend.high),
-        "ramp": _ramp(palette_of(cmap) if pixels is None else over_grey(cmap, ALPHA)) if heat.legend.high else "hidden",
-        "caption": _escaped(", ".join(filter(None, [caption, heat.legend.scope]))),
+        "box": str(view.box),
+        "says": _escaped(sentence(found, view)),
+        "alt": _escaped(f"{found['name']}{', under ' * bool(title)}{title}"),
+        "aspect": f"{found['size'][1] / found['size'][0]:.6g}",
+        "overlay": _overlay(heat, pixels, found["size"], cmap, look.desaturate),
+        "boxes": "".join(_box(found, i, view.box) for i in range(len(found["boxes"]))),
+        "low": _escaped(legend.low),
+        "high": _escaped(legend.high),
+        "ramp": _ramp(shown) if legend.high else "hidden",
+        "caption": _escaped(SEPARATOR.join(filter(None, [title, legend.scope]))),
+        "ranking": "" if layers else "hidden",
+        "what": _escaped(named(found, view.box)) if view.box else "the detections",
         "by": "standard deviation" if by == "std" else "contrast",
         "rows": "\n".join(rows),
         "formula": _escaped(FORMULAS[by == "std"]),
@@ -290,13 +324,15 @@ def _item(found: Dict[str, Any], index: int, group: str, link: str, before: str)
     name, n = found["name"], found["detected"]
     photo = f'<img alt="" loading="lazy" decoding="async" src="{found["thumbnail"]}">' if found["thumbnail"] else ""
     count = "" if n is None else "nothing found" if n == 0 else f"{n} detection{'s' * (n > 1)}"
+    wrong = len(found["errors"])
+    badge = f'<b class="wrong">{wrong} error{"s" * (wrong > 1)}</b>' if wrong else ""
     head = f'<li class="group">{_escaped(group)}</li>\n' if group and group != before else ""
     data = _with_data(
-        {**{key: value for key, value in found.items() if key != "thumbnail"}, "group": group, "link": link}
+        {**{key: value for key, value in found.items() if key not in PRIVATE}, "group": group, "link": link}
     )
     return (
         f'{head}<li data-index="{index}" data-name="{_escaped(name)}" data-group="{_escaped(group)}">'
-        f'<button type="button">{photo}{_escaped(name)}<small>{count}</small></button>'
+        f'<button type="button">{photo}{_escaped(name)}<small>{count}</small>{badge}</button>'
         f'<script type="application/json">{data}</script></li>\n'
     ).encode("utf-8", "replace")
 
@@ -304,10 +340,14 @@ def _item(found: Dict[str, Any], index: int, group: str, link: str, before: str)
 def _with_data(found: Dict[str, Any]) -> str:
     """Encode an image's data as :func:`as_json` does, but insert maps and photograph, which are base64, unescaped."""
     parts = [{**part, "layers": [{**layer, "data": ""} for layer in part["layers"]]} for part in found["parts"]]
+    spots = [{**spot, "data": ""} for spot in found["spots"]]
     # quotation marks inside strings are escaped, so this pattern only matches keys
-    first, *others = as_json({**found, "photo": found["photo"] and "", "parts": parts}).split('"data":""')
+    first, *others = as_json({**found, "photo": found["photo"] and "", "parts": parts, "spots": spots}).split(
+        '"data":""'
+    )
     first = first.replace('"photo":""', f'"photo":"{found["photo"]}"', 1) if found["photo"] else first
-    data = (layer["data"] for part in found["parts"] for layer in part["layers"])
+    layers = [layer for part in found["parts"] for layer in part["layers"]]
+    data = (layer["data"] for layer in (*layers, *found["spots"]))
     return "".join([first, *(f'"data":"{maps}"{other}' for maps, other in zip(data, others))])
 
 
@@ -316,20 +356,27 @@ def _escaped(text: str) -> str:
     return html.escape(printable(text))
 
 
-def _box(edges: Sequence[float], caption: str, colour: str) -> str:
-    x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) * 100 for edge in edges)
+def _box(found: Dict[str, Any], i: int, picked: int) -> str:
+    """Render a box of an image as the script does."""
+    mark, colour = found["marks"][i] if found["marks"] else {}, found["colours"][i]
+    x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) * 100 for edge in found["boxes"][i])
     place = f"left:{x0:.4g}%;top:{y0:.4g}%;width:{x1 - x0:.4g}%;height:{y1 - y0:.4g}%;--box:{colour}"
     r, g, b = bytes.fromhex(colour[1:])
     look = " dark" * is_dark((r, g, b)) + " right" * (x0 > 75) + " low" * (y0 < 3)
-    return f'<div class="box{look}" style="{place}"><span>{_escaped(caption)}</span></div>'
+    look += " unseen" * (not mark.get("detected", True)) + " on" * (picked == i + 1)
+    badge = f'<b class="kind">{mark["kind"]}</b>' if mark.get("kind") else ""
+    return f'<div class="box{look}" style="{place}"><span>{_escaped(found["captions"][i])}{badge}</span></div>'
 
 
-def _overlay(heat: HeatMap, pixels: Optional[np.ndarray], size: Sequence[int], cmap: str, desaturate: bool) -> str:
-    """Render the initial view, the heat map over the image, as a JPEG data URI."""
+def _overlay(
+    heat: Optional[HeatMap], pixels: Optional[np.ndarray], size: Sequence[int], cmap: str, desaturate: bool
+) -> str:
+    """Render the initial view, a map over the image, as a JPEG data URI; without a map the image alone."""
     height, width = size
     scale = min(1.0, LEVELS[0].side / max(height, width))
     to = max(1, round(height * scale)), max(1, round(width * scale))
-    codes = quantise(aligned(heat.values, heat.feature_map, (height, width), to).clip(0, 1))
+    values = np.zeros(to, np.float32) if heat is None else aligned(heat.values, heat.feature_map, (height, width), to)
+    codes = quantise(values.clip(0, 1))
     palette = palette_of(cmap)
     if pixels is None:
         return jpeg_uri(palette[codes], max(to), 88)
@@ -337,7 +384,8 @@ def _overlay(heat: HeatMap, pixels: Optional[np.ndarray], size: Sequence[int], c
 
     small = cv2.resize(smaller(pixels, max(to)), to[::-1], interpolation=cv2.INTER_LINEAR)
     small = grey(small) if desaturate else small
-    return jpeg_uri(blended(codes, palette, small, ALPHA), max(to), 88)
+    centre = 0.0 if heat is None else heat.centre
+    return jpeg_uri(blended(codes, palette, small, ALPHA, centre=centre), max(to), 88)
 
 
 def _ramp(palette: np.ndarray) -> str:

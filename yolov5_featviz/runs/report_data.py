@@ -1,9 +1,8 @@
-"""Data of one image in the report: maps, scores and sentences."""
+"""Data of one image in the report: maps, scores, explanations and sentences."""
 
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -11,15 +10,19 @@ import numpy as np
 from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.arrays.cells import in_boxes
 from yolov5_featviz.arrays.image import as_rgb, smaller
-from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.reduce import REDUCTIONS, reduce_channels
 from yolov5_featviz.arrays.resample import resample
+from yolov5_featviz.attribution.explain import Explanation
 from yolov5_featviz.draw.channels import rank
 from yolov5_featviz.draw.palette import box_colours
-from yolov5_featviz.draw.scale import end_words, ends_in_padding
+from yolov5_featviz.draw.scale import ends_in_padding
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
+from yolov5_featviz.models.targets import confidence
 from yolov5_featviz.runs.look import Look
+from yolov5_featviz.runs.report_explanations import Mark, errors_in, marks_of, severity, spots_of
+from yolov5_featviz.runs.report_maps import numbers, stored
+from yolov5_featviz.runs.report_words import LIST, findings, ranked
 
 Part = Tuple[str, Sequence[LayerOutput]]
 
@@ -28,28 +31,28 @@ class Level(NamedTuple):
     """Level of detail of images while the report has less than ``until`` bytes.
 
     At most ``channels`` per layer and ``cells`` in total; ``side`` is the longer side of the
-    photograph in pixels.
+    photograph in pixels. Explanations have at most ``explained`` cells in total, and ``grid`` along the longer side.
     """
 
     until: int
     channels: int
     cells: int
     side: int
+    explained: int = 1 << 18
+    grid: int = 80
 
 
 LEVELS = (
     Level(24_000_000, 64, 3 << 19, 800),
-    Level(60_000_000, 16, 3 << 17, 640),
-    Level(84_000_000, 4, 3 << 15, 480),
-    Level(1_000_000_000, 0, 0, 320),  # only the heat map
+    Level(60_000_000, 16, 3 << 17, 640, 1 << 16, 40),
+    Level(84_000_000, 4, 3 << 15, 480, 1 << 14, 40),
+    Level(1_000_000_000, 0, 0, 320, 1 << 12, 20),  # only the heat map
 )
-LIST = 10  # channels in the ranked list
 GROUPS = 63  # sets of boxes compared at a time
 BLOCK = 1 << 17  # values at a time, so that arrays fit the CPU cache
 PICKED = 50  # boxes that can be selected, by highest score
 LARGEST = 1 << 18  # cells of a map stored at full resolution
 HEAT = 1 << 22  # cells of all heat maps of an image
-CODES, NO_NUMBER = 254, 255  # a map is stored as bytes from 0 (its minimum) to 254 (its maximum)
 THUMBNAIL = 128
 
 
@@ -155,56 +158,95 @@ def entry(
     level: Level,
     look: Look,
     size: Optional[Tuple[int, int]] = None,
+    explanations: Sequence[Explanation] = (),
 ) -> Dict[str, Any]:
     """Collect the report's data of one image as JSON-compatible values.
 
     Args:
         name: the image's name.
         parts: pairs of a name, empty if there is only one, and feature maps of this image: of several
-            models, or of the passes of an augmentation. None may be empty.
+            models, or of the passes of an augmentation. None may be empty; without any there are explanations.
         image: the image, as accepted by :func:`yolov5_featviz.arrays.image.as_rgb`; None if there is none.
         level: level of detail.
         look: ``reduce`` is used for the heat map.
         size: height and width of the image, if ``image`` is a smaller copy of it.
+        explanations: of detections, or of what was missed, in the layers of the first part, or in others.
 
     Returns:
         ``photo`` and ``thumbnail`` (JPEG data URIs, or None), ``size`` (height and width of the
-        image, or of the network's input), ``boxes`` (edges as fractions of the image, best score first),
-        ``captions``, ``colours``, ``says`` (one sentence), ``best`` (index of the layer that responds
-        most) and ``parts``, each with ``name`` and ``layers``; see ``_layer`` for those.
+        image, or of the network's input), ``detected`` (number of detections, None if unknown), ``boxes`` (edges as
+        fractions of the image, detections first, best score first), ``captions``, ``colours``, ``says`` (what was
+        found), ``best`` (index of the layer that responds most), ``parts``, each with ``name`` and ``layers``; see
+        ``_layer`` for those. ``marks``, if anything is explained, has for each box its ``kind`` of error, what is
+        ``said`` of it, whether it was ``detected``, and the box of its label, ``truth``; ``spots`` are the
+        explained layers, see :func:`yolov5_featviz.runs.report_explanations.spots_of`, ``left_out`` the number of
+        explanations without room. Not for the page, but for its first screen and its list of errors: ``heats``,
+        the maps of ``spots``, and ``errors``, each with its ``severity`` and the number of its ``box``, 0 if that
+        has no room.
     """
-    first = parts[0][1][0]
+    first = parts[0][1][0] if parts else None
     pixels = photo(image)
-    height, width = size or (pixels.shape[:2] if pixels is not None else _window_size(first))
-    boxes = _picked(first.boxes)
+    height, width = size or (pixels.shape[:2] if pixels is not None else _size(first, explanations))
+    every = None if first is None else first.boxes
+    picked = None if first is None or every is None else _picked(every).mapped(first.window, (1, 1))
+    marks, places = marks_of(picked, explanations)
+    added = np.array([mark.box for mark in marks[0 if picked is None else len(picked) :]]).reshape(-1, 4)
     n = sum(len(maps) for _, maps in parts)
-    budget, largest = level.cells // n, max(1, min(LARGEST, HEAT // n))
-    known: List[Dict[str, Any]] = [
-        {"name": part, "layers": [_layer(fm, level.channels, budget, largest, look.reduce) for fm in maps]}
-        for part, maps in parts
-    ]
-    shares = boxes.mapped(first.window, (1, 1)).xyxy if boxes is not None else np.zeros((0, 4))
+    budget, largest = level.cells // max(1, n), max(1, min(LARGEST, HEAT // max(1, n)))
     small = None if pixels is None else smaller(pixels, level.side)
+    spots, heats, left_out = spots_of(explanations, places, marks, level.explained, level.grid)
+    errors = [_error(one, places[explanations.index(one)]) for one in errors_in(explanations)]
+    labels = _labels(every, marks)
     found = {
         "name": name,
         "photo": None if small is None else jpeg_uri(small, level.side, 78),
         "thumbnail": None if small is None else jpeg_uri(small, THUMBNAIL, 70),
         "size": [height, width],
-        "detected": None if first.boxes is None else len(first.boxes),
-        "boxes": _numbers(shares),
-        "captions": [] if boxes is None else [boxes.caption(i) or f"box {i + 1}" for i in range(len(boxes))],
-        "colours": _colours(boxes),
-        "parts": known,
+        "detected": None if labels is None else len(labels),
+        "boxes": numbers(np.array([mark.box for mark in marks]).reshape(-1, 4)),
+        "captions": [mark.caption for mark in marks],
+        "colours": _colours(marks),
+        "says": findings(name, labels, [error["kind"] for error in errors]),
+        "marks": [_mark(mark) for mark in marks] if explanations else [],
+        "left_out": left_out,
+        "parts": [
+            {"name": part, "layers": [_layer(fm, level.channels, budget, largest, look.reduce, added) for fm in maps]}
+            for part, maps in parts
+        ],
+        "spots": spots,
+        "heats": heats,
+        "errors": errors,
     }
-    top = ranked(known[0]["layers"])
+    top = ranked(found["parts"][0]["layers"]) if parts else []
     found["best"] = top[0][0] if top else 0
-    found["says"] = _sentence(name, first.boxes, known[0]["layers"], top)
     return found
 
 
-def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str) -> Dict[str, Any]:
+def _mark(mark: Mark) -> Dict[str, Any]:
+    one = mark.about
+    if one is None or not mark.said:
+        return {}
+    height, width = one.size
+    truth = None if one.truth is None else numbers(np.array(one.truth) / (width, height, width, height))
+    return {"kind": one.kind, "said": mark.said, "detected": one.detected, "truth": truth}
+
+
+def _error(one: Explanation, place: Optional[int]) -> Dict[str, Any]:
+    words = {"kind": one.kind, "caption": f"{one.label} {confidence(one.score)}", "note": one.note}
+    return {**words, "severity": severity(one), "box": 0 if place is None else place + 1}
+
+
+def _labels(boxes: Optional[Boxes], marks: Sequence[Mark]) -> Optional[List[str]]:
+    """Return the class names of all detections, as far as they are known; None if they are not."""
+    if boxes is None:
+        return [mark.label for mark in marks if mark.detected] or None
+    return list(boxes.labels) or ["object"] * len(boxes)
+
+
+def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str, added: np.ndarray) -> Dict[str, Any]:
     """Collect the report's data of one feature map.
 
+    ``added`` are boxes ``[n, 4]``, as fractions of the image, that are selectable besides the detections.
     ``scores`` and ``top`` have one row for all detections and one for each selectable box: contrasts,
     or a single row of standard deviations, depending on ``by``. ``scores`` belong to ``channels``,
     those stored in the report; ``top`` holds the best of all as pairs of channel and score. ``data``
@@ -212,7 +254,7 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
     minima and maxima in ``ends``; ``window`` is the image's position in them, in cells. ``padded`` are the
     maps whose scale has an end in the padding, by number, and the number of maps if that of the layer has.
     """
-    by, note, scores = _scores(fm)
+    by, note, scores = _scores(fm, added)
     unknown = np.isnan(scores)
     orders = np.lexsort((np.where(unknown, 0, -scores), unknown)).tolist()  # ties: lower index first
     height, width = fm.size
@@ -221,7 +263,6 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
     chosen = _chosen(orders, min(channels, max(1, cells // (grid[0] * grid[1]))) if channels else 0)
     data = fm.values
     maps = np.concatenate([reduce_channels(data, reduce)[None], data[chosen]])
-    codes, ends = quantise_maps(resample(maps, grid, "nearest") if step > 1 else maps)
     per_x, per_y = grid[1] / width, grid[0] / height
     best = [order[:LIST] for order in orders]
     return {
@@ -230,29 +271,30 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
         "type": fm.layer.type,
         "shape": list(fm.data.shape),
         "grid": list(grid),
-        "stride": None if fm.stride is None else _numbers(np.array(fm.stride)),
-        "window": _numbers(np.array(fm.to_cells()) * (per_x, per_y, per_x, per_y), 6),
-        "limits": _numbers(_limits(data), 6),
+        "stride": None if fm.stride is None else numbers(np.array(fm.stride)),
+        "window": numbers(np.array(fm.to_cells()) * (per_x, per_y, per_x, per_y), 6),
+        "limits": numbers(_limits(data), 6),
         "heat": [reduce, REDUCTIONS[reduce].norm],
         "by": by,
         "note": note,
         "channels": chosen,
-        "ends": _numbers(ends, 6),
         "padded": _padded(fm, maps, REDUCTIONS[reduce].norm),
-        "scores": _numbers(scores[:, chosen]),
+        "scores": numbers(scores[:, chosen]),
         "top": [
             [list(pair) for pair in zip(*row)]
-            for row in zip(best, _numbers(np.take_along_axis(scores, np.array(best), 1)))
+            for row in zip(best, numbers(np.take_along_axis(scores, np.array(best), 1)))
         ],
-        "data": base64.b64encode(codes.tobytes()).decode(),
+        **stored(resample(maps, grid, "nearest") if step > 1 else maps),
     }
 
 
-def _scores(fm: LayerOutput) -> Tuple[str, str, np.ndarray]:
+def _scores(fm: LayerOutput, added: np.ndarray) -> Tuple[str, str, np.ndarray]:
     """Return the ranking criterion, why it is not contrast, and the scores ``[groups, C]``; see :func:`_layer`."""
-    boxes = _picked(fm.boxes)
-    if boxes is not None and fm.boxes is not None:
-        scores = contrasts(fm, [fm.boxes, *(boxes.take([i]) for i in range(len(boxes)))])
+    if fm.boxes is not None:
+        left, top, right, bottom = fm.window
+        inside = added * ([right - left, bottom - top] * 2) + [left, top] * 2  # in pixels of the input
+        singles = [Boxes(box[None]) for box in (*_picked(fm.boxes).xyxy, *inside)]
+        scores = contrasts(fm, [fm.boxes, *singles])
         if not np.isnan(scores[0]).all():
             return "contrast", "", scores
     note = "no detections are known"
@@ -287,59 +329,6 @@ def _spreads(fm: LayerOutput) -> np.ndarray:
     return found if np.isfinite(found).all() else rank(fm, "std").scores["std"]
 
 
-def quantise_maps(maps: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Quantise maps ``[n, H, W]`` to uint8 codes and float32 ``[n, 2]``, the values of codes 0 and 254.
-
-    The error is at most 1/508 of a map's range. Infinities map to the ends, NaN to 255.
-    """
-    y, ends = normalize(maps, "channel")
-    y *= CODES
-    y += 0.5
-    y[np.isnan(y)] = NO_NUMBER
-    return y.astype(np.uint8), ends
-
-
-def ranked(layers: Sequence[Dict[str, Any]], group: int = 0) -> List[Tuple[int, int, float]]:
-    """Rank the channels of all layers: ``(index of the layer, channel, score)``, best first.
-
-    Only layers ranked by contrast are included, unless there is none.
-    """
-    by = "contrast" if any(layer["by"] == "contrast" for layer in layers) else "std"
-    rows = [
-        (i, channel, float(score))
-        for i, layer in enumerate(layers)
-        if layer["by"] == by and group < len(layer["top"])
-        for channel, score in layer["top"][group]
-        if score is not None
-    ]
-    return sorted(rows, key=lambda row: -row[2])[:LIST]
-
-
-def _sentence(
-    name: str, boxes: Optional[Boxes], layers: Sequence[Dict[str, Any]], top: Sequence[Tuple[int, int, float]]
-) -> str:
-    """Summarise an image in one sentence."""
-    if boxes is None:
-        found = f"No detections of “{name}” are known."
-    elif not len(boxes):
-        found = f"Nothing was detected in “{name}”."
-    else:
-        counts = Counter(boxes.labels or ["object"] * len(boxes)).most_common()
-        *before, last = [f"{n} × {label}" for label, n in counts]
-        listed = f"{', '.join(before)} and {last}" if before else last
-        found = f"In “{name}” the model found {listed}."
-    if not top:
-        return found
-    i, channel, score = top[0]
-    where = f"Channel {channel} of {layers[i]['title']}"
-    if layers[i]["by"] == "std":
-        return f"{found} {where} varies most over the image: its standard deviation is {end_words(score)[0]}."
-    if score <= 0:
-        return f"{found} No channel of the layers shown is stronger inside the boxes than outside."
-    times = f"{score:.1f} standard deviations" if np.isfinite(score) else "everywhere"
-    return f"{found} {where} responds most: inside the boxes it is {times} stronger than outside."
-
-
 def _chosen(orders: Sequence[Sequence[int]], n: int) -> List[int]:
     """Choose ``n`` channels: half of them the best overall, the rest each box's best in turn, then the next best."""
     whole, *single = orders
@@ -355,30 +344,20 @@ def _chosen(orders: Sequence[Sequence[int]], n: int) -> List[int]:
     return [channel for channel in whole if channel in chosen]
 
 
-def _picked(boxes: Optional[Boxes]) -> Optional[Boxes]:
-    if boxes is None or boxes.scores is None:
-        return boxes if boxes is None else boxes.take(range(min(PICKED, len(boxes))))
+def _picked(boxes: Boxes) -> Boxes:
+    if boxes.scores is None:
+        return boxes.take(range(min(PICKED, len(boxes))))
     return boxes.take(np.argsort(-boxes.scores, kind="stable")[:PICKED].tolist())
 
 
-def _colours(boxes: Optional[Boxes]) -> List[str]:
-    if boxes is None:
-        return []
-    return [f"#{bytes(colour).hex()}" for colour in box_colours(boxes)]
+def _colours(marks: Sequence[Mark]) -> List[str]:
+    """Return the colour of each box, by its class."""
 
+    def colour(mark: Mark) -> bytes:
+        number = None if mark.number is None else np.array([mark.number])
+        return bytes(box_colours(Boxes(np.zeros((1, 4)), None, [mark.label] * bool(mark.label), number))[0])
 
-def _numbers(values: np.ndarray, digits: int = 4) -> Any:
-    """Convert to nested lists of JSON values: rounded, NaN as None, infinities as strings."""
-    values = np.asarray(values, np.float64)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.abs(values))))
-        rounded = np.rint(values * scale) / scale
-    rounded = np.where(np.isfinite(rounded), rounded, values)  # 0, tiny and non-finite values
-    if np.isfinite(rounded).all():
-        return rounded.tolist()
-    if values.ndim > 1:
-        return [_numbers(row, digits) for row in values]
-    return [None if np.isnan(v) else float(v) if np.isfinite(v) else str(float(v)) for v in rounded]
+    return [f"#{colour(mark).hex()}" for mark in marks]
 
 
 def photo(image: Any) -> Optional[np.ndarray]:
@@ -390,7 +369,10 @@ def photo(image: Any) -> Optional[np.ndarray]:
         return None
 
 
-def _window_size(fm: LayerOutput) -> Tuple[int, int]:
+def _size(fm: Optional[LayerOutput], explanations: Sequence[Explanation]) -> Tuple[int, int]:
+    """Return the height and width of an image of which there is no photograph."""
+    if fm is None:
+        return explanations[0].size
     left, top, right, bottom = fm.window
     return round(bottom - top), round(right - left)
 

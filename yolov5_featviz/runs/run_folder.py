@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from yolov5_featviz import stop
+from yolov5_featviz.attribution.explain import Explanation
 from yolov5_featviz.draw.channels import Choice
 from yolov5_featviz.draw.scale import end_words
 from yolov5_featviz.files import new_folder, write
@@ -37,6 +38,7 @@ class RunFolder:
         report: also write the report; see :class:`yolov5_featviz.runs.report.Report`.
         about: a line about the run, for the report.
         say: verbosity: 1 to log every file and full rankings, -1 for errors only.
+        what: what is drawn, for the summary.
 
     As a context manager it is closed on exit. After an interrupt, closing takes a few seconds at most: queued
     jobs are dropped, the report shows what was drawn, and the exception lists what was written.
@@ -48,9 +50,15 @@ class RunFolder:
     """
 
     def __init__(
-        self, look: Look, log: Callable[[str], None], report: bool = True, about: str = "", say: int = 0
+        self,
+        look: Look,
+        log: Callable[[str], None],
+        report: bool = True,
+        about: str = "",
+        say: int = 0,
+        what: str = "feature map",
     ) -> None:
-        self.look, self.log, self.say, self.about = look, log, say, about
+        self.look, self.log, self.say, self.about, self.what = look, log, say, about, what
         self.folders: List[Path] = []
         self.failures, self._page_failures = Failures(), Failures()
         self._home = Path()
@@ -81,6 +89,7 @@ class RunFolder:
         group: str = "",
         made: Optional[Callable[[], Mapping[str, Any]]] = None,
         pixels: Optional[Tuple[int, int]] = None,
+        explanations: Sequence[Explanation] = (),
     ) -> None:
         """Queue the files of an image, to be written into a new folder.
 
@@ -89,7 +98,7 @@ class RunFolder:
             name: of the image, see :mod:`yolov5_featviz.runs.names`; the folder gets a number appended if taken.
             files: pairs of a sub-folder's name, or "", and a function that yields (file name, bytes) pairs
                 when called with ``made``, which returns their record.
-            parts, image: for the report; see :meth:`yolov5_featviz.runs.report.Report.add`.
+            parts, image, explanations: for the report; see :meth:`yolov5_featviz.runs.report.Report.add`.
             group: a folder in between, and the image's group in the report.
             made: returns the record of the image's files; called in the background.
             pixels: height and width of the image, if ``image`` is a smaller copy of it.
@@ -112,9 +121,9 @@ class RunFolder:
         if self._reporter is not None:
             self._report = self._report or Report(home, self.about, self.look)
             link = os.path.relpath(folder, home)
+            size += sum(one.heat.values.nbytes for one in explanations) + getattr(image, "nbytes", 0)
             self._reporter.submit(
-                partial(self._add_to_report, name, parts, image, group, link, pixels),
-                size + getattr(image, "nbytes", 0),
+                partial(self._add_to_report, name, parts, image, group, link, pixels, list(explanations)), size
             )
 
     def __enter__(self) -> RunFolder:
@@ -141,7 +150,7 @@ class RunFolder:
             folders = [f"{os.path.relpath(folder, self._home)}/" for folder in self.folders if folder in self._filled]
             more = f" and {len(folders) - 5} more" if len(folders) > 5 else ""
             names = ", ".join(map(printable, folders[:5]))
-            self.log(f"{self._drawn} feature map{'s' * (self._drawn != 1)} in {self._home}: {names}{more}")
+            self.log(f"{self._drawn} {self.what}{'s' * (self._drawn != 1)} in {self._home}: {names}{more}")
         if self._page is not None and self.say >= 0:
             self.log(f"open {self._page}")
 
@@ -153,7 +162,7 @@ class RunFolder:
         files = sum(self._filled.values())
         words = f"{files} picture{'s' * (files != 1)} written"
         words += f" in {self._home}" if self.folders else ""
-        words += f", {dropped} feature maps not drawn" if dropped else ""
+        words += f", {dropped} {self.what}s not drawn" if dropped else ""
         words += f"; open {self._page}" if self._page is not None else ""
         if isinstance(stopped, KeyboardInterrupt):
             stopped.written = words  # type: ignore[attr-defined]

@@ -1,28 +1,46 @@
-"""Compare models on the same images: maps on one scale, their differences, and metrics."""
+"""Compare models on the same images: maps on one scale, their differences, and metrics; and the same objects."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+
+import numpy as np
 
 from yolov5_featviz import stop
-from yolov5_featviz.compare.options import CompareOptions
+from yolov5_featviz.attribution.explain import Explanation
+from yolov5_featviz.compare.flips import (
+    Flip,
+    Mistake,
+    flips_csv,
+    flips_of,
+    flips_table,
+    mistakes_csv,
+    mistakes_of,
+    mistakes_table,
+)
+from yolov5_featviz.compare.object_pages import Shown, draw_objects
+from yolov5_featviz.compare.objects import check_target, find_objects, in_image, sights
+from yolov5_featviz.compare.options import CAM, HEATMAP, CompareOptions
 from yolov5_featviz.compare.pages import draw_pages
-from yolov5_featviz.compare.tables import Row, measure_image, table, table_files
+from yolov5_featviz.compare.tables import Row, csv_file, measure_image, table, table_files
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.features.prediction import Prediction
+from yolov5_featviz.figures.composition import Composition
 from yolov5_featviz.figures.style import Style, check_letters
 from yolov5_featviz.files import check_writable, new_folder, write
 from yolov5_featviz.leftovers import clean_run
+from yolov5_featviz.models.detections import Detections, Thresholds
+from yolov5_featviz.models.targets import Case
 from yolov5_featviz.runs.images import find_images
 from yolov5_featviz.runs.names import image_names
 from yolov5_featviz.runs.progress import progress
 from yolov5_featviz.runs.provenance import identity, run_record
 from yolov5_featviz.runs.saver import Failures
 from yolov5_featviz.yolov5.labels import Label, read_label
-from yolov5_featviz.yolov5.predictor import check_size, predictors, read_image
+from yolov5_featviz.yolov5.predictor import MOST, check_size, predictors, read_image
 from yolov5_featviz.yolov5.script.batch import distinct
 from yolov5_featviz.yolov5.script.validate import locate_weights
 from yolov5_featviz.yolov5.weights.checkpoint import check_weights
@@ -55,24 +73,41 @@ def compare(options: CompareOptions, command: Sequence[str], log: Callable[[str]
     selections = by_model(o.layers, names)
     check_writable(Path(o.project), o.name)
     with predictors(files, o.yolov5, o.trust, o.device) as models:
-        layers = _aligned_layers(names, models, selections)
+        layers = _aligned_layers(names, models, selections) if o.layers else [None] * len(models)
+        if CAM in o.modes:
+            check_target(o.target, [model.names for model in models], any(label is not None for label in labels))
+            _check_classes(labels, names[0], models[0].names)
         releases = list(dict.fromkeys(model.release for model in models))
-        about = {**run_record(command, files, yolov5=", ".join(releases)), "models": names, "reduce": o.reduce}
-        run = _Run(o, names, about)
+        about = {**run_record(command, files, yolov5=", ".join(releases)), "models": names}
+        run = _Run(o, names, about if HEATMAP not in o.modes else {**about, "reduce": o.reduce})
         failed = _show_all(run, list(zip(images, image_names(images), labels)), models, layers, log)
-    if run.home is None and failed and not run.failures.errors:
-        raise FeatvizError(failed[0])
+    if run.home is None and failed + run.empty and not run.failures.errors:
+        raise FeatvizError((failed + run.empty)[0])
     for words in failed:
         log(f"{words}; skipped")
+    for words in run.empty:
+        log(words)
     for line in run.failures.lines():
         log(f"error: {line}")
-    if run.done and o.say >= 0:
-        log("\n" + table(run.rows))
+    if run.done and run.home is not None and o.say >= 0:
+        for text in run.said():
+            log("\n" + text)
         n = len(run.done)
         log(run.words(f"{n} image{'s' * (n != 1)}"))
         if run.first is not None:
             log(f"open {run.first}")
     return int(bool(failed or run.failures.errors))
+
+
+def _check_classes(labels: Sequence[Optional[Label]], name: str, classes: Mapping[int, str]) -> None:
+    """Raise FeatvizError for labels with a class that the first model does not have."""
+    for label in labels:
+        strange = next((k for k in label.classes if k not in classes), None) if label is not None else None
+        if label is not None and strange is not None:
+            raise FeatvizError(
+                f"{label.file} has class {strange}, {name} has classes {min(classes)} to {max(classes)}: the labels "
+                "are of another class list; it has to be that of the first model"
+            )
 
 
 def _names(o: CompareOptions, files: Sequence[str]) -> List[str]:
@@ -99,7 +134,7 @@ def _show_all(
     run: _Run,
     work: Sequence[Tuple[Path, str, Optional[Label]]],
     models: Sequence[Any],
-    layers: Sequence[Sequence[str]],
+    layers: Sequence[Optional[Sequence[str]]],
     log: Callable[[str], None],
 ) -> List[str]:
     """Run the models on the images and write the tables; return the errors of images that failed."""
@@ -113,12 +148,14 @@ def _show_all(
             except FeatvizError as error:
                 failed.append(str(error))
                 continue
-            seen = [
-                model(pixels, ",".join(found), o.imgsz, o.conf, o.iou, name) for model, found in zip(models, layers)
-            ]
-            run.add(image, name, seen, layers, label, models[0].names)
+            result = _Result(image, name, label)
+            if HEATMAP in o.modes:
+                _add_heatmaps(result, run, pixels, models, [found or () for found in layers])
+            if CAM in o.modes:
+                _add_objects(result, run, pixels, models, layers)
+            run.add(result)
             if o.say > 0:
-                log(f"wrote {', '.join(map(str, run.written))}")
+                log(f"wrote {', '.join(map(str, run.written))}" if run.written else f"nothing to show of {image}")
         run.close()
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -132,6 +169,99 @@ def _show_all(
     return failed
 
 
+@dataclass
+class _Result:
+    """What was found in one image."""
+
+    image: Path
+    name: str
+    label: Optional[Label]
+    figures: List[Tuple[str, Composition]] = field(default_factory=list)
+    rows: List[Row] = field(default_factory=list)
+    flips: List[Flip] = field(default_factory=list)
+    mistakes: List[Mistake] = field(default_factory=list)
+    empty: str = ""  # why there is no object to show
+
+
+def _add_heatmaps(
+    result: _Result, run: _Run, pixels: np.ndarray, models: Sequence[Any], layers: Sequence[Sequence[str]]
+) -> None:
+    """Measure and draw the layers' maps."""
+    o, name, label = run.options, result.name, result.label
+    seen: List[Prediction] = [
+        model(pixels, ",".join(found), o.imgsz, o.conf, o.iou, name) for model, found in zip(models, layers)
+    ]
+    maps = [[_map(one, layer) for layer in found] for one, found in zip(seen, layers)]
+    truths = None if label is None else [label.boxes(one.region, models[0].names) for one in seen]
+    result.rows += measure_image(name, run.names, maps, truths, o.reduce)
+    result.figures += draw_pages(name, run.names, seen, maps, None if truths is None else truths[0], o)
+
+
+def _add_objects(
+    result: _Result, run: _Run, pixels: np.ndarray, models: Sequence[Any], layers: Sequence[Optional[Sequence[str]]]
+) -> None:
+    """Find the objects, explain and draw them, and list flips and errors."""
+    o, name, label = run.options, result.name, result.label
+    size = int(pixels.shape[0]), int(pixels.shape[1])
+    raw, placed = [], []
+    for model in models:
+        detections, region = model.detections(pixels, o.imgsz, o.conf, o.iou)
+        raw.append(detections)
+        placed.append(in_image(detections, region, size))
+    thresholds = Thresholds(o.conf, o.iou, MOST)
+    true = None if label is None else label.boxes((0.0, 0.0, float(size[1]), float(size[0])), {})
+    seen = sights(placed, true, models[0].names, thresholds)
+    result.mistakes += mistakes_of(name, run.names, seen)
+    try:
+        objects = find_objects(seen, true, models[0].names, o.target, thresholds)
+    except FeatvizError as error:
+        result.empty = f"{name}: {error}"
+        return
+    result.flips += flips_of(name, run.names, objects)
+    every = []
+    for m, model in enumerate(models):
+        every.append(_explained(model, pixels, raw[m], [one.cases[m] for one in objects], layers[m], o, name))
+    maps = list(zip(*every))
+    why = next((one for row in maps for one in row if isinstance(one, str) and one), "")
+    if why and not any(isinstance(one, Explanation) for row in maps for one in row):
+        result.empty = f"{name}: {why}"
+        return
+    result.figures += draw_objects(name, run.names, pixels, objects, maps, o)
+
+
+def _explained(
+    model: Any,
+    pixels: np.ndarray,
+    detections: Detections,
+    cases: Sequence[Case],
+    layers: Optional[Sequence[str]],
+    o: CompareOptions,
+    name: str,
+) -> List[Shown]:
+    """Return the explanation of each case by a model, or why there is none; empty where there is no candidate."""
+    there = [case for case in cases if case.row >= 0]
+    asked = detections.of([case.row for case in there], [case.number for case in there]).to_boxes()
+    chosen = None if layers is None or o.method == "d-rise" else ",".join(layers)
+
+    def explain(numbers: Sequence[int]) -> List[Shown]:
+        options = {"imgsz": o.imgsz, "name": name, "found": asked, "masks": o.masks}
+        found: List[Shown] = model.explain(pixels, list(numbers), o.method, chosen, **options)
+        return found
+
+    def alone(number: int) -> Shown:
+        try:
+            return explain([number])[0]
+        except FeatvizError as error:
+            return str(error)
+
+    try:
+        every = explain(range(len(there))) if there else []
+    except FeatvizError:  # a layer may feed some and not others
+        every = [alone(number) for number in range(len(there))]
+    found = iter(every)
+    return [next(found) if case.row >= 0 else "" for case in cases]
+
+
 class _Run:
     """Folder and results of a comparison; the folder is created with the first image."""
 
@@ -140,52 +270,62 @@ class _Run:
         self.home: Optional[Path] = None
         self.first: Optional[Path] = None
         self.rows: List[Row] = []
+        self.flips: List[Flip] = []
+        self.mistakes: List[Mistake] = []
+        self.empty: List[str] = []
         self.done: List[Path] = []
         self.written: List[Path] = []
         self.tables: List[str] = []
         self.failures = Failures()
+        self._labelled = False
         self._pictures = 0
+        self._stems: Set[str] = set()
 
-    def add(
-        self,
-        image: Path,
-        name: str,
-        seen: Sequence[Prediction],
-        layers: Sequence[Sequence[str]],
-        label: Optional[Label],
-        classes: Mapping[int, str],
-    ) -> None:
-        """Measure, draw and write one image."""
-        o = self.options
-        maps = [[_map(one, layer) for layer in found] for one, found in zip(seen, layers)]
-        truths = None if label is None else [label.boxes(one.region, classes) for one in seen]
-        rows = measure_image(name, self.names, maps, truths, o.reduce)
-        figures = draw_pages(name, self.names, seen, maps, None if truths is None else truths[0], o)
+    def add(self, result: _Result) -> None:
+        """Write the figures of one image, and keep its numbers."""
         self.written = []
+        self.empty += [result.empty] if result.empty else []
+        if (result.figures or result.mistakes) and not self._open(result.name):
+            return
+        about = {**self.about, "image": identity(result.image)}
+        if result.label is not None and result.label.file is not None:
+            about["labels"] = identity(result.label.file)
+        for stem, drawn in result.figures:
+            if stem in self._stems:
+                self.failures.add(stem, FeatvizError("two figures have this name: rename an image"))
+                continue
+            self._stems.add(stem)
+            for format in self.options.formats:
+                self._write(f"{stem}.{format}", drawn, about, format)
+        self.rows += result.rows
+        self.flips += result.flips
+        self.mistakes += result.mistakes
+        self._labelled = self._labelled or result.label is not None
+        self.done.append(result.image)
+
+    def _open(self, name: str) -> bool:
+        """Create the folder, unless there is one; return whether there is."""
         try:
-            self.home = home = self.home or new_folder(Path(o.project) / o.name)
+            new = self.home is None
+            self.home = self.home or new_folder(Path(self.options.project) / self.options.name)
         except OSError as error:
             self.failures.add(name, error)
-            return
-        if not self.done:
-            clean_run(home)
-        about = {**self.about, "image": identity(image)}
-        if label is not None and label.file is not None:
-            about["labels"] = identity(label.file)
-        for stem, drawn in figures:
-            for format in o.formats:
-                file = f"{stem}.{format}"
-                content = replace(drawn, about={**about, "file": file, **drawn.about}).encode(format)
-                try:
-                    write(home / file, content)
-                except OSError as error:
-                    self.failures.add(file, error)
-                else:
-                    self.written.append(home / file)
-                    self.first = self.first or home / file
-                    self._pictures += 1
-        self.rows += rows
-        self.done.append(image)
+            return False
+        if new:
+            clean_run(self.home)
+        return True
+
+    def _write(self, file: str, drawn: Composition, about: Mapping[str, Any], format: str) -> None:
+        assert self.home is not None
+        content = replace(drawn, about={**about, "file": file, **drawn.about}).encode(format)
+        try:
+            write(self.home / file, content)
+        except OSError as error:
+            self.failures.add(file, error)
+        else:
+            self.written.append(self.home / file)
+            self.first = self.first or self.home / file
+            self._pictures += 1
 
     def close(self) -> None:
         """Write the tables."""
@@ -193,13 +333,29 @@ class _Run:
             return
         self.tables = []
         about = {**self.about, "images": [identity(image) for image in self.done]}
-        for name, content in table_files(self.rows, about):
+        for name, content in self._table_files(about):
             try:
                 write(self.home / name, content)
             except OSError as error:
                 self.failures.add(name, error)
             else:
                 self.tables += [] if name.endswith(".json") else [name]
+
+    def _table_files(self, about: Mapping[str, Any]) -> Iterator[Tuple[str, bytes]]:
+        if HEATMAP in self.options.modes:
+            yield from table_files(self.rows, about)
+        if CAM in self.options.modes:
+            yield from csv_file("flips.csv", flips_csv(self.flips), about)
+            if self._labelled:
+                yield from csv_file("errors.csv", mistakes_csv(self.mistakes), about)
+
+    def said(self) -> List[str]:
+        """Format the numbers for the terminal."""
+        found = [table(self.rows)] if HEATMAP in self.options.modes else []
+        if CAM in self.options.modes:
+            found += [mistakes_table(self.names, self.mistakes)] if self._labelled else []
+            found.append(flips_table(self.flips))
+        return found
 
     def count(self) -> str:
         """Describe how many pictures were written, and where."""

@@ -18,7 +18,7 @@ from yolov5_featviz.models.tide import ERRORS, KINDS
 from yolov5_featviz.models.zoo import ZooModel
 from yolov5_featviz.yolov5.detections import ULTRALYTICS
 from yolov5_featviz.yolov5.labels import read_label
-from yolov5_featviz.yolov5.letterbox import letterboxed
+from yolov5_featviz.yolov5.named import preparing
 from yolov5_featviz.yolov5.predictor import Predictor, image_name, read_image
 
 Image = Union[str, Path, np.ndarray, torch.Tensor]
@@ -105,15 +105,13 @@ def explain(
         with model.own():
             return explain_input(model.model, image.to(model.device), **how)
     pixels = read_image(image)
-    height, width = int(pixels.shape[0]), int(pixels.shape[1])
-    how.update({"size": (height, width), "name": name or image_name(image)})
-    how["labels"] = _labels(image, labels, target, (height, width))
+    size = int(pixels.shape[0]), int(pixels.shape[1])
+    how.update({"labels": _labels(image, labels, target, size), "name": name or image_name(image)})
     if isinstance(model, Predictor):
-        x, region = model.prepare(pixels, imgsz)
-        with model.own():
-            return explain_input(model.model, x.to(model.device), region=region, **how)
-    x, place = prepared(model, pixels, imgsz)
-    return explain_input(model.model if isinstance(model, ZooModel) else model, x, region=place, **how)
+        return model.explain(pixels, imgsz=imgsz, **how)
+    x, region = prepared(model, pixels, imgsz)
+    root = model.model if isinstance(model, ZooModel) else model
+    return explain_input(root, x, region=region, size=size, **how)
 
 
 def _labels(image: Image, labels: Any, target: Any, size: Tuple[int, int]) -> Optional[Boxes]:
@@ -132,17 +130,14 @@ def _labels(image: Image, labels: Any, target: Any, size: Tuple[int, int]) -> Op
 
 def prepared(model: Any, pixels: np.ndarray, imgsz: int) -> Tuple[torch.Tensor, Optional[Region]]:
     """Return the input of a model for uint8 RGB ``[H, W, 3]``, on its device, and the image's region in it."""
-    root = index_layers(model.model if isinstance(model, ZooModel) else model).root
+    zoo = model if isinstance(model, ZooModel) else None
+    root = index_layers(model if zoo is None else zoo.model).root
     device = next(iter(root.parameters()), torch.zeros(0)).device
-    region = None
-    if ULTRALYTICS.matches(root):
-        stride = getattr(root, "stride", None)
-        step = int(stride.max()) if isinstance(stride, torch.Tensor) else 32
-        pixels, region = letterboxed(pixels, imgsz, step)
-    elif isinstance(model, ZooModel):
-        x, region = model.prepare(pixels)
+    prepare = zoo.prepare if zoo else preparing(root, imgsz) if ULTRALYTICS.matches(root) else None
+    if prepare is not None:
+        x, region = prepare(pixels)
         if isinstance(x, torch.Tensor):
             return x.to(device), region
-        region = None  # torchvision's detectors resize: explain_input asks them how
+    # torchvision's detectors resize, which explain_input takes into account
     x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-    return x.to(device).float() / 255, region
+    return x.to(device).float() / 255, None

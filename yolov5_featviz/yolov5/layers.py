@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
 from torch import nn
 
 from yolov5_featviz.models.layers import Layer, LayerIndex
-from yolov5_featviz.yolov5.cam_target import target_score
 
 ONE_PASS = ("_forward_once", "forward_once")  # the method that runs the layers; renamed in v6.0
 
@@ -58,7 +56,7 @@ def index_model(model: nn.Module) -> Optional[LayerIndex]:
     if len(inputs) > 1 and rows and len(rows[last]) > 2 and "Concat" not in str(rows[last][2]):
         groups["detect"] = inputs
     channels = yaml.get("ch", 3) if isinstance(yaml, dict) else 3
-    return LayerIndex(root, layers, groups, channels, score=partial(target_score, getattr(root, "names", ())))
+    return LayerIndex(root, layers, groups, channels)
 
 
 def _definition(root: nn.Module) -> List[Any]:

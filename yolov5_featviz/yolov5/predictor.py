@@ -23,11 +23,13 @@ from torch import nn
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.attribution.cam import cam
+from yolov5_featviz.attribution.explain import Explanation, explain_input
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.features.capture import Capture
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.features.prediction import Prediction
+from yolov5_featviz.models.detections import Detections, Thresholds, located, watching
 from yolov5_featviz.models.device import choose_device
 from yolov5_featviz.models.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.text import printable
@@ -44,6 +46,7 @@ from yolov5_featviz.yolov5.weights.guard import guard
 MODULES = ("utils.augmentations", "utils.datasets", "utils.dataloaders", "utils.general", "utils.utils")
 # environment variables that importing YOLOv5 sets for the whole process
 SETS = ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+MOST = 1000  # detections of an image, as in detect.py
 _TURN = threading.RLock()  # patches are process-wide, so one thread at a time
 
 
@@ -174,12 +177,56 @@ class Predictor:
         method: str = "layer-cam",
         imgsz: int = 640,
         smooth: bool = False,
+        conf: float = 0.25,
+        iou: float = 0.45,
     ) -> HeatMap:
-        """Compute a class activation map of a layer for an image; see :func:`yolov5_featviz.attribution.cam.cam`."""
-        x, region = self.prepare(image, imgsz)
+        """Compute a class activation map of a layer for an image.
+
+        Args:
+            image, imgsz, conf, iou: see :meth:`__call__`.
+            layer, method, smooth: see :func:`yolov5_featviz.attribution.cam.cam`.
+            target: likewise; boxes are in pixels of the image.
+        """
+        pixels = read_image(image)
+        x, region = self.prepare(pixels, imgsz)
+        how: Any = {"region": region, "size": pixels.shape[:2], "name": image_name(image), "smooth": smooth}
         with _own(self.source):
-            how: Any = {"region": region, "name": image_name(image), "smooth": smooth}
-            return cam(self.model, x.to(self.device), layer, target, method, **how)[0]
+            return cam(self.model, x.to(self.device), layer, target, method, conf=conf, iou=iou, **how)[0]
+
+    def detections(
+        self, image: Union[str, Path, np.ndarray], imgsz: int = 640, conf: float = 0.25, iou: float = 0.45
+    ) -> Tuple[Detections, Region]:
+        """Detect objects in an image, and return the candidates as well, whose scores have no gradient here.
+
+        Args:
+            image, imgsz, conf, iou: see :meth:`__call__`.
+
+        Returns:
+            ``(detections, region)``: in pixels of the input, and the image's region in it.
+
+        Raises:
+            FeatvizError: the image cannot be read, or the model is no detector.
+        """
+        x, region = self.prepare(image, imgsz)
+        with _own(self.source), torch.no_grad(), watching(self.index.root) as rows:
+            output = self._run(x.to(self.device))
+            every = rows(output, Thresholds(conf, iou, MOST))
+            found = self._detect(output, conf, iou)
+        if found is None or found.scores is None or found.classes is None:
+            raise FeatvizError(f"the model in {self.weights} is no detector: its output has no boxes")
+        boxes, scores, classes = (torch.from_numpy(part.copy()) for part in (found.xyxy, found.scores, found.classes))
+        candidates = replace(every.candidates, score=_no_gradient, box=None)
+        return located(candidates, boxes, scores, classes, every.names), region
+
+    def explain(
+        self, image: Union[str, Path, np.ndarray], *arguments: Any, imgsz: int = 640, name: str = "", **options: Any
+    ) -> List[Explanation]:
+        """Explain detections in an image; see :func:`yolov5_featviz.attribution.explain.explain_input`."""
+        pixels = read_image(image)
+        x, region = self.prepare(pixels, imgsz)
+        options.update(region=region, size=(int(pixels.shape[0]), int(pixels.shape[1])), name=name or image_name(image))
+        with _own(self.source):
+            return explain_input(self.model, x.to(self.device), *arguments, **options)
 
     def own(self) -> ContextManager[None]:
         """Return a context in which YOLOv5's modules can be imported and are silent; one thread at a time."""
@@ -204,9 +251,13 @@ class Predictor:
             return None
         names = getattr(find_model(self.model), "names", ())
         known = inspect.signature(self._suppress).parameters
-        options = {"max_det": 1000, "nm": max(0, int(decoded.shape[2]) - 5 - len(names)) if names else 0}
+        options = {"max_det": MOST, "nm": max(0, int(decoded.shape[2]) - 5 - len(names)) if names else 0}
         found = self._suppress(decoded, conf, iou, **{key: n for key, n in options.items() if key in known})
         return Batch([], found=find_boxes(found)).boxes(0, names)
+
+
+def _no_gradient(row: int, kind: int) -> torch.Tensor:
+    raise FeatvizError("these candidates were found without gradients: take Predictor.explain")
 
 
 def read_image(image: Union[str, Path, np.ndarray]) -> np.ndarray:
@@ -392,6 +443,16 @@ class RemotePredictor:
         heat: HeatMap = self._ask("cam", *arguments, **options)
         return heat
 
+    def detections(self, *arguments: Any, **options: Any) -> Tuple[Detections, Region]:
+        """See :meth:`Predictor.detections`."""
+        found: Tuple[Detections, Region] = self._ask("detections", *arguments, **options)
+        return found
+
+    def explain(self, *arguments: Any, **options: Any) -> List[Explanation]:
+        """See :meth:`Predictor.explain`."""
+        found: List[Explanation] = self._ask("explain", *arguments, **options)
+        return found
+
     def close(self) -> None:
         """End the process."""
         for stream in (self._process.stdin, self._process.stdout):
@@ -477,6 +538,12 @@ def serve() -> None:
             elif what == "cam":
                 heat = predictor.cam(*arguments, **options)
                 answer = replace(heat, feature_map=_bare(heat.feature_map))
+            elif what == "detections":
+                answer = predictor.detections(*arguments, **options)
+            elif what == "explain":
+                found = predictor.explain(*arguments, **options)
+                heats = [replace(one.heat, feature_map=_bare(one.heat.feature_map)) for one in found]
+                answer = [replace(one, heat=heat) for one, heat in zip(found, heats)]
             else:
                 seen = predictor(*arguments, **options)
                 answer = replace(seen, maps=[_bare(feature_map) for feature_map in seen.maps])

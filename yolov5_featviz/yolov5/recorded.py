@@ -17,7 +17,7 @@ from yolov5_featviz.yolov5.script.validate import IMAGES, VIDEOS
 Check = Callable[[str], bool]
 Flags = Dict[str, Tuple[str, Check]]  # number of values of a flag, "0", "1" or "+", and the check of each
 
-COMMANDS = ("run", "image", "figure", "compare")
+COMMANDS = ("run", "explain", "image", "figure", "compare")
 SCRIPTS = ("detect.py", "segment/predict.py", "classify/predict.py")
 TRUST, CHECKOUT = "--trust-weights", "--yolov5"
 OUTPUT = ("--project", "--save-dir", "--output")  # output folders in the releases of YOLOv5
@@ -72,6 +72,8 @@ _size: Tuple[str, Check] = ("+", _whole(1, 4096))
 _share: Tuple[str, Check] = ("1", _number(0, 1))
 _name: Tuple[str, Check] = ("1", _like(r"(?![.-])[\w.-]{1,100}"))
 
+_library_model: Tuple[str, Check] = ("1", _like(r"(torchvision|timm):[A-Za-z0-9_.]{1,100}"))
+
 FLAGS: Dict[str, Flags] = {
     "run": {
         **_look,
@@ -97,11 +99,29 @@ FLAGS: Dict[str, Flags] = {
         **_look,
         **{flag.replace("--visualize-", "--"): check for flag, check in _look.items()},
         "--device": _device,
-        "--model": ("1", _like(r"(torchvision|timm):[A-Za-z0-9_.]{1,100}")),
+        "--model": _library_model,
         "--layers": ("1", _text),
         "--source": ("1", is_path),
         "--weights": ("1", is_path),
         "--imgsz": ("1", _whole(1, 4096)),
+    },
+    "explain": {
+        "--weights": ("1", is_path),
+        "--model": _library_model,
+        "--source": ("1", is_path),
+        "--labels": ("1", is_path),
+        **dict.fromkeys([f"--{name}" for name in ("target", "method", "layers")], ("1", _text)),
+        **dict.fromkeys([f"--{name}" for name in ("resample", "cmap", "alpha", "format", "width")], ("1", _text)),
+        **dict.fromkeys(("--imgsz", "--img", "--img-size"), ("1", _whole(1, 4096))),
+        "--conf-thres": _share,
+        "--iou-thres": _share,
+        "--masks": ("1", _whole(1, 100_000)),
+        "--batch": ("1", _whole(1, 1024)),
+        "--dpi": ("1", _whole(1, 2400)),
+        "--dir": ("1", is_path),
+        "--device": _device,
+        "--report": ("1", _text),
+        **dict.fromkeys(("--desaturate", "--plain", "--quiet", "--verbose"), _nothing),
     },
     "compare": {
         "--weights": ("+", is_path),
@@ -113,7 +133,9 @@ FLAGS: Dict[str, Flags] = {
         "--conf-thres": _share,
         "--iou-thres": _share,
         "--alpha": _share,
+        **dict.fromkeys(("--mode", "--method", "--target"), ("1", _text)),
         **dict.fromkeys(("--reduce", "--cmap", "--format", "--width"), ("1", _text)),
+        "--masks": ("1", _whole(1, 100_000)),
         "--dpi": ("1", _whole(1, 2400)),
         "--name": _name,
         "--device": _device,

@@ -132,7 +132,7 @@ def _again(figure: Path, about: Mapping[str, Any], hints: _Hints, home: Path) ->
         return _into(_inputs(figure, about, hints, [], set()), home, None)
     words = [word for word in about["command"] if word != TRUST]
     _object(objection(words))
-    for flag in (*OUTPUT, "--visualize-dir"):
+    for flag in (*OUTPUT, "--visualize-dir", "--dir"):
         words = with_values(words, flag, [])
     known = {str(home), str(home.parent / "yolov5")}
     checkouts = [hints.yolov5] if hints.yolov5 else []
@@ -284,6 +284,8 @@ def _into(words: List[str], home: Path, script: Optional[Path]) -> List[str]:
     if command_of(words) == "compare":
         words = [word for word in words if word not in ("--verbose", "--quiet")]
         return [*with_values(with_values(words, "--project", [str(home)]), "--name", ["redo"]), "--quiet"]
+    if command_of(words) == "explain":
+        return with_values(words, "--dir", [str(home)])
     if command_of(words) != "run":
         return with_values(words, "--visualize-dir", [str(home)])
     checkout = values(words, CHECKOUT)

@@ -1,6 +1,6 @@
 (() => {
   'use strict';
-  const COLOURS = 248, CODES = 254, NO_NUMBER = 255;
+  const COLOURS = 248, CODES = 254, NO_NUMBER = 255, EXPLANATION = -1;
   const $ = (id) => document.getElementById(id);
   const make = (tag, properties = {}, ...children) => {
     const element = Object.assign(document.createElement(tag), properties);
@@ -28,13 +28,72 @@
   const settings = JSON.parse($('settings').textContent);
   const items = [...document.querySelectorAll('#images > li[data-index]')];
   const palettes = Object.fromEntries(settings.palettes.map(([name, text]) => [name, bytes(text)]));
-  // what is shown; `box` 0 stands for all detections, `map` 0 for the heat map
-  const state = { index: -1, part: 0, layer: 0, map: 0, box: 0, cmap: settings.palettes[0][0], alpha: settings.alpha, scale: 'own', smooth: true, grey: settings.grey, boxes: true, hidden: false, zoom: 1 };
+  // What is shown; `box` 0 stands for all boxes, `map` 0 for the heat map. `auto` until the reader chooses a layer or a
+  // map: the page then chooses for each box; `plain` if the reader chose a map that is no explanation.
+  const state = { index: -1, part: 0, layer: 0, map: 0, box: 0, auto: true, plain: false, cmap: settings.palettes[0][0], alpha: settings.alpha, scale: 'own', smooth: true, grey: settings.grey, boxes: true, hidden: false, zoom: 1 };
   let image = null;
   let probe = null;
 
-  const part = () => image.parts[state.part];
-  const layer = () => part().layers[state.layer];
+  const layers = () => (image.parts.length ? image.parts[state.part].layers : []);
+  const mark = (box) => image.marks[box - 1] || {};
+  const said = (box) => mark(box).said || image.captions[box - 1];
+  const named = (box) => [image.captions[box - 1], mark(box).kind || (mark(box).detected === false ? 'not detected' : '')].filter(Boolean).join(', ');
+
+  /** What can be chosen as a layer: those with feature maps, `of`, and those with explanations, `why`. */
+  let choices = [];
+  function findChoices() {
+    const spots = state.part ? [] : image.spots;
+    const named = (name) => spots.find((why) => why.name === name);
+    choices = [
+      ...layers().map((of) => ({ of, why: named(of.name), name: of.name, label: `${of.name} ${of.type}`, title: of.title })),
+      ...spots.filter((why) => !layers().some((of) => of.name === why.name)).map((why) => ({ why, name: why.name, label: why.label, title: why.title })),
+    ];
+  }
+  const choice = () => choices[state.layer] || {};
+  const explains = ({ why }, box) => Boolean(why) && why.boxes.includes(box);
+
+  /** The map that is shown, `{ of, map }`; null if there is none. */
+  function current() {
+    const { of, why } = choice();
+    if (state.map === EXPLANATION) return explains(choice(), state.box) ? { of: why, map: why.boxes.indexOf(state.box) } : null;
+    return of ? { of, map: state.map } : null;
+  }
+
+  /** What a layer is shown with: the explanation of a box, unless something else was asked for, or the heat map. */
+  const mapIn = (at, box) => ((!state.plain && explains(choices[at], box)) || !choices[at].of ? EXPLANATION : 0);
+
+  /** What a box is shown with: its explanation, in the layer that was chosen; else, if none was, what stands out on it. */
+  function viewOf(box, afresh = state.auto) {
+    if (!afresh) return explains(choice(), box) ? { map: EXPLANATION } : { map: choice().of ? Math.max(0, state.map) : EXPLANATION };
+    const explained = choices.findIndex((one) => explains(one, box));
+    if (explained >= 0) return { layer: explained, map: EXPLANATION };
+    const { by, rows } = ranked(box);
+    const top = rows.find(([i, channel, score]) => (by === 'std' || score > 0) && layers()[i].channels.includes(channel));
+    if (top) return { layer: top[0], map: layers()[top[0]].channels.indexOf(top[1]) + 1 };
+    return { layer: image.best, map: layers().length ? 0 : EXPLANATION };
+  }
+  const viewAfresh = (box) => Object.assign(viewOf(box, true), { auto: true, plain: false });
+  const pick = (box, reveal) => show({ plain: false, ...viewOf(box), box }, reveal);
+
+  /** What was found, and what the picture shows. */
+  function sentence() {
+    const fill = (words, values) => words.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+    const shown = current();
+    const found = [image.says];
+    if (state.box) found.push(fill(settings.words.picked, { said: said(state.box) }));
+    if (!shown) return found.join(' ');
+    const { of, map } = shown;
+    if (state.map === EXPLANATION) return [...found, of.says[map]].join(' ');
+    const what = state.box || image.detected === 1 ? 'it' : 'them';
+    const { by, rows } = ranked(state.box);
+    if (map > 0) {
+      const channel = of.channels[map - 1];
+      const first = rows.length && rows[0][0] === state.layer && rows[0][1] === channel && (by === 'std' || rows[0][2] > 0);
+      return [...found, fill(settings.words[!first ? 'channel' : by === 'std' ? 'spread' : 'top'], { channel, layer: of.title, what })].join(' ');
+    }
+    if (rows.length && by === 'contrast' && rows[0][2] <= 0) found.push(fill(settings.words.flat, { what }));
+    return [...found, fill(settings.words.heat, { reduce: of.heat[0], n: of.shape[0], layer: of.title })].join(' ');
+  }
 
   function codes(of) {
     if (!of.codes) {
@@ -44,13 +103,13 @@
     return of.codes;
   }
 
-  const fromZero = (of, map) => state.scale === 'own' && map === 0 && of.heat[1] === 'zero';
+  const fromZero = (of, map) => state.scale === 'own' && map === 0 && of.heat && of.heat[1] === 'zero';
 
   /** The values of a map in [0, 1] of the colour scale, NaN where there is none, and the scale's two ends. */
   function scaled(of, map) {
     const size = of.grid[0] * of.grid[1];
     const [low, high] = of.ends[map];
-    const [a, b] = state.scale === 'layer' ? of.limits : fromZero(of, map) ? [0, Math.max(0, high)] : [low, high];
+    const [a, b] = of.boxes ? [0, 1] : state.scale === 'layer' ? of.limits : fromZero(of, map) ? [0, Math.max(0, high)] : [low, high];
     const found = new Float32Array(size);
     const all = codes(of);
     for (let i = 0, at = map * size; i < size; i++, at++) {
@@ -62,6 +121,7 @@
 
   /** The words at the two ends of the scale, and a remark; without a second end there is no scale. */
   function legend(of, map, { values, ends }) {
+    if (of.boxes) return [...of.legends[map], ''];
     if (values.every(Number.isNaN)) return ['no finite value', '', ''];
     if (fromZero(of, map) && ends[1] === 0) return ['all values ≤ 0', '', ''];
     const whole = state.scale === 'layer';
@@ -94,8 +154,14 @@
     return { below, above, weight, there };
   }
 
-  /** Draw values [0, 1] of a part of a map over all of a canvas; their opacity grows to `alpha`, if that is given. */
-  function paint(canvas, values, [rows, columns], [left, top, right, bottom], smooth, alpha) {
+  /** The value 0 on a scale between two ends, in [0, 1]. */
+  const zeroOf = ([low, high]) => (high > low ? clamp(-low / (high - low), 0, 1) : 0);
+
+  /**
+   * Draw values [0, 1] of a part of a map over all of a canvas. Their opacity grows with the distance from `zero`, up
+   * to `alpha`, if that is given.
+   */
+  function paint(canvas, values, [rows, columns], [left, top, right, bottom], smooth, alpha, zero = 0) {
     const { width, height } = canvas;
     const x = along(columns, width, left, right, smooth), y = along(rows, height, top, bottom, smooth);
     const context = canvas.getContext('2d');
@@ -103,8 +169,9 @@
     const pixels = new Uint32Array(picture.data.buffer);
     const palette = palettes[state.cmap];
     const colours = new Uint32Array(COLOURS + 1);
+    const steps = (i) => (i === COLOURS ? steps(zero < 0.5 ? COLOURS - 1 : 0) : Math.trunc(Math.abs(i - zero * (COLOURS - 1))));
     for (let i = 0; i <= COLOURS; i++) {
-      const opacity = alpha === undefined ? 255 : Math.round(255 * alpha * Math.min(1, i / (COLOURS - 1)));
+      const opacity = alpha === undefined ? 255 : Math.round((255 * alpha * steps(i)) / steps(COLOURS));
       colours[i] = ((opacity << 24) | (palette[3 * i + 2] << 16) | (palette[3 * i + 1] << 8) | palette[3 * i]) >>> 0;
     }
     for (let j = 0, at = 0; j < height; j++) {
@@ -120,137 +187,230 @@
     context.putImageData(picture, 0, 0);
   }
 
-  const scoreRow = (of) => (state.box < of.scores.length ? state.box : of.by === 'std' && state.box === 0 ? 0 : -1);
+  const scoreRow = (of, box) => (box < of.scores.length ? box : -1);
   const best = (of, row) => (row < 0 || !of.top[row].length ? NaN : number(of.top[row][0][1]));
-  const mapName = (of, map) => (map === 0 ? `${of.heat[0]} of all ${of.shape[0]} channels` : `channel ${of.channels[map - 1]}`);
+  const mapName = (of, map) => (of.boxes ? of.titles[map] : map === 0 ? `${of.heat[0]} of ${of.shape[0]} channel${of.shape[0] > 1 ? 's' : ''}` : `channel ${of.channels[map - 1]}`);
 
-  /** The best channels of all layers for the box picked: [position of the layer, channel, score]. */
-  function ranked() {
-    const layers = part().layers;
-    const by = layers.some((of) => of.by === 'contrast') ? 'contrast' : 'std';
+  /** The best channels of all layers for a box: [position of the layer, channel, score]. */
+  function ranked(box) {
+    const by = layers().some((of) => of.by === 'contrast') ? 'contrast' : 'std';
     const rows = [];
-    layers.forEach((of, i) => {
-      const row = of.by === by ? scoreRow(of) : -1;
+    layers().forEach((of, i) => {
+      const row = of.by === by ? scoreRow(of, box) : -1;
       if (row >= 0) for (const [channel, score] of of.top[row]) if (score !== null) rows.push([i, channel, number(score)]);
     });
     return { by, rows: rows.sort((a, b) => b[2] - a[2]).slice(0, settings.list) };
   }
 
   function drawMap() {
-    const of = layer();
-    const found = scaled(of, state.map);
-    const [low, high, remark] = legend(of, state.map, found);
+    const shown = current();
     const strength = image.photo ? state.alpha / 100 : 1;
-    paint($('heat'), found.values, of.grid, of.window, state.smooth, image.photo ? 1 : undefined);
-    $('heat').style.opacity = state.hidden ? 0 : strength;
+    $('says').textContent = sentence();
+    $('heat').style.opacity = state.hidden || !shown ? 0 : strength;
     $('photo').style.filter = state.grey ? 'grayscale(1)' : '';
-    $('low').textContent = low;
-    $('high').textContent = high;
     const ramp = $('ramp');
-    ramp.hidden = !high;
-    ramp.style.background = '#808080';
-    paint(ramp, Float32Array.from({ length: COLOURS }, (_, i) => i / (COLOURS - 1)), [1, COLOURS], [0, 0, COLOURS, 1], false, image.photo ? strength : undefined);
-    const [, height, width] = of.shape;
-    const thinned = height !== of.grid[0] ? `, shown as ${of.grid.join('×')}` : '';
-    const stride = of.stride ? ` · stride ${[...new Set(of.stride)].join('×')}` : '';
-    $('caption').textContent = `Layer ${of.name} · ${of.type} · ${mapName(of, state.map)} · H×W ${height}×${width}${thinned}${stride}${remark}`;
-    $('photo').alt = `${image.name}, under ${mapName(of, state.map)} of ${of.title}`;
+    ramp.hidden = true;
+    for (const id of ['low', 'high', 'caption']) $(id).textContent = '';
+    $('photo').alt = image.name;
+    if (shown) {
+      const { of, map } = shown;
+      const found = scaled(of, map);
+      const [low, high, remark] = legend(of, map, found);
+      const zero = zeroOf(found.ends);
+      paint($('heat'), found.values, of.grid, of.window, state.smooth, image.photo ? 1 : undefined, zero);
+      $('low').textContent = low;
+      $('high').textContent = high;
+      ramp.hidden = !high;
+      ramp.style.background = '#808080';
+      paint(ramp, Float32Array.from({ length: COLOURS }, (_, i) => i / (COLOURS - 1)), [1, COLOURS], [0, 0, COLOURS, 1], false, image.photo ? strength : undefined, zero);
+      const [height, width] = of.shape.slice(-2);
+      const thinned = height !== of.grid[0] ? `shown as ${of.grid.join('×')}` : '';
+      const stride = of.stride ? [...new Set(of.stride)].join('×') : '';
+      const caption = of.boxes ? [of.titles[map], thinned]
+        : [`Layer ${of.name}`, of.type, mapName(of, map), `H×W ${height}×${width}`, thinned, stride && `stride ${stride}`, remark];
+      $('caption').textContent = caption.filter(Boolean).join(' · ');
+      $('photo').alt = `${image.name}, under ${of.boxes ? of.titles[map] : `${mapName(of, map)} of ${of.title}`}`;
+    }
+    for (const button of document.querySelectorAll('#explanations button')) button.setAttribute('aria-pressed', String(state.map === EXPLANATION && Number(button.dataset.box) === state.box));
     for (const button of document.querySelectorAll('#tiles button')) button.setAttribute('aria-pressed', String(Number(button.dataset.map) === state.map));
     for (const button of document.querySelectorAll('#rows button')) {
-      button.setAttribute('aria-pressed', String(Number(button.dataset.layer) === state.layer && Number(button.dataset.channel) === of.channels[state.map - 1]));
+      button.setAttribute('aria-pressed', String(Number(button.dataset.layer) === state.layer && state.map > 0 && Number(button.dataset.channel) === choice().of?.channels[state.map - 1]));
     }
-    $('mean').disabled = state.map === 0;
+    for (const link of document.querySelectorAll('#errors a[data-index]')) {
+      if (Number(link.dataset.index) === state.index && Number(link.dataset.box) === state.box) link.setAttribute('aria-current', 'true');
+      else link.removeAttribute('aria-current');
+    }
+    $('scale').disabled = state.map === EXPLANATION;
+    drawShows();
+    drawAbsent();
     if (probe) read(probe.x, probe.y, false);
   }
 
-  function drawTiles() {
-    const of = layer();
-    const row = scoreRow(of);
-    const order = of.channels.map((channel, i) => ({ channel, map: i + 1, score: row < 0 ? NaN : number(of.scores[row][i]) }));
-    order.sort((a, b) => (Number.isNaN(b.score) ? -Infinity : b.score) - (Number.isNaN(a.score) ? -Infinity : a.score) || a.channel - b.channel);
+  /** What the layer can be shown with. */
+  function drawShows() {
+    const { of } = choice();
+    const top = of ? (of.top[scoreRow(of, state.box)] || of.top[0]).find(([channel]) => of.channels.includes(channel)) : null;
+    const channel = state.map > 0 ? state.map : top ? of.channels.indexOf(top[0]) + 1 : 0;
+    const options = [
+      ...(explains(choice(), state.box) ? [[EXPLANATION, 'explanation']] : []),
+      ...(of ? [[0, 'heat map']] : []),
+      ...(channel ? [[channel, `channel ${of.channels[channel - 1]}`]] : []),
+    ];
+    $('shows-set').hidden = options.length < 2;
+    const focused = $('shows').contains(document.activeElement);
+    $('shows').replaceChildren(...options.map(([map, label]) => {
+      const radio = make('input', { type: 'radio', name: 'show', value: map, checked: map === state.map });
+      radio.addEventListener('change', () => choose(map));
+      return make('label', {}, radio, make('span', { textContent: label }));
+    }));
+    if (focused) $('shows').querySelector(':checked')?.focus();
+  }
+  const choose = (map, layer = state.layer, reveal = false) => show({ layer, map, auto: false, plain: map !== EXPLANATION }, reveal);
+
+  /** Say so if the box has no explanation in this layer, and where it has one. */
+  function drawAbsent() {
+    const absent = state.part === 0 && image.spots.length > 0 && !explains(choice(), state.box);
+    $('absent').hidden = !absent;
+    if (!absent) return;
+    const others = choices.map((one, i) => [one, i]).filter(([one]) => explains(one, state.box));
+    const name = state.box ? image.captions[state.box - 1] : 'these boxes';
+    const left = image.left_out ? ` ${image.left_out} explanations were left out to keep the page small.` : '';
+    $('absent').replaceChildren(
+      `No explanation of ${name} in ${choice().title}.`,
+      ...(others.length ? [' There is one in ', ...others.flatMap(([one, i], n) => {
+        const button = make('button', { type: 'button', className: 'link', textContent: one.title });
+        button.addEventListener('click', () => choose(EXPLANATION, i));
+        return n ? [', ', button] : [button];
+      }), '.'] : [left]),
+    );
+  }
+
+  /** A small picture of the part of a map that the image covers, as a button. */
+  function thumbnail(of, map, described, ...label) {
     const [left, top, right, bottom] = of.window;
     const seen = [Math.max(0, Math.floor(left)), Math.max(0, Math.floor(top)), Math.min(of.grid[1], Math.ceil(right)), Math.min(of.grid[0], Math.ceil(bottom))];
+    const canvas = make('canvas', { width: seen[2] - seen[0], height: seen[3] - seen[1] });
+    paint(canvas, scaled(of, map).values, of.grid, seen, false);
+    canvas.setAttribute('aria-hidden', 'true');
+    const button = make('button', { type: 'button', className: 'tile' }, canvas, ...label);
+    button.setAttribute('aria-label', described);
+    return button;
+  }
+
+  /** The explanations of all boxes in this layer. */
+  function drawExplanations() {
+    const { why } = choice();
+    $('explained').hidden = !why;
+    if (!why) return;
+    $('explained-title').textContent = `Explanations in ${why.title}`;
+    const held = document.activeElement && document.activeElement.closest('#explanations button');
+    const keep = held ? held.dataset.box : null;
+    $('explanations').replaceChildren(...why.boxes.map((box, map) => {
+      const { kind } = mark(box);
+      const label = box ? [image.captions[box - 1], ...(kind ? [make('b', { className: 'kind', textContent: kind })] : [])] : ['all together'];
+      const button = thumbnail(why, map, box ? said(box) : 'all explanations together', ...label);
+      button.dataset.box = box;
+      button.addEventListener('click', () => show({ box, map: EXPLANATION, plain: false }, true));
+      return button;
+    }));
+    if (keep !== null) $('explanations').querySelector(`[data-box="${keep}"]`)?.focus();
+  }
+
+  function drawTiles() {
+    const { of } = choice();
+    const row = of ? scoreRow(of, state.box) : -1;
+    const order = of ? of.channels.map((channel, i) => ({ channel, map: i + 1, score: row < 0 ? NaN : number(of.scores[row][i]) })) : [];
+    order.sort((a, b) => (Number.isNaN(b.score) ? -Infinity : b.score) - (Number.isNaN(a.score) ? -Infinity : a.score) || a.channel - b.channel);
     const tile = (map, label, described) => {
-      const canvas = make('canvas', { width: seen[2] - seen[0], height: seen[3] - seen[1] });
-      paint(canvas, scaled(of, map).values, of.grid, seen, false);
-      canvas.setAttribute('aria-hidden', 'true');
-      const button = make('button', { type: 'button', className: 'tile' }, canvas, label);
+      const button = thumbnail(of, map, described, label);
       button.dataset.map = map;
-      button.setAttribute('aria-label', described);
-      button.addEventListener('click', () => show({ map }, true));
+      button.addEventListener('click', () => choose(map, state.layer, true));
       return button;
     };
     const held = document.activeElement && document.activeElement.closest('#tiles button');
     const keep = held ? held.dataset.map : null;
     $('tiles').replaceChildren(
-      tile(0, `heat map`, `heat map, ${mapName(of, 0)}`),
+      ...(of ? [tile(0, 'heat map', `heat map, ${mapName(of, 0)}`)] : []),
       ...order.map(({ channel, map, score }) => tile(map, Number.isNaN(score) ? `ch ${channel}` : `ch ${channel} · ${scored(score, of.by)}`, `channel ${channel}, ${Number.isNaN(score) ? 'no score' : `${of.by} ${scored(score, of.by)}`}`)),
     );
     if (keep !== null) $('tiles').querySelector(`[data-map="${keep}"]`)?.focus();
-    const n = of.channels.length, all = of.shape[0];
-    const by = of.by === 'std' ? `standard deviation, since ${of.note}` : `contrast ${state.box ? `of ${image.captions[state.box - 1]}` : 'of the detections'}`;
-    $('tiles-title').textContent = n ? `${of.title[0].toUpperCase()}${of.title.slice(1)}: ${n === all ? `all ${n}` : `${n} of ${all}`} channels by ${by}` : '';
-    $('more').textContent = n === 0 ? 'For this image the page has no room for single channels. Its pictures are in its folder.'
-      : n < all ? `The other ${all - n} are left out to keep the page small.` : '';
+    const n = order.length, all = of ? of.shape[0] : 0;
+    const by = of && (of.by === 'std' ? `standard deviation, since ${of.note}` : `contrast ${state.box ? `of ${image.captions[state.box - 1]}` : 'of the detections'}`);
+    const title = choice().title || '';
+    $('tiles-title').textContent = n ? `${title[0].toUpperCase()}${title.slice(1)}: ${n === all ? `all ${n}` : `${n} of ${all}`} channels by ${by}` : '';
+    const left = image.left_out;
+    $('more').textContent = [
+      of && n === 0 ? 'For this image the page has no room for single channels. Its pictures are in its folder.' : '',
+      n && n < all ? `The other ${all - n} are left out to keep the page small.` : '',
+      left ? `${left} explanation${left > 1 ? 's' : ''} of this image ${left > 1 ? 'are' : 'is'} left out to keep the page small.` : '',
+    ].filter(Boolean).join(' ');
   }
 
   function drawRanking() {
-    const { by, rows } = ranked();
+    const { by, rows } = ranked(state.box);
+    $('ranking').hidden = !layers().length;
     $('by').textContent = by === 'std' ? 'standard deviation' : 'contrast';
     $('formula').textContent = by === 'std' ? settings.formulas[1] : settings.formulas[0];
     const scores = rows.map((row) => row[2]);
     const most = Math.max(...scores.filter(Number.isFinite), 0);
-    const said = by === 'std' ? words(...scores) : scores.map((score) => scored(score, by));
+    const values = by === 'std' ? words(...scores) : scores.map((score) => scored(score, by));
     $('rows').replaceChildren(...rows.map(([i, channel, score], n) => {
-      const of = part().layers[i];
+      const of = layers()[i];
       const there = of.channels.includes(channel);
       const button = make('button', { type: 'button', textContent: String(channel), title: there ? 'show it over the image' : 'left out to keep the page small', disabled: !there });
       button.dataset.layer = i;
       button.dataset.channel = channel;
       button.setAttribute('aria-label', `show channel ${channel} of ${of.title}`);
-      button.addEventListener('click', () => show({ layer: i, map: of.channels.indexOf(channel) + 1 }, true));
-      const bar = make('td', { className: 'bar', textContent: said[n] });
+      button.addEventListener('click', () => choose(of.channels.indexOf(channel) + 1, i, true));
+      const bar = make('td', { className: 'bar', textContent: values[n] });
       bar.style.setProperty('--share', most > 0 ? clamp(score / most, 0, 1) : 0);
       return make('tr', {}, make('td', { className: 'number', textContent: n + 1 }), make('td', { textContent: `${of.name} ${of.type}` }), make('td', {}, button), bar);
     }));
-    let picked = '';
-    if (state.box) {
-      const name = image.captions[state.box - 1];
-      const [i, channel, score] = rows[0] || [];
-      picked = !rows.length ? `${name} covers too few cells of these layers to compare.`
-        : score > 0 ? `${name}: channel ${channel} of ${part().layers[i].title} responds most, ${scored(score, by)} standard deviations stronger inside this box than in the rest of the image.`
-        : `${name}: no channel is stronger inside this box than in the rest of the image.`;
-    }
-    $('picked').textContent = picked;
+    const name = image.captions[state.box - 1];
+    $('picked').textContent = !state.box || !layers().length ? ''
+      : !rows.length ? `${name} covers too few cells of these layers to compare.`
+      : rows[0][2] > 0 ? '' : `No channel is stronger inside ${name} than in the rest of the image.`;
     for (const label of document.querySelectorAll('#layers label')) {
-      const of = part().layers[Number(label.firstChild.value)];
-      const top = best(of, scoreRow(of));
-      label.querySelector('small').textContent = of.by === by && !Number.isNaN(top) ? scored(top, by) : '';
+      const { of } = choices[Number(label.firstChild.value)];
+      const top = of ? best(of, scoreRow(of, state.box)) : NaN;
+      label.querySelector('small').textContent = of && of.by === by && !Number.isNaN(top) ? scored(top, by) : '';
     }
     for (const button of document.querySelectorAll('.box')) button.setAttribute('aria-pressed', String(Number(button.dataset.box) === state.box));
     $('boxes').classList.toggle('picking', state.box > 0);
+    const { truth } = mark(state.box);
+    $('truth').hidden = !truth;
+    if (truth) put($('truth'), truth);
     $('group').value = String(state.box);
+  }
+
+  /** Place an element at a box in fractions of the image. */
+  function put(element, box) {
+    const [x0, y0, x1, y1] = box.map((edge) => clamp(edge, 0, 1));
+    for (const [name, share] of [['left', x0], ['top', y0], ['width', x1 - x0], ['height', y1 - y0]]) element.style[name] = `${100 * share}%`;
   }
 
   function drawBoxes() {
     const area = ([x0, y0, x1, y1]) => (x1 - x0) * (y1 - y0);
     const order = image.boxes.map((box, i) => i).sort((a, b) => area(image.boxes[b]) - area(image.boxes[a])); // small ones on top
     $('boxes').replaceChildren(...order.map((i) => {
-      const [x0, y0, x1, y1] = image.boxes[i].map((edge) => clamp(edge, 0, 1));
-      const button = make('button', { type: 'button', className: 'box' }, make('span', { textContent: image.captions[i] }));
+      const { kind, detected } = mark(i + 1);
+      const name = make('span', {}, image.captions[i], ...(kind ? [make('b', { className: 'kind', textContent: kind })] : []));
+      const button = make('button', { type: 'button', className: 'box' }, name);
+      button.classList.toggle('unseen', detected === false);
       const [r, g, b] = [1, 3, 5].map((at) => parseInt(image.colours[i].slice(at, at + 2), 16));
       button.classList.toggle('dark', 0.299 * r + 0.587 * g + 0.114 * b < 110);
-      for (const [name, share] of [['left', x0], ['top', y0], ['width', x1 - x0], ['height', y1 - y0]]) button.style[name] = `${100 * share}%`;
+      put(button, image.boxes[i]);
       button.style.setProperty('--box', image.colours[i]);
       button.dataset.box = i + 1;
-      button.setAttribute('aria-label', `detection ${image.captions[i]}`);
-      button.addEventListener('click', () => show({ box: state.box === i + 1 ? 0 : i + 1 }));
+      button.setAttribute('aria-label', detected === false ? said(i + 1) : `detection ${said(i + 1)}`);
+      button.addEventListener('click', () => pick(state.box === i + 1 ? 0 : i + 1));
       return button;
     }));
     const names = {};
     $('group').replaceChildren(
       option(0, image.detected === null ? 'the image' : image.detected ? `all ${image.detected} detections` : 'nothing detected'),
-      ...image.captions.map((caption, i) => {
+      ...image.captions.map((_, i) => {
+        const caption = named(i + 1);
         names[caption] = (names[caption] || 0) + 1;
         return option(i + 1, names[caption] > 1 ? `${caption} (${names[caption]})` : caption);
       }),
@@ -277,11 +437,12 @@
     }
   }
 
+  const chooseLayer = (layer) => show({ layer, map: mapIn(layer, state.box), auto: false });
   function drawLayers() {
-    $('layers').replaceChildren(...part().layers.map((of, i) => {
+    $('layers').replaceChildren(...choices.map(({ title, label }, i) => {
       const radio = make('input', { type: 'radio', name: 'layer', value: i, checked: i === state.layer });
-      radio.addEventListener('change', () => show({ layer: i, map: 0 }));
-      return make('label', { title: of.title }, radio, make('span', { textContent: `${of.name} ${of.type}` }), make('small'));
+      radio.addEventListener('change', () => chooseLayer(i));
+      return make('label', { title }, radio, make('span', { textContent: label }), make('small'));
     }));
   }
 
@@ -294,16 +455,17 @@
     if (has('index')) drawBoxes();
     if (has('index', 'part', 'box')) drawRanking();
     if (has('index', 'part', 'layer', 'box', 'cmap', 'scale')) drawTiles();
+    if (has('index', 'part', 'layer', 'cmap')) drawExplanations();
     if (has('boxes')) $('boxes').hidden = !state.boxes;
     if (has('index', 'boxes')) placeNames();
     drawMap();
     if (reveal) $('stage').scrollIntoView({ block: 'nearest' });
   }
 
-  function open(index) {
+  function open(index, box = 0) {
     if (index < 0 || index >= items.length) return;
     const item = items[index];
-    const before = image ? { layer: layer().name, channel: layer().channels[state.map - 1] } : null;
+    const before = image && !state.auto ? { layer: choice().name, channel: state.map > 0 ? choice().of.channels[state.map - 1] : null } : null;
     image = JSON.parse(item.querySelector('script').textContent);
     const aspect = image.size[1] / image.size[0];
     $('stage').style.setProperty('--aspect', aspect);
@@ -315,7 +477,6 @@
     const side = Math.min(settings.side, Math.max(...image.size));
     canvas.width = Math.max(1, Math.round(aspect >= 1 ? side : side * aspect));
     canvas.height = Math.max(1, Math.round(aspect >= 1 ? side / aspect : side));
-    $('says').textContent = image.says;
     $('folder').href = image.link;
     $('folder').hidden = !image.link;
     $('parts').replaceChildren(...image.parts.map((of, i) => option(i, of.name)));
@@ -326,20 +487,28 @@
     $('groups-label').hidden = variants.length < 2 || !item.dataset.group;
     for (const other of items) other.firstElementChild.toggleAttribute('aria-current', false);
     item.firstElementChild.setAttribute('aria-current', 'true');
-    // the layer and channel that were looked at, if this image has them too
-    const layers = image.parts[0].layers;
-    let at = before ? layers.findIndex((of) => of.name === before.layer) : -1;
-    at = at < 0 ? image.best : at;
+    box = box <= image.boxes.length ? box : 0;
+    Object.assign(state, { index, part: 0, box });
+    findChoices();
     probe = null;
     $('cell').hidden = true;
     zoomTo(1);
-    show({ index, part: 0, layer: at, map: before && before.channel !== undefined ? layers[at].channels.indexOf(before.channel) + 1 : 0, box: 0 });
+    // the layer and channel that were chosen before, if this image has them too
+    const at = before ? choices.findIndex((one) => one.name === before.layer) : -1;
+    const channel = at >= 0 && before.channel !== null ? choices[at].of.channels.indexOf(before.channel) + 1 : 0;
+    show({ index, part: 0, box, ...(at < 0 ? viewAfresh(box) : { layer: at, map: channel || mapIn(at, box) }) });
   }
 
   /** Show the value at a point of the image, both in [0, 1]. */
   function read(x, y, aloud) {
     probe = { x, y };
-    const of = layer();
+    const shown = current();
+    if (!shown) {
+      $('cell').hidden = true;
+      $('readout').textContent = '';
+      return;
+    }
+    const { of, map } = shown;
     const [left, top, right, bottom] = of.window;
     const column = Math.floor(left + x * (right - left)), row = Math.floor(top + y * (bottom - top));
     const cell = $('cell');
@@ -352,7 +521,8 @@
     for (const [name, part] of Object.entries(share)) cell.style[name] = `${100 * part}%`;
     $('readout').setAttribute('aria-live', aloud ? 'polite' : 'off');
     const pixel = `pixel ${Math.min(Math.floor(x * image.size[1]), image.size[1] - 1)}, ${Math.min(Math.floor(y * image.size[0]), image.size[0] - 1)}`;
-    $('readout').textContent = `${words(value(of, state.map, row * of.grid[1] + column))[0]} · ${mapName(of, state.map)} of ${of.title} · row ${row}, column ${column} · ${pixel}`;
+    const said = words(value(of, map, row * of.grid[1] + column))[0];
+    $('readout').textContent = `${of.boxes ? `${said} of its maximum` : `${said} · ${mapName(of, map)} of ${of.title}`} · row ${row}, column ${column} · ${pixel}`;
   }
 
   function zoomTo(zoom, x = 0.5, y = 0.5) {
@@ -384,7 +554,16 @@
   const nextMap = (by) => {
     const tiles = [...document.querySelectorAll('#tiles button')];
     const at = tiles.findIndex((tile) => Number(tile.dataset.map) === state.map);
-    show({ map: Number(tiles[step(at, by, tiles.length)].dataset.map) }, true);
+    if (tiles.length) choose(Number(tiles[step(at, by, tiles.length)].dataset.map), state.layer, true);
+  };
+  const nextError = (by) => {
+    const links = [...document.querySelectorAll('#errors a[data-index]')];
+    if (!links.length) return;
+    const at = links.findIndex((link) => link.hasAttribute('aria-current'));
+    const link = links[at < 0 ? 0 : step(at, by, links.length)];
+    open(Number(link.dataset.index), Number(link.dataset.box));
+    link.scrollIntoView({ block: 'nearest' });
+    $('stage').scrollIntoView({ block: 'nearest' });
   };
   const nextCmap = () => {
     const names = Object.keys(palettes);
@@ -394,14 +573,17 @@
   const keys = {
     '[': () => move(-1),
     ']': () => move(1),
-    l: () => show({ layer: step(state.layer, 1, part().layers.length), map: 0 }),
-    L: () => show({ layer: step(state.layer, -1, part().layers.length), map: 0 }),
+    l: () => chooseLayer(step(state.layer, 1, choices.length)),
+    L: () => chooseLayer(step(state.layer, -1, choices.length)),
     c: () => nextMap(1),
     C: () => nextMap(-1),
-    m: () => show({ map: 0 }),
-    b: () => show({ box: step(state.box, 1, image.boxes.length + 1) }),
-    B: () => show({ box: step(state.box, -1, image.boxes.length + 1) }),
-    Escape: () => show({ box: 0 }),
+    e: () => explains(choice(), state.box) && choose(EXPLANATION),
+    m: () => choice().of && choose(0),
+    b: () => pick(step(state.box, 1, image.boxes.length + 1)),
+    B: () => pick(step(state.box, -1, image.boxes.length + 1)),
+    x: () => nextError(1),
+    X: () => nextError(-1),
+    Escape: () => show({ ...viewAfresh(0), box: 0 }),
     p: nextCmap,
     h: () => show({ hidden: !state.hidden }),
     g: () => $('grey').click(),
@@ -423,7 +605,9 @@
     const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const arrow = arrows[event.key];
     if (!arrow || event.target !== $('stage')) return;
-    const [left, top, right, bottom] = layer().window;
+    const shown = current();
+    if (!shown) return;
+    const [left, top, right, bottom] = shown.of.window;
     const at = probe || { x: 0.5, y: 0.5 };
     const [dx, dy] = probe ? arrow : [0, 0];
     read(clamp(at.x + dx / (right - left), 0, 0.9999), clamp(at.y + dy / (bottom - top), 0, 0.9999), true);
@@ -472,14 +656,15 @@
   $('grey').checked = state.grey;
   $('grey').addEventListener('change', () => show({ grey: $('grey').checked }));
   $('outlines').addEventListener('change', () => show({ boxes: $('outlines').checked }));
-  $('group').addEventListener('change', () => show({ box: Number($('group').value) }));
+  $('group').addEventListener('change', () => pick(Number($('group').value)));
   $('parts').addEventListener('change', () => {
-    const name = layer().name;
-    const chosen = Number($('parts').value);
-    show({ part: chosen, layer: Math.max(0, image.parts[chosen].layers.findIndex((of) => of.name === name)), map: 0 });
+    const { name } = choice();
+    state.part = Number($('parts').value);
+    findChoices();
+    const at = choices.findIndex((one) => one.name === name);
+    show({ part: state.part, ...(at < 0 || state.auto ? viewAfresh(state.box) : { layer: at, map: mapIn(at, state.box) }) });
   });
   $('groups').addEventListener('change', () => open(Number($('groups').value)));
-  $('mean').addEventListener('click', () => show({ map: 0 }));
   $('in').addEventListener('click', () => zoomTo(state.zoom * 1.5));
   $('out').addEventListener('click', () => zoomTo(state.zoom / 1.5));
   window.addEventListener('resize', placeNames);
@@ -492,5 +677,19 @@
   document.querySelector('main').before($('nav')); // it comes last in the file, so that the first screen is there at once
   document.body.classList.toggle('lone', items.length < 2);
   document.documentElement.classList.remove('still');
-  open(settings.first);
+  /** Open the image and box that an address names, such as `#3.1`; false if there is no such image. */
+  function follow(hash) {
+    const [, index, box] = (hash.match(/^#(\d+)\.(\d+)$/) || []).map(Number);
+    if (!(index < items.length)) return false;
+    if (index !== state.index || box !== state.box) open(index, box);
+    $('stage').scrollIntoView({ block: 'nearest' });
+    return true;
+  }
+  if (!follow(location.hash)) open(settings.first, settings.box);
+  window.addEventListener('hashchange', () => follow(location.hash));
+  for (const link of document.querySelectorAll('#errors a[data-index]')) {
+    link.addEventListener('click', (event) => {
+      if (!event.ctrlKey && !event.metaKey && !event.shiftKey) follow(link.hash); // the same address again is no change
+    });
+  }
 })();

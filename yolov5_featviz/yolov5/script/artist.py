@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import types
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from yolov5_featviz.attribution.cam import cam
+from yolov5_featviz.attribution.explain import Explanation
 from yolov5_featviz.console import say as log
-from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.files import new_folder
@@ -21,6 +20,7 @@ from yolov5_featviz.runs.provenance import identity, run_record
 from yolov5_featviz.runs.run_folder import Files, RunFolder
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.script.batch import Batch
+from yolov5_featviz.yolov5.script.cam import Explained, NothingFoundError, explained
 from yolov5_featviz.yolov5.script.validate import values
 from yolov5_featviz.yolov5.source import Source
 
@@ -41,7 +41,13 @@ class RunOptions(Look):
 
 
 class Artist:
-    """Draw and save the batches that a :class:`~yolov5_featviz.yolov5.script.watcher.Watcher` delivers."""
+    """Draw and save the batches that a :class:`~yolov5_featviz.yolov5.script.watcher.Watcher` delivers.
+
+    Attributes:
+        gallery: the run's folder.
+        seen: whether an image was delivered.
+        failed: whether an image could not be explained though there was something to explain.
+    """
 
     def __init__(
         self, script: str, arguments: List[str], source: Source, options: RunOptions, command: Sequence[str] = ()
@@ -53,6 +59,7 @@ class Artist:
         about.append(f"yolov5-featviz {__version__}")  # no paths, since reports are shared
         self.gallery = RunFolder(options, log, options.report, " · ".join(about), options.say)
         self._home: Optional[Path] = Path(options.folder) if options.folder else None
+        self.seen = self.failed = False
         self._common: Dict[Tuple[str, ...], Dict[str, Any]] = {}
 
     def begin(self) -> None:
@@ -63,41 +70,33 @@ class Artist:
     def draw(self, item: Batch, i: int, parts: List[Tuple[str, List[FeatureMap]]]) -> None:
         """Queue the pictures of image ``i`` in its own folder, each part in a sub-folder."""
         o, image = self.options, item.image(i)
+        self.seen = True
+        explanations: List[Explanation] = []
         maps = [(part, fm) for part, maps in parts for fm in maps] if o.shows_maps else []
         files: List[Files] = [(part, partial(render, fm, o, image, self.gallery.ranked)) for part, fm in maps]
         if "cam" in o.modes:
-            heats = self._explain(item, i, [part for part, _ in parts])
-            files += [(part, partial(render_cam, heat, o, image)) for part, heat in heats]
+            for part, found in self._explain(item, i, [part for part, _ in parts]):
+                files += [(part, partial(render_cam, heat, o, image)) for heat in found.heats]
+                explanations += found.explanations
         if self._home is not None and files:
             group = "" if item.epoch is None else f"epoch{item.epoch:03d}"
             record = partial(self._made, item.weights, item.path(i) or item.name(i), item.frame, item.epoch)
-            self.gallery.add(self._home, item.name(i), files, parts, item.photo(i), group, record, item.size(i))
+            shown = item.photo(i), group, record, item.size(i), explanations
+            self.gallery.add(self._home, item.name(i), files, parts, *shown)
 
-    def _explain(self, item: Batch, i: int, parts: List[str]) -> Iterator[Tuple[str, HeatMap]]:
+    def _explain(self, item: Batch, i: int, parts: List[str]) -> Iterator[Tuple[str, Explained]]:
         """Yield class activation maps of image ``i`` with their folders, for the first pass only."""
-        o = self.options
         for visit in item.visits:
             part, parts = parts[0], parts[len(visit.passes) :]
             part = part if len(visit.passes) == 1 else os.path.dirname(part)
-            images, place = visit.images[i : i + 1], item.region(i, visit.images)
+            where = ", ".join(filter(None, [item.name(i), part]))
             try:
-                heats = cam(
-                    visit.model,
-                    images,
-                    o.layers or "",
-                    o.target,
-                    o.method,
-                    o.merge,
-                    place,
-                    item.name(i),
-                    smooth=o.smooth,
-                )
+                found = explained(item, i, visit, self.options.layers or "", self.options, partial(_say, where))
             except FeatvizError as error:
-                log(f"{item.name(i)}: {error}; no class activation map")
-                continue
-            boxes = item.boxes(i, getattr(visit.model, "names", ()))
-            for heat in heats:
-                yield part, replace(heat, feature_map=replace(heat.feature_map, boxes=boxes))
+                _say(where, f"{error}; no class activation map")
+                self.failed = self.failed or not isinstance(error, NothingFoundError)
+            else:
+                yield part, found
 
     def _made(self, weights: Sequence[str], image: str, frame: Optional[int], epoch: Optional[int]) -> Dict[str, Any]:
         """Build the record of an image's files; called in the background, since it computes hashes."""
@@ -106,6 +105,10 @@ class Artist:
         if epoch is not None or known not in self._common:  # a training changes its checkpoints
             self._common[known] = run_record(self.command, weights, yolov5=self._release)
         return {**self._common[known], "image": identity(image, **place)}
+
+
+def _say(where: str, words: str) -> None:
+    log(f"{where}: {words}")
 
 
 def run_folder(script: str, source: Source) -> Optional[Path]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.arrays.image import smaller
 from yolov5_featviz.features.capture import Capture
 from yolov5_featviz.features.feature_map import FeatureMap
+from yolov5_featviz.models.detections import DEFAULTS, Thresholds
 from yolov5_featviz.runs.names import Names
 from yolov5_featviz.text import file_name
 from yolov5_featviz.yolov5.letterbox import letterbox_region
@@ -35,6 +37,7 @@ class Batch:
         cropped: whether images were cropped to a square instead of padded.
         prepared: whether the loader prepared the images, not the script.
         found: detections in each image, ``[n, 6]``: box in pixels of the network's input, score, class.
+        suppression: thresholds of the script's suppression, of which these are.
         frame: frame number in a video or stream.
         epoch: epoch of a training; validation images recur in each.
         unnamed: number of preceding images without a path.
@@ -52,6 +55,7 @@ class Batch:
     cropped: bool = False
     prepared: bool = True
     found: Sequence[Optional[torch.Tensor]] = ()
+    suppression: Thresholds = DEFAULTS
     frame: Optional[int] = None
     epoch: Optional[int] = None
     unnamed: int = 0
@@ -111,13 +115,19 @@ class Batch:
                 return None
         return region
 
+    @property
+    def thresholds(self) -> Thresholds:
+        """Thresholds of :meth:`boxes`."""
+        made = self.suppression
+        return made if self.limit is None else made._replace(conf=max(made.conf, SHOWN))
+
     def boxes(self, i: int, names: Any) -> Optional[Boxes]:
         """Return the detections in image ``i``; None if the script ran no detection."""
         if i >= len(self.found):
             return None
         found = self.found[i]
         if found is None:
-            return Boxes(np.zeros((0, 4)))
+            return Boxes(np.zeros((0, 4)), np.zeros(0), (), np.zeros(0))
         if self.limit is not None:  # validation keeps boxes down to a score of 0.001
             found = found[found[:, 4] >= SHOWN]
         classes = [int(c) for c in found[:, 5]]
@@ -249,3 +259,14 @@ def find_boxes(found: Any) -> List[Optional[torch.Tensor]]:
     if not isinstance(found, (list, tuple)) or not all(map(is_box, found)):
         return []
     return [None if one is None else one.detach().to("cpu", copy=True) for one in found]
+
+
+def find_thresholds(suppress: Callable[..., Any], args: Sequence[Any], kwargs: Dict[str, Any]) -> Thresholds:
+    """Return the thresholds of a call of ``non_max_suppression``, as far as they can be told."""
+    try:
+        given = signature(suppress).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # a function without a signature
+        return DEFAULTS
+    given.apply_defaults()
+    names = zip(Thresholds._fields, ("conf_thres", "iou_thres", "max_det"))
+    return DEFAULTS._replace(**{field: given.arguments[name] for field, name in names if name in given.arguments})

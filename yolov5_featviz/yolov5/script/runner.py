@@ -82,7 +82,8 @@ def _run(path: Path, arguments: List[str], source: Source, options: RunOptions, 
     validate(arguments, source, options.layers, channels, o.folder, o.trust, o.target)
     artist = Artist(str(path), arguments, source, options, command)
     photos = bool({"heatmap", "cam"} & {*o.modes}) or o.overlay or o.report
-    watcher = Watcher(source, options.layers, artist.draw, log, artist.begin, o.summary, o.every, o.limit, photos)
+    told = source, options.layers, artist.draw, log, artist.begin
+    watcher = Watcher(*told, o.summary, o.every, o.limit, photos, "cam" in o.modes)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches), resumes)
     watcher.attach(patches)
     atexit.register(_leave)
@@ -99,8 +100,9 @@ def _run(path: Path, arguments: List[str], source: Source, options: RunOptions, 
                 patches.undo()
                 sys.setswitchinterval(interval)
     if not artist.gallery.folders and not artist.gallery.errors and code == 0:
-        log(f"nothing was drawn: {path.name} ran no recognisable YOLOv5 model on an image")
-        return 1
+        if not artist.seen:
+            log(f"nothing was drawn: {path.name} ran no recognisable YOLOv5 model on an image")
+        return int(not artist.seen or artist.failed or bool(watcher.unreadable))
     return code or int(bool(watcher.unreadable or artist.gallery.errors))
 
 

@@ -12,12 +12,13 @@ from typing import Callable, Iterator, List, Optional, Sequence
 
 import torch
 
-from yolov5_featviz.draw.channels import ChannelSpec, choose
+from yolov5_featviz.draw.channels import ChannelSpec, check_class, choose
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.capture import Capture
 from yolov5_featviz.files import check_writable
+from yolov5_featviz.models.detections import names_of
 from yolov5_featviz.models.layers import Target, index_layers, select_layers
-from yolov5_featviz.yolov5.cam_target import parse_target
+from yolov5_featviz.models.targets import class_number, parse_target
 from yolov5_featviz.yolov5.source import Source
 from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.weights.guard import guard
@@ -75,10 +76,10 @@ def validate(
 
     Args:
         arguments: YOLOv5's command line.
-        layers, channels: the selections, which must exist in each checkpoint.
+        layers, channels: the selections, which must exist in each checkpoint, with the class they rank by, if any.
         folder: output folder of the pictures; None for YOLOv5's run folder.
         trust: unpickle the checkpoints without any check.
-        target: the class to explain, which each checkpoint must have.
+        target: what to explain, of a class that each checkpoint must have.
     """
     name = (values(arguments, "--name") or [""])[0] if folder is None else ""
     check_writable(Path(folder or (values(arguments, "--project") or ["runs/detect"])[0]), name)
@@ -90,8 +91,10 @@ def validate(
         loaded = load_checkpoint(name, source, trust=trust)
         if not any(values(arguments, "--cfg")):  # --cfg builds another model, with weights from this one
             model = model_of(loaded, name, trust)
+            names = getattr(model, "names", ())
+            check_class(channels, names)
             _check_layers(model, layers, channels, trust)
-            parse_target(getattr(model, "names", ()), target)
+            class_number(parse_target(target).word, names_of(names))
 
 
 def _check_layers(model: torch.nn.Module, layers: str, channels: ChannelSpec, trust: bool) -> None:

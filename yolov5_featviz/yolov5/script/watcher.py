@@ -32,6 +32,7 @@ from yolov5_featviz.yolov5.script.batch import (
     find_originals,
     find_paths,
     find_shapes,
+    find_thresholds,
     small_rgb,
 )
 from yolov5_featviz.yolov5.script.monkeypatch import Patches
@@ -60,6 +61,7 @@ class Watcher:
         every: interval in epochs, or in frames of a video; 10 and 1 if None.
         limit: maximum number of images, in training per epoch; if None, 8 for data sets, else unlimited.
         photos: whether to keep the frames of videos and streams.
+        inputs: whether the models' inputs are needed after the pass; scripts may change them then.
     """
 
     def __init__(
@@ -73,9 +75,10 @@ class Watcher:
         every: Optional[int] = None,
         limit: Optional[int] = None,
         photos: bool = False,
+        inputs: bool = False,
     ) -> None:
         self.source, self.layers, self.summary, self.every, self.limit = source, layers, summary, every, limit
-        self.deliver, self.warn, self.began, self.photos = deliver, warn, began, photos
+        self.deliver, self.warn, self.began, self.photos, self.inputs = deliver, warn, began, photos, inputs
         self.unreadable: List[str] = []
         self._names, self._files = Names(), ()  # type: Names, Sequence[str]
         self._item: Optional[Batch] = None
@@ -203,7 +206,7 @@ class Watcher:
         ):
             return original(model, *args, **kwargs)
         self.began()
-        visit = Visit(model, images)
+        visit = Visit(model, images.clone() if self.inputs else images)
         item.visits.append(visit)
         self._active.append(visit)
         try:
@@ -283,7 +286,7 @@ class Watcher:
             found = original(*args, **kwargs)
             item = self._item
             if item is not None and item.visits and not item.found:
-                item.found = find_boxes(found)
+                item.found, item.suppression = find_boxes(found), find_thresholds(original, args, kwargs)
             return found
 
         return non_max_suppression
