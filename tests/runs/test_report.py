@@ -739,7 +739,7 @@ def test_many_errors_are_counted_and_the_worst_listed(tmp_path, monkeypatch):
     page = page_of(tmp_path, street(*crowd), street(cat(), name="other"))
     lines = [known["href"] for tag, known in page.tags if tag == "a" and "#" in known.get("href", "")]
     assert lines == ["#0.0"] * 5  # the boxes of the worst have no room
-    assert page.said["errors-title"] == "The worst 5 of 9 errors, worst first"
+    assert page.said["errors-title"] == "The worst 5 of 9 errors"
     assert "9 errors (9 missed)" in page.entries[0]["says"]
     assert page.entries[0]["left_out"] == 6 and len(page.entries[0]["boxes"]) == 5
 

@@ -56,7 +56,7 @@ def test_the_map_of_a_predictor_is_of_the_detections_at_its_thresholds(predictor
         labels = predictor(image, **limits).boxes.labels
         counts = ", ".join(f"{labels.count(label)} × {label}" for label in dict.fromkeys(labels))
         assert f"Layer-CAM of {counts} · each scaled to its maximum" in predictor.cam(image, 17, **limits).title
-    with pytest.raises(fv.FeatvizError, match="nothing was detected above 0.99"):
+    with pytest.raises(fv.FeatvizError, match=r"nothing was detected above 0\.99"):
         predictor.cam(image, 17, conf=0.99)
 
 

@@ -41,7 +41,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Detections, Thresholds, located, thresholds_of, watching
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, index_layers, select_layers
 from yolov5_featviz.models.outputs import describe_output
-from yolov5_featviz.models.targets import Case, Edges, case_of, cases_of, confidence
+from yolov5_featviz.models.targets import Case, Edges, NothingFoundError, case_of, cases_of, confidence
 from yolov5_featviz.models.tide import ERRORS, KINDS, errors_of
 
 METHOD = "layer-cam"  # default
@@ -255,7 +255,7 @@ def explained(
             raise FeatvizError(f"target {kind!r} needs labels, and none are known: give them")
         wanted = [case for case in errors if kind in (ERRORS, case.kind)]
         if not wanted:
-            raise FeatvizError("there is no error" if kind == ERRORS else f"nothing is {kind}")
+            raise NothingFoundError("there is no error" if kind == ERRORS else f"nothing is {kind}")
         return wanted
     if target is None and errors:
         good = [case_of(detections, i) for i in range(len(detections))]

@@ -176,7 +176,8 @@ LOOK = (
         "target",
         "target",
         "for cam: a class, by name or number; person:0 for its most confident detection; person@x0,y0,x1,y1 for the "
-        "best candidate there, detected or not; default all detections, or a classifier's top class",
+        "best candidate there, detected or not; errors or missed, where there are labels; default all detections, or a "
+        "classifier's top class",
         "TARGET",
         modes=("cam",),
     ),

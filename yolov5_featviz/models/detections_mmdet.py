@@ -70,7 +70,7 @@ class _Level(NamedTuple):
 class _Seen:
     """What the model was given in its last run: height and width of the image, and the boxes of its last stage."""
 
-    size: Optional[Size] = None
+    size: Size = (0, 0)
     rois: Optional[torch.Tensor] = None
 
 
@@ -185,7 +185,7 @@ def _watch(model: nn.Module) -> Iterator[Callable[[Any, Thresholds], Detections]
         seen.rois = args[1] if seen.rois is None else seen.rois  # masks may call the same module, afterwards
 
     def found(output: Any, thresholds: Thresholds) -> Detections:
-        if seen.size is None:
+        if not any(seen.size):
             raise FeatvizError(f"{type(model).__name__} was not run within the block that watches it")
         least = _least(whole, thresholds)
         done = read(whole, output, seen)
@@ -239,7 +239,7 @@ MMDET = Family(lambda model: _reader(model) is not None, _watch)
 
 def _least(model: Any, thresholds: Thresholds) -> float:
     """Return the confidence that detections exceed, -1 if the head has a threshold of its own."""
-    settings = getattr(model, "roi_head", getattr(model, "bbox_head", None)).test_cfg or {}
+    settings = (model.roi_head if hasattr(model, "roi_head") else model.bbox_head).test_cfg or {}
     kind = (settings.get("nms") or {}).get("type", "nms")
     if kind != "nms":
         raise FeatvizError(
@@ -319,7 +319,7 @@ def _read_queries(model: Any, output: Any, seen: _Seen) -> _Read:
     """Read the output of DETR and its line, of all layers: logits ``[L, B, N, C]`` and boxes ``[L, B, N, 4]``."""
     if not isinstance(output, tuple) or len(output) != 2 or not all(_is_tensor(part, 4) for part in output):
         return None
-    head, (height, width) = model.bbox_head, seen.size or (0, 0)
+    head, (height, width) = model.bbox_head, seen.size
     with torch.no_grad():
         copies = [part[-1:, :1].detach().clone() for part in output]
         results = head.predict_by_feat(*copies, batch_img_metas=[{"img_shape": seen.size}], rescale=False)[0]

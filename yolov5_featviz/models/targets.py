@@ -16,6 +16,10 @@ OVERLAP = 0.5  # least IoU of a candidate with the place that it is to be at
 FORMS = "person, person:0, :0, person@x0,y0,x1,y1 or @x0,y0,x1,y1"
 
 
+class NothingFoundError(FeatvizError):
+    """There is no detection, or no error, of the kind that is to be explained."""
+
+
 class Case(NamedTuple):
     """A candidate as one of its classes: what an explanation explains.
 
@@ -114,12 +118,13 @@ def cases_of(
     if asked.box is not None:
         return [_case_at(detections, number, tuple(place(asked.box)), asked.box, thresholds)]
     if not len(detections):
-        raise FeatvizError(f"nothing was detected above {thresholds.conf:g}: take a lower confidence threshold")
+        raise NothingFoundError(f"nothing was detected above {thresholds.conf:g}: take a lower confidence threshold")
     rows = [i for i, kind in enumerate(detections.classes.tolist()) if number in (None, kind)]
     if len(rows) <= (asked.rank or 0):
         name = "object" if number is None else class_name(number, detections.names)
         which = "" if asked.rank is None else f" number {asked.rank}"
-        raise FeatvizError(f"no {name}{which} was detected; found: {counted(detections.classes, detections.names)}")
+        every = counted(detections.classes, detections.names)
+        raise NothingFoundError(f"no {name}{which} was detected; found: {every}")
     return [case_of(detections, i) for i in (rows if asked.rank is None else rows[asked.rank : asked.rank + 1])]
 
 

@@ -76,7 +76,7 @@ class Report:
     Images are kept in an unnamed temporary file in ``folder``, so memory use is constant and a killed
     run leaves nothing behind. The first images are stored in full detail, later ones in less
     (``LEVELS``); those that no longer fit are counted. Past ``PAGE`` bytes the report continues on
-    another page, ``index2.html``...; the pages link to each other.
+    another page, ``index2.html``...; the pages link to each other, and each lists the errors of all.
 
     Args:
         folder: the report's folder; created with the first image if necessary.

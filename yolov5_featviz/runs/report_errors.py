@@ -75,11 +75,12 @@ class Errors:
             return ""
         lines = "\n".join(_line(line, "" if line.page == page else names[line.page]) for line in self._lines)
         n = len(self._lines)
-        head = f"{n} error{'s' * (n != 1)}" if n == self.total else f"The worst {n} of {self.total} errors"
+        every = f"{n} error{'s' * (n != 1)}{', worst first' * (n > 1)}"
+        head = every if n == self.total else f"The worst {n} of {self.total} errors"
         kinds = "".join(f"<dt>{kind}</dt><dd>{words}</dd>" for kind, words in KIND_WORDS.items())
         return (
             '<section class="errors" aria-labelledby="errors-title">\n'
-            f'<h2 id="errors-title">{head}{", worst first" if n > 1 else ""}</h2>\n<ol id="errors">\n{lines}\n</ol>\n'
+            f'<h2 id="errors-title">{head}</h2>\n<ol id="errors">\n{lines}\n</ol>\n'
             f"<details><summary>What these errors are</summary><dl>{kinds}</dl></details>\n</section>"
         )
 

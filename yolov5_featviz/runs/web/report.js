@@ -43,9 +43,9 @@
   let choices = [];
   function findChoices() {
     const spots = state.part ? [] : image.spots;
-    const named = (name) => spots.find((why) => why.name === name);
+    const spotOf = (name) => spots.find((why) => why.name === name);
     choices = [
-      ...layers().map((of) => ({ of, why: named(of.name), name: of.name, label: `${of.name} ${of.type}`, title: of.title })),
+      ...layers().map((of) => ({ of, why: spotOf(of.name), name: of.name, label: `${of.name} ${of.type}`, title: of.title })),
       ...spots.filter((why) => !layers().some((of) => of.name === why.name)).map((why) => ({ why, name: why.name, label: why.label, title: why.title })),
     ];
   }
@@ -73,7 +73,7 @@
     return { layer: image.best, map: layers().length ? 0 : EXPLANATION };
   }
   const viewAfresh = (box) => Object.assign(viewOf(box, true), { auto: true, plain: false });
-  const pick = (box, reveal) => show({ plain: false, ...viewOf(box), box }, reveal);
+  const pick = (box) => show({ plain: false, ...viewOf(box), box });
 
   /** What was found, and what the picture shows. */
   function sentence() {
@@ -271,6 +271,7 @@
   function drawAbsent() {
     const absent = state.part === 0 && image.spots.length > 0 && !explains(choice(), state.box);
     $('absent').hidden = !absent;
+    $('absent').replaceChildren();
     if (!absent) return;
     const others = choices.map((one, i) => [one, i]).filter(([one]) => explains(one, state.box));
     const name = state.box ? image.captions[state.box - 1] : 'these boxes';
@@ -301,7 +302,10 @@
   function drawExplanations() {
     const { why } = choice();
     $('explained').hidden = !why;
-    if (!why) return;
+    if (!why) {
+      $('explanations').replaceChildren();
+      return;
+    }
     $('explained-title').textContent = `Explanations in ${why.title}`;
     const held = document.activeElement && document.activeElement.closest('#explanations button');
     const keep = held ? held.dataset.box : null;

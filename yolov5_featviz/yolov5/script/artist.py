@@ -15,12 +15,13 @@ from yolov5_featviz.console import say as log
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.files import new_folder
+from yolov5_featviz.models.targets import NothingFoundError
 from yolov5_featviz.runs.look import Look, render, render_cam
 from yolov5_featviz.runs.provenance import identity, run_record
 from yolov5_featviz.runs.run_folder import Files, RunFolder
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.script.batch import Batch
-from yolov5_featviz.yolov5.script.cam import Explained, NothingFoundError, explained
+from yolov5_featviz.yolov5.script.cam import Explained, explained
 from yolov5_featviz.yolov5.script.validate import values
 from yolov5_featviz.yolov5.source import Source
 

@@ -19,6 +19,7 @@ from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.models.detections import DEFAULTS, Thresholds
 from yolov5_featviz.runs.names import Names
 from yolov5_featviz.text import file_name
+from yolov5_featviz.yolov5.labels import read_label
 from yolov5_featviz.yolov5.letterbox import letterbox_region
 
 SHOWN = 0.25  # least score of boxes that YOLOv5 detects and, in validation, draws
@@ -38,6 +39,8 @@ class Batch:
         prepared: whether the loader prepared the images, not the script.
         found: detections in each image, ``[n, 6]``: box in pixels of the network's input, score, class.
         suppression: thresholds of the script's suppression, of which these are.
+        truths: labels of all images, ``[n, 6]``: image, class, centre, width and height as shares of the network's
+            input; None if the loader gives none.
         frame: frame number in a video or stream.
         epoch: epoch of a training; validation images recur in each.
         unnamed: number of preceding images without a path.
@@ -56,6 +59,7 @@ class Batch:
     prepared: bool = True
     found: Sequence[Optional[torch.Tensor]] = ()
     suppression: Thresholds = DEFAULTS
+    truths: Optional[torch.Tensor] = None
     frame: Optional[int] = None
     epoch: Optional[int] = None
     unnamed: int = 0
@@ -114,6 +118,26 @@ class Batch:
             if any(bar.numel() and bar.min() != bar.max() for bar in bars):
                 return None
         return region
+
+    def labels(self, i: int, images: torch.Tensor) -> Optional[Boxes]:
+        """Return the labels of image ``i`` in its pixels, from the loader or a label file; None if there are none.
+
+        Raises FeatvizError if the label file is none.
+        """
+        if self.truths is not None and i < len(self.sizes):
+            height, width = self.sizes[i]
+            mine = self.truths[self.truths[:, 0] == i]
+            centre, half = mine[:, 2:4], mine[:, 4:6] / 2
+            pixels = torch.tensor([images.shape[3], images.shape[2]] * 2)
+            edges = Boxes((torch.cat([centre - half, centre + half], dim=1) * pixels).numpy())
+            region = self.region(i, images) or (0.0, 0.0, float(images.shape[3]), float(images.shape[2]))
+            return replace(edges.mapped(region, (height, width)), classes=mine[:, 1].long().numpy())
+        path = self.image(i)
+        if not isinstance(path, str) or i >= len(self.sizes):
+            return None
+        label = read_label(Path(path))
+        height, width = self.sizes[i]
+        return None if label is None else label.boxes((0.0, 0.0, float(width), float(height)), {})
 
     @property
     def thresholds(self) -> Thresholds:
@@ -219,6 +243,13 @@ def find_shapes(batch: Any) -> List[Any]:
 
     parts = (part for part in batch if isinstance(part, (list, tuple)) and part and all(map(is_shape, part)))
     return list(next(parts, ()))
+
+
+def find_truths(batch: Any) -> Optional[torch.Tensor]:
+    """Copy a data set's labels, ``[n, 6]``, which scripts scale in place; None if there are none."""
+    parts = (part for part in batch[1:] if isinstance(part, torch.Tensor) and part.dim() == 2 and part.shape[1] == 6)
+    found = next(parts, None)
+    return None if found is None else found.detach().float().to("cpu", copy=True)
 
 
 def find_input(given: Any) -> Optional[torch.Tensor]:

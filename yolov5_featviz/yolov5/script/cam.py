@@ -12,7 +12,8 @@ from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Thresholds, names_of, without_gradients
 from yolov5_featviz.models.layers import Target
-from yolov5_featviz.models.targets import cases_of, class_number, parse_target
+from yolov5_featviz.models.targets import NothingFoundError, cases_of, class_number, parse_target
+from yolov5_featviz.models.tide import ERRORS, KINDS
 from yolov5_featviz.runs.look import Look
 from yolov5_featviz.yolov5.script.batch import Batch, Visit
 
@@ -22,10 +23,6 @@ class Explained(NamedTuple):
 
     heats: Sequence[HeatMap]
     explanations: Sequence[Explanation] = ()
-
-
-class NothingFoundError(FeatvizError):
-    """The script detected nothing of what is to be explained."""
 
 
 def explained(item: Batch, i: int, visit: Visit, layers: str, look: Look, log: Callable[[str], None]) -> Explained:
@@ -52,12 +49,23 @@ def explained(item: Batch, i: int, visit: Visit, layers: str, look: Look, log: C
     def explain(target: Any, **more: Any) -> List[Explanation]:
         return explain_input(visit.model, images, target, layers=layers, merge=False, **how, **more)
 
-    word, _, place = parse_target(look.target)
+    known = names_of(names)
+    wrong = str(look.target) in (ERRORS, *KINDS) and look.target not in known.values()
+    if look.target is None or wrong:
+        labels = item.labels(i, visit.images)
+        how["labels"] = labels
+        if wrong and labels is None:
+            raise FeatvizError(f"target {look.target!r} needs labels, and none are known")
+    word, _, place = parse_target(None if wrong else look.target)
     at = f"{word}@{','.join(map(str, place))}" if place else None
-    found = boxes if place else _named(boxes, names_of(names), look.target, limits)
+    whole = place or how.get("labels") is not None  # what was missed is explained, too
+    found = boxes if whole else _named(boxes, known, look.target, limits)
+    target = look.target if wrong else at
     lost: List[int] = []
     try:
-        every = explain(at, found=found, lost=lost.append)
+        every = explain(target, found=found, lost=lost.append)
+    except NothingFoundError:
+        raise
     except FeatvizError:
         if lost != [len(found)]:
             raise
@@ -66,9 +74,10 @@ def explained(item: Batch, i: int, visit: Visit, layers: str, look: Look, log: C
     else:
         if lost:
             log(f"{lost[0]} of {len(found)} detections {_origin(item, visit)}, and are not explained")
-        if all(one.detected for one in every):
-            return Explained([_with_boxes(heat, boxes) for heat in overviews(every, look.merge)], every)
-    return Explained(overviews(every, look.merge), every)
+    shown = [one for one in every if one.detected] if target is None else every
+    if shown and all(one.detected for one in shown):
+        return Explained([_with_boxes(heat, boxes) for heat in overviews(shown, look.merge)], every)
+    return Explained(overviews(shown or every, look.merge), every)
 
 
 def _named(boxes: Boxes, names: Dict[int, str], target: Target, limits: Thresholds) -> Boxes:
@@ -77,11 +86,7 @@ def _named(boxes: Boxes, names: Dict[int, str], target: Target, limits: Threshol
     if not len(boxes):
         raise NothingFoundError("nothing was detected")
     every = replace(without_gradients(boxes.xyxy, boxes.scores, boxes.classes), names=names)
-    try:
-        cases = cases_of(every, target, limits)
-    except FeatvizError as error:
-        raise NothingFoundError(str(error)) from None
-    return boxes.take([case.row for case in cases])
+    return boxes.take([case.row for case in cases_of(every, target, limits)])
 
 
 def _same_classes(explanations: Sequence[Explanation], found: Boxes) -> List[Explanation]:

@@ -33,6 +33,7 @@ from yolov5_featviz.yolov5.script.batch import (
     find_paths,
     find_shapes,
     find_thresholds,
+    find_truths,
     small_rgb,
 )
 from yolov5_featviz.yolov5.script.monkeypatch import Patches
@@ -353,6 +354,7 @@ class Watcher:
                     self._learn(getattr(dataset, "im_files", getattr(dataset, "img_files", ())))
                     shapes = find_shapes(batch)
                     item.sizes, item.placed = [shape[0] for shape in shapes], [shape[1] for shape in shapes]
+                    item.truths = find_truths(batch)
                     self._arrive(item)
             return batch
 
