@@ -469,7 +469,7 @@ def test_an_end_that_only_padding_has_is_said(files, padded):
 class Explained(StandIn):
     """A model that explains its layers by a map of their first channel."""
 
-    def cam(self, image, layer, target, method, imgsz, smooth=False):
+    def cam(self, image, layer, target, method, imgsz, conf, iou, smooth=False):
         self.asked.append((layer, target, method, smooth))
         (fm,) = self(image, str(layer), imgsz, 0, 0).maps
         kept = replace(fm, data=fm.data[:1])

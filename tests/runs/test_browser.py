@@ -1,5 +1,6 @@
 """The page about a run in a real browser: `make test-report`. Screenshots go to the folder $SCREENSHOTS."""
 
+import base64
 import io
 import os
 from dataclasses import replace
@@ -155,7 +156,10 @@ COPY = """(id) => {
     [copy.width, copy.height] = [heat.width, heat.height];
     const context = copy.getContext("2d", { willReadFrequently: true });
     context.drawImage(heat, 0, 0);
-    return [[copy.width, copy.height], Array.from(context.getImageData(0, 0, copy.width, copy.height).data)];
+    const { data } = context.getImageData(0, 0, copy.width, copy.height);
+    let text = "";
+    for (let i = 0; i < data.length; i += 8192) text += String.fromCharCode(...data.subarray(i, i + 8192));
+    return [[copy.width, copy.height], btoa(text)];
 }"""
 FOCUSED = """() => {
     const e = document.activeElement, label = e.labels && e.labels[0];
@@ -175,7 +179,7 @@ COLOURS = """() => {
 
 def pixels_of(page, canvas):
     size, data = page.evaluate(COPY, canvas)
-    return np.array(data).reshape(size[1], size[0], 4)
+    return np.frombuffer(base64.b64decode(data), np.uint8).reshape(size[1], size[0], 4)
 
 
 def assert_drawn(page, values, limits, fm, how="bilinear", cmap="inferno"):

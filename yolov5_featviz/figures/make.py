@@ -81,10 +81,10 @@ def make(spec: Spec, models: Models) -> Composition:
             if cell.shown in EXPLAINED:
                 model = by_key[cell.weights, cell.yolov5]
                 smooth = {"smooth": True} if cell.smooth else {}
+                how = {"imgsz": spec.imgsz, "conf": spec.conf, "iou": spec.iou, **smooth}
                 if cell.shown == "cam":
-                    heat = model.cam(cell.image, cell.layer, cell.target, cell.method, spec.imgsz, **smooth)
+                    heat = model.cam(cell.image, cell.layer, cell.target, cell.method, **how)
                 else:
-                    how = {"imgsz": spec.imgsz, "conf": spec.conf, "iou": spec.iou, **smooth}
                     heat = overview(model.explain(cell.image, cell.target, cell.method, cell.layer, **how))
             seen[cell] = _see(cell, prediction, heat, tops.get(cell))
     shared = _shared(seen)

@@ -16,12 +16,14 @@ from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.image import as_rgb
 from yolov5_featviz.attribution.cam import cam
 from yolov5_featviz.draw.channels import choose
+from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.errors import reason as reason_of
 from yolov5_featviz.features.capture import Capture
 from yolov5_featviz.files import check_writable, new_folder
 from yolov5_featviz.models.device import choose_device
 from yolov5_featviz.models.layers import LayerSpec, index_layers, select_layers
+from yolov5_featviz.models.targets import NothingFoundError
 from yolov5_featviz.models.zoo import ZooModel
 from yolov5_featviz.runs.look import Look, render, render_cam
 from yolov5_featviz.runs.names import image_names
@@ -120,14 +122,35 @@ def run_images(
             shown = maps if look.shows_maps else []
             files: List[Files] = [("", partial(render, fm, look, image, gallery.ranked)) for fm in shown]
             if "cam" in look.modes:
-                method, merge = look.method, look.merge
-                heats = cam(zoo.model, x, layers, look.target, method, merge, region, name, smooth=look.smooth)
+                heats = _explained(zoo.model, x, layers, look, region, image, name, log)
                 files += [("", partial(render_cam, heat, look, image)) for heat in heats]
             home = home or new_folder(Path("runs") / "featviz" / "exp")
             gallery.add(home, name, files, [("", maps)], image, made=partial(_made, about or {}, path))
     if unreadable and not gallery.folders:
         raise unreadable[0]
     return int(bool(unreadable or gallery.errors))
+
+
+def _explained(
+    model: torch.nn.Module,
+    x: Any,
+    layers: LayerSpec,
+    look: Look,
+    region: Optional[Region],
+    image: np.ndarray,
+    name: str,
+    log: Callable[[str], None],
+) -> List[HeatMap]:
+    """Return the class activation maps of an image; none, with a message, where nothing was detected."""
+    size = int(image.shape[0]), int(image.shape[1])
+    if not isinstance(x, torch.Tensor):  # torchvision's detectors resize images themselves
+        x, region = x[0][None], None
+    how: Any = {"smooth": look.smooth, "size": size}
+    try:
+        return cam(model, x, layers, look.target, look.method, look.merge, region, name, **how)
+    except NothingFoundError as error:
+        log(f"{name}: {error}; no class activation map")
+        return []
 
 
 def _prepared(zoo: ZooModel, image: np.ndarray, path: Path, device: torch.device) -> Tuple[Any, Optional[Region]]:
