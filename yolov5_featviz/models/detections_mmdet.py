@@ -39,6 +39,7 @@ from yolov5_featviz.models.detections import (
     located,
     log_odds,
     names_of,
+    softmax_log_odds,
     unknown_output,
 )
 from yolov5_featviz.models.hooks import Hooks
@@ -363,12 +364,7 @@ def _product(logits: torch.Tensor, factor: torch.Tensor) -> _Scores:
 
 def _softmax(logits: torch.Tensor) -> _Scores:
     """Of all classes but the last, the background."""
-
-    def score(row: int, number: int) -> torch.Tensor:
-        one = logits[row].float()
-        return one[number] - torch.cat([one[:number], one[number + 1 :]]).logsumexp(0)
-
-    return logits.detach().softmax(dim=1)[:, :-1], score
+    return logits.detach().softmax(dim=1)[:, :-1], lambda row, number: softmax_log_odds(logits[row], number)
 
 
 def _given(confidences: torch.Tensor) -> _Scores:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, ContextManager, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import nn
@@ -319,12 +319,13 @@ def _list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]], depth: in
 
     try:
         hooks = output_hooks((layer.module, partial(look, layer)) for layer in layers)
-        with eval_mode(index.root), hooks, torch.no_grad():
+        with eval_mode(index.root), hooks, torch.no_grad(), _runnable(index.root):
             index.root(image)
     except Exception as error:
         raise FeatvizError(f"the model cannot be run on an image of {height}x{width}: {reason(error)}") from error
 
-    operations = _count_operations(index, image)
+    with _runnable(index.root):
+        operations = _count_operations(index, image)
     return [
         LayerInfo(
             index=layer.index,
@@ -339,6 +340,14 @@ def _list_layers(model: nn.Module, imgsz: Union[int, Tuple[int, int]], depth: in
         )
         for layer in layers
     ]
+
+
+def _runnable(root: nn.Module) -> ContextManager[Any]:
+    """Return the context in which a detector can be run on a plain tensor, if it is of a known family."""
+    from yolov5_featviz.models.detections import family_of
+
+    family = family_of(root)
+    return nullcontext() if family is None else family.watch(root)
 
 
 def _count_operations(index: LayerIndex, image: torch.Tensor) -> Dict[str, float]:

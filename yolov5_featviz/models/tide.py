@@ -73,7 +73,12 @@ def errors_of(
         found.append(case_of(detections, i)._replace(kind=kind, note=note, truth=truth))
     missed = [label for label in range(len(truths)) if label not in covered]
     found += [_missed(detections, truths, numbers, label, thresholds) for label in missed]
-    return sorted(found, key=lambda case: -(1 - case.score if case.kind == MISSED else case.score))
+    return sorted(found, key=lambda case: -severity(case.kind, case.score))
+
+
+def severity(kind: str, score: float) -> float:
+    """Return how bad an error is, 0 to 1: its score, or for a missed object one minus that of its best candidate."""
+    return 1 - score if kind == MISSED else score
 
 
 def check_classes(detections: Detections, numbers: Sequence[int]) -> None:

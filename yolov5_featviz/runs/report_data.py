@@ -19,8 +19,9 @@ from yolov5_featviz.draw.scale import ends_in_padding
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.models.targets import confidence
+from yolov5_featviz.models.tide import severity
 from yolov5_featviz.runs.look import Look
-from yolov5_featviz.runs.report_explanations import Mark, errors_in, marks_of, severity, spots_of
+from yolov5_featviz.runs.report_explanations import Mark, errors_in, marks_of, spots_of
 from yolov5_featviz.runs.report_maps import numbers, stored
 from yolov5_featviz.runs.report_words import LIST, findings, ranked
 
@@ -233,7 +234,7 @@ def _mark(mark: Mark) -> Dict[str, Any]:
 
 def _error(one: Explanation, place: Optional[int]) -> Dict[str, Any]:
     words = {"kind": one.kind, "caption": f"{one.label} {confidence(one.score)}", "note": one.note}
-    return {**words, "severity": severity(one), "box": 0 if place is None else place + 1}
+    return {**words, "severity": severity(one.kind, one.score), "box": 0 if place is None else place + 1}
 
 
 def _labels(boxes: Optional[Boxes], marks: Sequence[Mark]) -> Optional[List[str]]:

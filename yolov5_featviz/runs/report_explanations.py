@@ -14,7 +14,6 @@ from yolov5_featviz.attribution.explain import Explanation, overview
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.models.targets import Edges, confidence
-from yolov5_featviz.models.tide import MISSED
 from yolov5_featviz.runs.report_maps import numbers, stored
 from yolov5_featviz.runs.report_words import listed, shown
 from yolov5_featviz.text import printable
@@ -53,11 +52,6 @@ class Mark(NamedTuple):
     def said(self) -> str:
         """The caption, and what is wrong."""
         return self.about.caption if self.about is not None and (self.kind or not self.detected) else self.caption
-
-
-def severity(one: Explanation) -> float:
-    """Return how bad an error is, 0 to 1: its score, or if an object was missed one minus that of its candidate."""
-    return 1 - one.score if one.kind == MISSED else one.score
 
 
 def errors_in(explanations: Sequence[Explanation]) -> List[Explanation]:

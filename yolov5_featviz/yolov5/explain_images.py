@@ -176,20 +176,20 @@ class _Run:
         if isinstance(model, Predictor):
             check_size(pixels, -(-(o.imgsz or 640) // 32) * 32, image)
         boxes = None if label is None else label.boxes((0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), {})
-        passes = partial(progress, what=f"{name}: {METHODS[o.method]}", total=None) if o.say == 0 else None
+        masks = o.masks if o.method == "d-rise" else None
+        passes = partial(progress, what=f"{name}: {METHODS[o.method]}", total=masks) if o.say == 0 else None
         target = None if o.target == ALL else o.target
         how: Dict[str, Any] = {"imgsz": o.imgsz or 640, "conf": o.conf, "iou": o.iou, "masks": o.masks}
         how.update(batch=o.batch, progress=passes, labels=boxes, name=name)
         found = explain(model, pixels, target, o.method, o.layers, **how)
-        together = overview(found)
-        pictures = [(stem, one.heat) for stem, one in zip(stems(found), found)] if o.each else [("all", together)]
+        alone = zip(stems(found), (one.heat for one in found))
+        pictures = list(alone) if o.each else [("all", overview(found))]
         files: List[Files] = [
             ("", partial(render_cam, heat, o.look, pixels, name=f"{stem}_{o.method}")) for stem, heat in pictures
         ]
         home = self.home = self.home or new_folder(Path("runs") / "explain" / "exp")
         made = partial(_made, self.about, image)
-        parts = [("", [together.feature_map])]
-        self.gallery.add(home, name, files, parts, pixels, made=made, explanations=found)
+        self.gallery.add(home, name, files, [], pixels, made=made, explanations=found)
         self.labelled |= label is not None
         self.done.append(image)
         files_of = stems(found) if o.each else ["all"] * len(found)
