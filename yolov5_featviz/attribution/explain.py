@@ -295,7 +295,7 @@ def _overviews(rows: Sequence[Sequence[Explanation]], merge: bool) -> List[HeatM
     if len({(one.size, one.heat.feature_map.image) for row in rows for one in row}) > 1:
         raise FeatvizError("explanations of different images: combine those of one")
     first = rows[0][0]
-    counts = Counter(one.label + ", missed" * (not one.detected) for one in rows[0])
+    counts = Counter(one.label + f" ({one.kind or 'not detected'})" * (not one.detected) for one in rows[0])
     words = first.caption if len(rows[0]) == 1 else ", ".join(f"{n} × {label}" for label, n in counts.items())
     maps = [[one.heat.feature_map for one in row] for row in rows]
     smooth = bool(first.heat.about.get("smooth"))

@@ -10,7 +10,7 @@ from torch import nn
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.models.detections import Frame, frame_of
-from yolov5_featviz.models.targets import Case, Edges
+from yolov5_featviz.models.targets import Case, Edges, confidence
 from yolov5_featviz.models.tide import MISSED
 
 
@@ -64,7 +64,8 @@ class View:
     def boxes(self, case: Case, label: str) -> Boxes:
         """Return the box of a case in what the layers see, and that of its label if there is one."""
         edges = [case.box] + ([case.truth] if case.truth is not None and case.kind == MISSED else [])
-        labels = [label] + ["label"] * (len(edges) - 1)
+        what = "" if case.detection is not None else f", {case.kind or 'not detected'}"
+        labels = [f"{label} {confidence(case.score)}{what}", f"{label} (label)"][: len(edges)]
         numbers = np.full(len(edges), case.number)
         x0, y0, x1, y1 = self.frame.region
         found = Boxes(np.array(edges), None, labels, numbers)

@@ -117,7 +117,8 @@ def explain_images(options: ExplainOptions, command: Sequence[str], log: Callabl
     check_writable(Path(o.folder or Path("runs") / "explain"))
     model, files, words = _model(o)
     about = {**run_record(command, files), **words}
-    line = " · ".join([*words.values(), METHODS[o.method], f"yolov5-featviz {__version__}"])
+    named = [f"YOLOv5 {words['yolov5']}" if "yolov5" in words else words["model"], *(Path(file).name for file in files)]
+    line = " · ".join([*named, METHODS[o.method], f"yolov5-featviz {__version__}"])
     run = _Run(o, about, RunFolder(o.look, log, o.report, line, o.say, "explanation"))
     work = list(zip(images, image_names(images)))
     failed: List[str] = []
