@@ -181,7 +181,7 @@ def table(found: Dict[str, Areas], insert: bool) -> List[str]:
     means = {key: [mean(areas.get(key, ())) for areas in found.values()] for key in keys}
     sign = -1 if insert else 1
     lines = [row("map", "layers", *found, "mean", "better than the default"), row(*["---"] * (len(found) + 4))]
-    for key in sorted(keys, key=lambda key: sign * mean(means[key])):
+    for key in sorted(keys, key=lambda key: np.nan_to_num(sign * mean(means[key]), nan=np.inf)):
         wins, of = compared(found, key, sign)
         numbers = (f"{one:.3f}" if np.isfinite(one) else "–" for one in (*means[key], mean(means[key])))
         lines.append(row(*key, *numbers, "" if key == REFERENCE or not of else f"{wins} of {of}"))

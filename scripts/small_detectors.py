@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,7 +63,8 @@ class Recipe(NamedTuple):
 
 def yolo11() -> nn.Module:
     # Ultralytics writes its settings when it is imported, by default to the home folder.
-    os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp())
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(FOLDER))
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     from ultralytics.nn.tasks import DetectionModel
 

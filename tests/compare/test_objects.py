@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import runpy
 import shutil
 import sys
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from yolov5_featviz.runs.provenance import read_record
 from yolov5_featviz.yolov5 import compare as module
 from yolov5_featviz.yolov5.predictor import Predictor, RemotePredictor, predictors
 
-EPOCH60, PRUNED = (ROOT / "weights" / f"{name}.pt" for name in ("epoch60", "pruned"))
+EPOCH60 = ROOT / "weights" / "epoch60.pt"
 NAMES = {0: "person", 1: "bus", 2: "tie", 3: "motorcycle", 4: "cat", 5: "cup"}
 SMALL = ("--dpi", "80", "--width", "5")
 
@@ -42,8 +43,16 @@ def iou(a, b):
 
 
 @pytest.fixture(scope="module")
-def predict():
-    return {"best": Predictor(WEIGHTS), "epoch60": Predictor(EPOCH60), "pruned": Predictor(PRUNED)}
+def pruned(tmp_path_factory):
+    """The demo checkpoint after scripts/prune_demo.py."""
+    path = tmp_path_factory.mktemp("weights") / "pruned.pt"
+    runpy.run_path(str(ROOT / "scripts" / "prune_demo.py"))["prune"](WEIGHTS, path, 0.4)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predict(pruned):
+    return {"best": Predictor(WEIGHTS), "epoch60": Predictor(EPOCH60), "pruned": Predictor(pruned)}
 
 
 def seen_by(predictor, image, imgsz, conf=0.25):
@@ -197,11 +206,11 @@ def tide(found, labels):
 
 
 @pytest.mark.slow
-def test_flips_and_errors_against_labels(predict, images, tmp_path, monkeypatch, capsys):
+def test_flips_and_errors_against_labels(predict, pruned, images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_labels(tmp_path / "true")
     names = ("best", "epoch60", "pruned")
-    words = ("--weights", WEIGHTS, EPOCH60, PRUNED, "--mode", "cam", "--source", images, "--labels", "true")
+    words = ("--weights", WEIGHTS, EPOCH60, pruned, "--mode", "cam", "--source", images, "--labels", "true")
     assert compare(*words, "--imgsz", "320", *SMALL) == 0
     table = capsys.readouterr().err
     errors, flips = (rows_of(f"runs/compare/exp/{name}.csv") for name in ("errors", "flips"))

@@ -86,6 +86,7 @@ def test_a_detection_takes_the_label_that_it_overlaps_most():
         ([(A, 0.18, 0.0), (A, 0.2, 0.9)], A, None),  # covered by a wrong class
         ([((50, 0, 100, 100), 0.91, 0.0), (A, 0.6, 0.0)], (0, 0, 50, 100), "suppressed by person 0.91 (overlap 0.50)"),
         ([(A, 0.3, 0.4), (right(A, 4), 0.0, 0.95)], A, None),
+        ([(right(A, 49.7), 0.2, 0.0), (right(A, 51), 0.9, 0.0)], A, None),  # covered by a poor box
         ([(right(A, 10), 0.004, 0.2)], A, "no candidate of this class overlaps by half; nearest: dog 0.20"),
         ([(right(A, 80), 0.1, 0.05)], A, "no candidate overlaps by half; nearest: person 0.10 (overlap 0.11)"),
         ([(FAR, 0.1, 0.05)], A, "no candidate overlaps it"),
@@ -105,6 +106,29 @@ def test_a_candidate_of_another_object_is_not_the_one_that_was_missed():
     detections = found((one, 0.9, 0.0), (right(one, 2), 0.8, 0.0), (right(other, 2), 0.1, 0.0))
     (case,) = errors_of(detections, labels((one, 0), (other, 0)), THRESHOLDS)
     assert (case.row, case.note) == (2, "best candidate 0.10, below 0.25")
+
+
+def test_a_label_given_twice_or_over_the_edge():
+    """Of two labels at one place, the second is missed by the best candidate left; both are cut to the image."""
+    detections = found((A, 0.9, 0.0), (right(A, 2), 0.8, 0.0))
+    (case,) = errors_of(detections, labels((A, 0), (A, 0)), THRESHOLDS)
+    assert (case.kind, case.row, case.note) == ("missed", 1, "suppressed by person 0.90 (overlap 0.96)")
+    wide, cut = (-100, 0, 100, 100), (0.0, 0.0, 640.0, 640.0)
+    assert [case.kind for case in errors_of(detections, labels((wide, 0)), THRESHOLDS)] == []
+    assert errors_of(found((A, 0.9, 0.0)), labels((wide, 0)), THRESHOLDS, cut) == []
+    (poor,) = errors_of(found((A, 0.9, 0.0)), labels(((0, 0, 201, 100), 0)), THRESHOLDS)
+    assert poor.note == "overlaps a person by 0.498, less than half"
+    (case,) = cases_of(found(((-100, 0, 100, 100), 0.9, 0.0)), "person@0,0,100,100", THRESHOLDS, tuple, cut)
+    assert case.detection == 0
+
+
+def test_only_a_better_detection_suppresses():
+    detections = found(
+        (A, 0.9, 0.0), (right(A, 40), 0.3, 0.0), (right(A, 35), 0.5, 0.0), thresholds=Thresholds(0.25, 0.45)
+    )
+    assert len(detections) == 2
+    note = candidate_case(detections, 2, 0, THRESHOLDS).note
+    assert note == "suppressed by person 0.90 (overlap 0.48)"
 
 
 def test_the_worst_comes_first():

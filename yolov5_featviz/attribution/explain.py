@@ -204,6 +204,7 @@ def explain_input(
         cases = explained(detections, target, thresholds, view.to_input, truths, view.region)
         if found is not None:
             cases = [_left_out(case, own) for case in cases]
+        cases = [case._replace(box=view.cut(case.box)) for case in cases]
         passes: Dict[str, Any] = {"batch": batch, "progress": progress, "find": find}
         if method == "d-rise":
             kept = [Kept(Layer("", index.root, "", name="input"), None, torch.zeros(0), np.asarray)]
@@ -261,7 +262,7 @@ def explained(
         good = [case_of(detections, i) for i in range(len(detections))]
         wrong = {case.detection for case in errors}
         return [*errors, *(case for case in good if case.detection not in wrong)]
-    return [_judged(case, errors) for case in cases_of(detections, target, thresholds, to_input)]
+    return [_judged(case, errors) for case in cases_of(detections, target, thresholds, to_input, region)]
 
 
 def overview(explanations: Sequence[Explanation]) -> HeatMap:

@@ -61,6 +61,13 @@ class View:
         across, down = self.size[1] / (right - left), self.size[0] / (bottom - top)
         return (x0 - left) * across, (y0 - top) * down, (x1 - left) * across, (y1 - top) * down
 
+    def cut(self, edges: Sequence[float]) -> Edges:
+        """Cut edges in the input to the image."""
+        left, top, right, bottom = self.region
+        x0, x1 = (min(max(x, left), right) for x in edges[::2])
+        y0, y1 = (min(max(y, top), bottom) for y in edges[1::2])
+        return x0, y0, x1, y1
+
     def boxes(self, case: Case, label: str) -> Boxes:
         """Return the box of a case in what the layers see, and that of its label if there is one."""
         edges = [case.box] + ([case.truth] if case.truth is not None and case.kind == MISSED else [])

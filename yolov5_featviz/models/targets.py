@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 import torch
 
+from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import DEFAULTS, Candidates, Detections, Thresholds, class_name, counted
 from yolov5_featviz.text import near
@@ -99,6 +100,7 @@ def cases_of(
     target: Optional[Union[str, int, Sequence[float]]] = None,
     thresholds: Thresholds = DEFAULTS,
     place: Place = tuple,
+    region: Optional[Region] = None,
 ) -> List[Case]:
     """Return what a target names.
 
@@ -109,6 +111,7 @@ def cases_of(
             there, detected or not: the best candidate that overlaps the box by half.
         thresholds: those that the detections were made with.
         place: from pixels of the image that boxes are given in to those of the network's input.
+        region: of the image in the input, to which boxes are cut before they are compared with a place.
 
     Raises:
         FeatvizError: the target is not understood, or there is nothing like that.
@@ -116,7 +119,7 @@ def cases_of(
     asked = parse_target(target)
     number = class_number(asked.word, detections.names)
     if asked.box is not None:
-        return [_case_at(detections, number, tuple(place(asked.box)), asked.box, thresholds)]
+        return [_case_at(detections, number, tuple(place(asked.box)), asked.box, thresholds, region)]
     if not len(detections):
         raise NothingFoundError(f"nothing was detected above {thresholds.conf:g}: take a lower confidence threshold")
     rows = [i for i, kind in enumerate(detections.classes.tolist()) if number in (None, kind)]
@@ -150,12 +153,20 @@ def box_of(candidates: Candidates, row: int, number: int) -> torch.Tensor:
     return candidates.boxes_of(torch.tensor([number]), torch.tensor([row]))[0]
 
 
-def overlaps(candidates: Candidates, number: int, boxes: torch.Tensor) -> torch.Tensor:
-    """Return the IoU of each candidate, as a class, with each of ``boxes [M, 4]``: ``[N, M]``."""
+def overlaps(candidates: Candidates, number: int, boxes: torch.Tensor, region: Optional[Region]) -> torch.Tensor:
+    """Return the IoU of each candidate, as a class and cut to a region, with each of ``boxes [M, 4]``: ``[N, M]``."""
     from torchvision.ops import box_iou
 
-    found: torch.Tensor = box_iou(candidates.boxes_of(torch.full((len(candidates),), number)), boxes)
-    return torch.nan_to_num(found)
+    mine = cut(candidates.boxes_of(torch.full((len(candidates),), number)), region)
+    return torch.nan_to_num(box_iou(mine, boxes))
+
+
+def cut(boxes: torch.Tensor, region: Optional[Region]) -> torch.Tensor:
+    """Cut boxes ``[..., 4]`` to a region, as YOLOv5 cuts them to the image; None leaves them as they are."""
+    if region is None:
+        return boxes
+    lowest, highest = (torch.tensor(ends * 2, dtype=boxes.dtype) for ends in (region[:2], region[2:]))
+    return torch.min(torch.max(boxes, lowest), highest)
 
 
 def fate(detections: Detections, row: int, number: int, thresholds: Thresholds) -> str:
@@ -168,15 +179,15 @@ def fate(detections: Detections, row: int, number: int, thresholds: Thresholds) 
         shown = confidence(score)
         shown = shown if float(shown) < thresholds.conf else f"{score:.4g}"  # 0.247 is below 0.25
         return f"best candidate {shown}, below {thresholds.conf:g}"
-    same = (detections.classes == number).nonzero()[:, 0]
+    if best != number:
+        taken = f"{detections.name(best)} {confidence(float(scores[best]))}"
+        return f"best candidate {confidence(score)}, taken for {taken}"
+    same = ((detections.classes == number) & (detections.scores >= score)).nonzero()[:, 0]
     if len(same):
         shares = box_iou(box_of(detections.candidates, row, number)[None], detections.boxes[same])[0]
         if float(shares.max()) > thresholds.iou:
             by = detections.label(int(same[shares.argmax()]))
             return f"suppressed by {by} (overlap {float(shares.max()):.2f})"
-    if best != number:
-        taken = f"{detections.name(best)} {confidence(float(scores[best]))}"
-        return f"best candidate {confidence(score)}, taken for {taken}"
     return f"best candidate {confidence(score)}, not among the {thresholds.most} that the detector keeps"
 
 
@@ -191,7 +202,12 @@ def confidence(score: float) -> str:
 
 
 def _case_at(
-    detections: Detections, number: Optional[int], box: Sequence[float], given: Edges, thresholds: Thresholds
+    detections: Detections,
+    number: Optional[int],
+    box: Sequence[float],
+    given: Edges,
+    thresholds: Thresholds,
+    region: Optional[Region],
 ) -> Case:
     """Return the detection that overlaps a box best, or the best candidate there."""
     from torchvision.ops import box_iou
@@ -200,15 +216,15 @@ def _case_at(
     words = ",".join(f"{edge:g}" for edge in given)
     rows = [i for i, kind in enumerate(detections.classes.tolist()) if number in (None, kind)]
     if rows:
-        shares = box_iou(there, detections.boxes[rows])[0]
+        shares = box_iou(there, cut(detections.boxes[rows], region))[0]
         if float(shares.max()) >= OVERLAP:
             return case_of(detections, rows[int(shares.argmax())])
     best: Optional[Tuple[float, int, int]] = None  # score, row, class
     candidates = detections.candidates
     numbers = [number] if number is not None else list(range(candidates.scores.shape[1] if len(candidates) else 0))
-    shared = overlaps(candidates, 0, there)[:, 0] if len(candidates) and candidates.boxes.dim() == 2 else None
+    shared = overlaps(candidates, 0, there, region)[:, 0] if len(candidates) and candidates.boxes.dim() == 2 else None
     for kind in numbers if len(candidates) else ():
-        share = overlaps(candidates, kind, there)[:, 0] if shared is None else shared
+        share = overlaps(candidates, kind, there, region)[:, 0] if shared is None else shared
         near_by = (share >= OVERLAP).nonzero()[:, 0]
         if len(near_by):
             top = int(near_by[candidates.scores[near_by, kind].argmax()])

@@ -21,7 +21,7 @@ import torch
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import DEFAULTS, Detections, Thresholds
-from yolov5_featviz.models.targets import OVERLAP, Case, candidate_case, case_of, confidence, overlaps
+from yolov5_featviz.models.targets import OVERLAP, Case, candidate_case, case_of, confidence, cut, overlaps
 
 BACKGROUND = 0.1  # IoU with a label below which a detection is of the background
 FAINT = 0.01  # a candidate of a class with less is none
@@ -58,7 +58,7 @@ def errors_of(
     truths = torch.from_numpy(labels.xyxy.copy())
     numbers = torch.zeros(0, dtype=torch.long) if labels.classes is None else torch.from_numpy(labels.classes.copy())
     check_classes(detections, numbers.tolist())
-    boxes = detections.boxes if region is None else _cut(detections.boxes, region)
+    boxes, truths = cut(detections.boxes, region), cut(truths, region)
     share = torch.nan_to_num(box_iou(boxes, truths)) if len(truths) else torch.zeros(len(detections), 0)
     same = detections.classes[:, None] == numbers[None]
     matched = _matched(share, same)
@@ -72,7 +72,7 @@ def errors_of(
         truth = None if label is None else _edges(truths[label])
         found.append(case_of(detections, i)._replace(kind=kind, note=note, truth=truth))
     missed = [label for label in range(len(truths)) if label not in covered]
-    found += [_missed(detections, truths, numbers, label, thresholds) for label in missed]
+    found += [_missed(detections, truths, numbers, label, thresholds, region) for label in missed]
     return sorted(found, key=lambda case: -severity(case.kind, case.score))
 
 
@@ -121,7 +121,7 @@ def _kind_of(
     best = int(share.argmax())
     if BACKGROUND <= float(own.max()) < OVERLAP:
         label = int(own.argmax())
-        return BOX, label, f"overlaps a {names[label]} by {float(own[label]):.2f}, less than half"
+        return BOX, label, f"overlaps a {names[label]} by {_share(own[label])}, less than half"
     if float(other.max()) >= OVERLAP:
         label = int(other.argmax())
         return CLASS, label, f"labelled {names[label]} (overlap {float(other[label]):.2f})"
@@ -134,7 +134,12 @@ def _kind_of(
 
 
 def _missed(
-    detections: Detections, truths: torch.Tensor, numbers: torch.Tensor, label: int, thresholds: Thresholds
+    detections: Detections,
+    truths: torch.Tensor,
+    numbers: torch.Tensor,
+    label: int,
+    thresholds: Thresholds,
+    region: Optional[Region],
 ) -> Case:
     """Return the candidate that an object was missed with."""
     number, truth = int(numbers[label]), _edges(truths[label])
@@ -142,20 +147,21 @@ def _missed(
     if not len(candidates):
         return Case(-1, number, truth, 0.0, None, MISSED, "the detector has no candidate", truth)
     rivals = (numbers == number).nonzero()[:, 0]
-    shares = overlaps(candidates, number, truths[rivals])
+    shares = overlaps(candidates, number, truths[rivals], region)
     mine = int((rivals == label).nonzero()[0, 0])
-    theirs = shares.argmax(dim=1) != mine
+    theirs = shares.max(dim=1).values > shares[:, mine]
     for i in ((detections.classes == number).nonzero()[:, 0]).tolist():
         theirs[int(detections.rows[i])] = True  # found, as another object
     share = shares[:, mine].masked_fill(theirs, 0)
     near = (share >= OVERLAP).nonzero()[:, 0]
+    if not float(share.max()) > 0:
+        return Case(-1, number, truth, 0.0, None, MISSED, "no candidate overlaps it", truth)
     if not len(near):
         row = int(share.argmax())
         best = int(candidates.scores[row].argmax())
         nearest = f"{detections.name(best)} {confidence(float(candidates.scores[row, best]))}"
         case = candidate_case(detections, row, number, thresholds)
         note = f"no candidate overlaps by half; nearest: {nearest} (overlap {float(share[row]):.2f})"
-        note = note if float(share[row]) > 0 else "no candidate overlaps it"
         return case._replace(detection=None, kind=MISSED, note=note, truth=truth)
     row = int(near[candidates.scores[near, number].argmax()])
     case = candidate_case(detections, row, number, thresholds)
@@ -168,9 +174,10 @@ def _missed(
     return case._replace(kind=MISSED, truth=truth)
 
 
-def _cut(boxes: torch.Tensor, region: Region) -> torch.Tensor:
-    lowest, highest = (torch.tensor(ends * 2) for ends in (region[:2], region[2:]))
-    return torch.min(torch.max(boxes, lowest), highest)
+def _share(overlap: torch.Tensor) -> str:
+    """Format an overlap of less than a half, with a third decimal where two would make it a half."""
+    words = f"{float(overlap):.2f}"
+    return words if words != f"{OVERLAP:.2f}" else f"{float(overlap):.3f}"
 
 
 def _edges(box: torch.Tensor) -> Tuple[float, float, float, float]:

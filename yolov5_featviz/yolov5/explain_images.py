@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from yolov5_featviz import stop
 from yolov5_featviz.attribution.explain import MASKS, METHOD, METHODS, Explanation, check_explain, overview
 from yolov5_featviz.draw.record import dumps
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.files import check_writable, new_folder, write
+from yolov5_featviz.files import check_writable, new_folder, write, write_new
 from yolov5_featviz.models.device import choose_device
 from yolov5_featviz.models.layers import index_layers
 from yolov5_featviz.models.targets import parse_target
@@ -200,18 +200,15 @@ class _Run:
         """Write the table, and print the errors by kind and class."""
         if self.home is None or not self.done:
             return
-        about = {**self.about, "images": [identity(image) for image in self.done], "file": "explanations.csv"}
+        about = {**self.about, "images": [identity(image) for image in self.done]}
         stream = io.StringIO()
         csv.writer(stream, lineterminator="\n").writerows([HEAD, *self.rows])
-        content = stream.getvalue().encode("utf-8", "replace")
-        for name, data in (
-            ("explanations.csv", content),
-            ("explanations.csv.json", f"{dumps({**about, 'shows': 'numbers'})}\n".encode()),
-        ):
-            try:
-                write(self.home / name, data)
-            except OSError as error:
-                self.failures.add(name, error)
+        try:
+            table = write_new(self.home / "explanations.csv", [stream.getvalue().encode("utf-8", "replace")])
+            record = dumps({**about, "file": table.name, "shows": "numbers"})
+            write(table.with_name(f"{table.name}.json"), f"{record}\n".encode())
+        except OSError as error:
+            self.failures.add("explanations.csv", error)
         for line in self.failures.lines():
             log(f"error: {line}")
         if self.labelled and self.options.say >= 0:
@@ -231,11 +228,17 @@ class _Run:
 def stems(explanations: Sequence[Explanation]) -> List[str]:
     """Name the files of explanations: ``person0``, ``person1``, ``bus0_missed``, ``person2_wrong-class``."""
     seen: Counter[str] = Counter()
+    taken: Set[str] = set()
     found = []
     for one in explanations:
-        end = one.kind or "" if one.detected else one.kind or "not-detected"
-        found.append(file_name(f"{one.label}{seen[one.label]}" + f"_{end.replace(' ', '-')}" * bool(end), 120))
+        end = one.kind if one.detected else one.kind or "not-detected"
+        stem = name = file_name(f"{one.label}{seen[one.label]}" + f"_{end.replace(' ', '-')}" * bool(end), 120)
         seen[one.label] += 1
+        n = 1
+        while name.lower() in taken:  # of two classes, or on a disk that does not tell the cases apart
+            n, name = n + 1, f"{stem}-{n + 1}"
+        taken.add(name.lower())
+        found.append(name)
     return found
 
 

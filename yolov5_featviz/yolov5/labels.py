@@ -48,7 +48,8 @@ def read_label(image: Path, labels: Optional[str] = None) -> Optional[Label]:
             return None
     if not file.is_file():
         return Label(None, [], np.zeros((0, 4)))
-    classes, boxes = [], []
+    classes: List[int] = []
+    boxes: List[List[float]] = []
     for i, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
@@ -56,6 +57,7 @@ def read_label(image: Path, labels: Optional[str] = None) -> Optional[Label]:
             kind, *numbers = (float(word) for word in line.split())
         except ValueError:
             numbers = []
+        numbers = numbers if numbers and kind.is_integer() else []
         if len(numbers) == 4:
             x, y, w, h = numbers
             box = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
@@ -65,6 +67,7 @@ def read_label(image: Path, labels: Optional[str] = None) -> Optional[Label]:
             raise FeatvizError(
                 f"{file}, line {i}: {line[:40]!r} is not a label: class, then centre, width and height from 0 to 1"
             )
-        classes.append(int(kind))
-        boxes.append(box)
+        if (int(kind), box) not in zip(classes, boxes):  # as YOLOv5 does
+            classes.append(int(kind))
+            boxes.append(box)
     return Label(file, classes, np.array(boxes).reshape(-1, 4))
