@@ -53,7 +53,7 @@ figures: $(VENV)/.dev ## make the pictures of README and docs anew, and say whic
 	$(BIN)/python scripts/figures.py
 	git status --short docs/figures
 
-deletion: $(VENV)/.dev ## the explanation methods by deletion on three detectors, two of which it trains (20 minutes, on a quiet machine)
+deletion: $(VENV)/.dev ## the explanation methods by deletion on three detectors, two of which it trains (up to an hour)
 	$(BIN)/python scripts/deletion.py
 
 lint: $(VENV)/.dev ## ruff and mypy
