@@ -29,7 +29,7 @@ from yolov5_featviz.attribution.explain import METHODS, explain_input
 from yolov5_featviz.models.detections import Detections, Thresholds, watching
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "best.pt"
-SEEDS = 3  # random maps for each detection
+SEEDS = range(3)  # of random maps
 CELL = 32  # side of their cells in pixels
 
 # Where a map is taken: at the last layer of the backbone, at one of half its stride, at what the head reads, merged,
@@ -41,12 +41,11 @@ PLACES = {
     **dict.fromkeys(("eigen-cam", "ablation"), (END, FINER)),
     "d-rise": ("",),
 }
-REFERENCE = METHODS["layer-cam"], END  # the map with which the others are compared
-HEAT, BOX, GAUSSIAN, RANDOM = "heat map (`mean`)", "box, filled", "Gaussian in the box", "random"
+HEAT, BOX, GAUSSIAN, RANDOM = "heat map (`mean`)", "box, filled", "Gaussian in the box", "random (mean of three)"
 
 Key = Tuple[str, str]  # map, place
 Maps = List[Optional[np.ndarray]]  # one for each detection; None where there is none
-Areas = Dict[Key, List[float]]  # of each detection, NaN where it has no map
+Areas = Dict[Key, List[float]]  # of each detection and map, NaN where there is none
 
 
 class Detector(NamedTuple):
@@ -120,9 +119,9 @@ def every_map(
     boxes, size = detections.boxes.tolist(), (int(image.shape[2]), int(image.shape[3]))
     yield (GAUSSIAN, ""), [gaussian(box, size) for box in boxes]
     yield (BOX, ""), [filled(box, size) for box in boxes]
-    for seed in range(SEEDS):
+    for seed in SEEDS:
         cells = len(boxes), size[0] // CELL, size[1] // CELL
-        yield (f"{RANDOM}, seed {seed}", ""), list(np.random.default_rng(seed).random(cells))
+        yield (RANDOM, ""), list(np.random.default_rng(seed).random(cells))
 
 
 def explained(model: nn.Module, image: torch.Tensor, count: int, method: str, layers: Optional[str]) -> Maps:
@@ -176,25 +175,13 @@ def measured(
 
 
 def table(found: Dict[str, Areas], insert: bool) -> List[str]:
-    """Return the lines of a Markdown table, the best map first."""
-    keys = list(dict.fromkeys(key for areas in found.values() for key in areas))
+    """Return the lines of a Markdown table, the best map first, those that not all detectors have at the end."""
+    keys = dict.fromkeys(key for areas in found.values() for key in areas)
     means = {key: [mean(areas.get(key, ())) for areas in found.values()] for key in keys}
-    sign = -1 if insert else 1
-    lines = [row("map", "layers", *found, "mean", "better than the default"), row(*["---"] * (len(found) + 4))]
-    for key in sorted(keys, key=lambda key: np.nan_to_num(sign * mean(means[key]), nan=np.inf)):
-        wins, of = compared(found, key, sign)
-        numbers = (f"{one:.3f}" if np.isfinite(one) else "–" for one in (*means[key], mean(means[key])))
-        lines.append(row(*key, *numbers, "" if key == REFERENCE or not of else f"{wins} of {of}"))
-    return lines
-
-
-def compared(found: Dict[str, Areas], key: Key, sign: int) -> Tuple[int, int]:
-    """Return for how many detections a map is better than that of the reference, and for how many both are known."""
-    pairs = [
-        (one, other) for areas in found.values() for one, other in zip(areas.get(key, ()), areas.get(REFERENCE, ()))
-    ]
-    known = [(one, other) for one, other in pairs if np.isfinite(one) and np.isfinite(other)]
-    return sum(sign * (other - one) > 0 for one, other in known), len(known)
+    rows = {key: [*values, float(np.mean(values))] for key, values in means.items()}
+    order = sorted(rows, key=lambda key: np.nan_to_num(-rows[key][-1] if insert else rows[key][-1], nan=np.inf))
+    lines = [row("map", "layers", *found, "mean"), row(*["---"] * (len(found) + 3))]
+    return lines + [row(*key, *("–" if np.isnan(one) else f"{one:.3f}" for one in rows[key])) for key in order]
 
 
 def mean(values: Sequence[float]) -> float:
