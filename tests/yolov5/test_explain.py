@@ -154,6 +154,7 @@ def test_torchvision():
     found = fv.explain(model, x, layers="backbone.body.layer3")
     assert len(found) == 2 and found[0].map.shape == (128, 160)
     assert found[0].label.startswith("class ") and found[0].layers == ("backbone.body.layer3",)
+    assert fv.explain(model, x, [0])[0].layers == ("backbone.body.layer4",)  # not the feature pyramid
 
 
 def test_a_map_lies_on_the_image_that_the_model_resized_and_padded():

@@ -470,7 +470,11 @@ def default_layers(index: LayerIndex) -> LayerSpec:
     """Return the layer that is explained by default: the last of the backbone. Raises FeatvizError if unknown."""
     if index.groups.get("backbone"):
         return index.layers[index.groups["backbone"][-1]].name
-    paths = [path for path, _ in index.root.named_modules() if path.split(".")[-1] == "backbone"]
+    every = [path for path, _ in index.root.named_modules()]
+    body = [path for path in every if path.startswith("backbone.body.") and path.count(".") == 2]
+    if body:  # torchvision's: the backbone without its feature pyramid
+        return str(body[-1])
+    paths = [path for path in every if path.split(".")[-1] == "backbone"]
     if paths:
         return str(min(paths, key=lambda path: path.count(".")))
     names = ", ".join(layer.name for layer in index.layers[:8])
