@@ -63,7 +63,7 @@ class Explanation:
 
     Attributes:
         heat: the map on the grid of the layers, 0 to 1, to be drawn alone or over the image.
-        box: left, top, right and bottom edge in pixels of the image.
+        box: left, top, right and bottom edge in pixels of the image, cut to it.
         label: class name.
         score: confidence.
         method: name of the method.
