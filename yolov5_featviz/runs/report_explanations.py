@@ -106,7 +106,7 @@ def identity(one: Explanation) -> Any:
 
 def _same(one: Explanation, box: Edges, known: Boxes) -> Optional[int]:
     """Return the index of the detection that an explanation is about, if it is among the known ones."""
-    away = np.abs(known.xyxy - np.array(box)).max(axis=1, initial=0)
+    away = np.abs(known.xyxy.clip(0, 1) - np.array(box).clip(0, 1)).max(axis=1, initial=0)  # those explained are cut
     far = away > NEAR
     if known.labels:
         far |= np.array([label != printable(one.label, LONGEST) for label in known.labels], bool)
