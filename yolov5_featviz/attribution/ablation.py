@@ -14,7 +14,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import SAME_SCORE, Candidates, Detections
 from yolov5_featviz.models.hooks import eval_mode, output_hooks
 from yolov5_featviz.models.layers import Layer, LayerSpec, index_layers, select_layers, unhookable
-from yolov5_featviz.models.outputs import Input, describe_output, to_maps
+from yolov5_featviz.models.outputs import Input, check_image, describe_output, to_maps
 
 NO_ORDER = "the candidates of this detector are in no fixed order by which to follow a detection"
 
@@ -72,8 +72,7 @@ def ablate(
         FeatvizError: no such layer, or several; it returns no feature map; the detections are not those of the image,
             or cannot be followed; ``find`` is missing, or the model cannot be run.
     """
-    if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
-        raise FeatvizError(f"an ablation needs one image [1, C, H, W], not {describe_output(image)}")
+    check_image(image, "an ablation")
     chosen = select_layers(index_layers(model), layer)
     if len(chosen) != 1:
         raise FeatvizError(f"an ablation is of one layer, not of {', '.join(one.name for one in chosen)}: name one")

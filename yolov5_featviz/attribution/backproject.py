@@ -17,7 +17,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.models.hooks import eval_mode, output_hooks
 from yolov5_featviz.models.layers import Layer, index_layers, select_layers, unhookable
-from yolov5_featviz.models.outputs import Input, Reshape, describe_output, patch_size, tensors_of, to_maps
+from yolov5_featviz.models.outputs import Input, Reshape, check_image, describe_output, patch_size, tensors_of, to_maps
 
 # name -> name in captions, class of captum.attr and its options
 BACKPROJECTIONS: Dict[str, Tuple[str, str, Dict[str, Any]]] = {
@@ -72,8 +72,7 @@ def backproject(
         import captum.attr
     except ImportError:
         raise FeatvizError("backproject needs captum: pip install 'yolov5-featviz[backproject]'") from None
-    if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
-        raise FeatvizError(f"backproject needs one image [1, C, H, W], not {describe_output(image)}")
+    check_image(image, "backproject")
     with gradients_on(), plain_errors():
         index = index_layers(differentiable(model))
         selected = select_layers(index, layer)

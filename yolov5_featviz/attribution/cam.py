@@ -36,7 +36,7 @@ from yolov5_featviz.models.detections import (
 )
 from yolov5_featviz.models.hooks import eval_mode, output_hooks
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, Target, index_layers, select_layers, unhookable
-from yolov5_featviz.models.outputs import Input, Reshape, describe_output, patch_size, tensors_of, to_maps
+from yolov5_featviz.models.outputs import Input, Reshape, check_image, describe_output, patch_size, tensors_of, to_maps
 from yolov5_featviz.models.targets import OVERLAP, Place, cases_of, class_number, confidence, is_number, parse_target
 
 INDEPENDENT = "the score does not depend on this layer"
@@ -129,8 +129,7 @@ def cam(
     """
     check_method(method, target)
     weigh = method_of(method, smooth)
-    if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
-        raise FeatvizError(f"a class activation map needs one image [1, C, H, W], not {describe_output(image)}")
+    check_image(image, "a class activation map")
     with ExitStack() as stack:
         stack.enter_context(gradients_on())
         stack.enter_context(plain_errors())

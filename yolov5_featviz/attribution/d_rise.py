@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.models.detections import SAME_BOX, SAME_SCORE, Candidates, Detections, Thresholds, watching
 from yolov5_featviz.models.hooks import eval_mode
-from yolov5_featviz.models.outputs import describe_output
+from yolov5_featviz.models.outputs import check_image
 
 Find = Callable[[Any], Detections]
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -236,8 +236,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def _check(image: torch.Tensor, masks: int, cells: int, keep: float) -> None:
-    if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
-        raise FeatvizError(f"D-RISE needs one image [1, C, H, W], not {describe_output(image)}")
+    check_image(image, "D-RISE")
     if masks < 1 or cells < 1:
         raise FeatvizError(f"{masks} masks of {cells} cells a side: take 1 or more of each")
     if not 0 < keep < 1:

@@ -18,9 +18,9 @@ from yolov5_featviz.attribution.d_rise import Find, Progress, each_candidates
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Candidates, Detections
 from yolov5_featviz.models.hooks import eval_mode
-from yolov5_featviz.models.outputs import describe_output
+from yolov5_featviz.models.outputs import check_image
+from yolov5_featviz.models.targets import OVERLAP, overlaps
 
-OVERLAP = 0.5  # least IoU by which a candidate still is the detection
 KNOWN = 0.9  # least share of its score with which a detection must be found; half precision changes scores a little
 BLUR = 1 / 10  # standard deviation of the blur, in longer sides of the image
 
@@ -126,11 +126,8 @@ def curves(
 
 def _confidence(detections: Detections, i: int, candidates: Candidates) -> float:
     """Return the highest confidence of the class of detection ``i`` among candidates at its place, 0 if none is."""
-    from torchvision.ops import box_iou
-
-    kind = detections.classes[i]
-    boxes = candidates.boxes_of(kind.expand(len(candidates)))
-    there = box_iou(detections.boxes[i : i + 1], boxes)[0] >= OVERLAP
+    kind = int(detections.classes[i])
+    there = overlaps(candidates, kind, detections.boxes[i : i + 1])[:, 0] >= OVERLAP
     return float(torch.nan_to_num(candidates.scores[there, kind]).max()) if there.any() else 0.0
 
 
@@ -193,8 +190,7 @@ def _filled(image: torch.Tensor, fill: Union[str, torch.Tensor]) -> torch.Tensor
 
 
 def _check(image: torch.Tensor, detections: Detections, maps: Sequence[Any], steps: int) -> None:
-    if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
-        raise FeatvizError(f"deletion needs one image [1, C, H, W], not {describe_output(image)}")
+    check_image(image, "deletion")
     if steps < 1:
         raise FeatvizError(f"{steps} steps: take 1 or more")
     if len(maps) != len(detections):

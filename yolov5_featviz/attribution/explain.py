@@ -40,9 +40,9 @@ from yolov5_featviz.draw.picture import Picture
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Detections, Thresholds, located, thresholds_of, watching
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, index_layers, select_layers
-from yolov5_featviz.models.outputs import describe_output
+from yolov5_featviz.models.outputs import check_image
 from yolov5_featviz.models.targets import Case, Edges, NothingFoundError, case_of, cases_of, confidence
-from yolov5_featviz.models.tide import ERRORS, KINDS, errors_of
+from yolov5_featviz.models.tide import ERRORS, errors_of, is_kind
 
 METHOD = "layer-cam"  # default
 MASKS = 1000  # of D-RISE
@@ -181,8 +181,7 @@ def explain_input(
     check_explain(method, layers)
     if smooth and method == "d-rise":
         raise FeatvizError("d-rise has no checkerboard to smooth: leave smooth out")
-    if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
-        raise FeatvizError(f"an explanation needs one image [1, C, H, W], not {describe_output(image)}")
+    check_image(image, "an explanation")
     by_gradient = method not in ("eigen-cam", "d-rise", "ablation")
     with ExitStack() as stack:
         if by_gradient:
@@ -251,7 +250,7 @@ def explained(
                 raise FeatvizError(f"no detection {i!r}: there are 0 to {len(detections) - 1}")
         return [_judged(case_of(detections, int(i)), errors) for i in target]
     kind = str(target or "")
-    if kind in (ERRORS, *KINDS) and kind not in detections.names.values():
+    if is_kind(kind, detections.names.values()):
         if labels is None:
             raise FeatvizError(f"target {kind!r} needs labels, and none are known: give them")
         wanted = [case for case in errors if kind in (ERRORS, case.kind)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from yolov5_featviz.models.targets import (
     is_number,
     parse_target,
 )
-from yolov5_featviz.models.tide import BOX, CLASS, DUPLICATE, ERRORS, FALSE, KINDS, MISSED, errors_of
+from yolov5_featviz.models.tide import BOX, CLASS, DUPLICATE, ERRORS, FALSE, KINDS, MISSED, errors_of, is_kind
 
 NO_CANDIDATE = "no candidate overlaps it by half"
 
@@ -190,16 +190,16 @@ def check_target(target: Optional[str], names: Sequence[Dict[int, str]], labelle
     Raises:
         FeatvizError: it is none of these.
     """
-    if is_kind(target, names):
+    if is_kind(target, _classes(names)):
         if not labelled:
             raise FeatvizError(f"target {target!r} needs labels, and none are known: give --labels")
         return
     class_named(parse_target(target), names)
 
 
-def is_kind(target: Optional[str], names: Sequence[Dict[int, str]]) -> bool:
-    """Whether a target is a kind of error, and no class of that name."""
-    return target in (ERRORS, *KINDS) and not any(target in known.values() for known in names)
+def _classes(names: Sequence[Dict[int, str]]) -> Set[str]:
+    """Return the class names of all models."""
+    return {name for known in names for name in known.values()}
 
 
 def class_named(asked: Asked, names: Sequence[Dict[int, str]]) -> Optional[str]:
@@ -316,7 +316,7 @@ def _chosen(every: List[Object], seen: Sequence[Sight], target: Optional[str], t
     names = [one.detections.names for one in seen]
     if target is None:
         return every
-    if is_kind(target, names):
+    if is_kind(target, _classes(names)):
         kinds = KINDS if target == ERRORS else (target,)
         chosen = [one for one in every if any(case.kind in kinds for case in one.cases)]
         for kind in (FALSE, DUPLICATE):

@@ -106,6 +106,12 @@ def _parts(output: Any) -> Iterable[Tuple[Any, Any]]:
     return ()
 
 
+def check_image(image: Any, what: str) -> None:
+    """Raise FeatvizError unless ``image`` is one input ``[1, C, H, W]``, which ``what`` needs."""
+    if not isinstance(image, torch.Tensor) or image.dim() != 4 or len(image) != 1:
+        raise FeatvizError(f"{what} needs one image [1, C, H, W], not {describe_output(image)}")
+
+
 def describe_output(output: Any) -> str:
     """Describe in words what a layer returned."""
     if isinstance(output, torch.Tensor):

@@ -153,7 +153,7 @@ def box_of(candidates: Candidates, row: int, number: int) -> torch.Tensor:
     return candidates.boxes_of(torch.tensor([number]), torch.tensor([row]))[0]
 
 
-def overlaps(candidates: Candidates, number: int, boxes: torch.Tensor, region: Optional[Region]) -> torch.Tensor:
+def overlaps(candidates: Candidates, number: int, boxes: torch.Tensor, region: Optional[Region] = None) -> torch.Tensor:
     """Return the IoU of each candidate, as a class and cut to a region, with each of ``boxes [M, 4]``: ``[N, M]``."""
     from torchvision.ops import box_iou
 

@@ -14,7 +14,7 @@ remains:
 from __future__ import annotations
 
 from collections import Counter
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 
@@ -28,6 +28,11 @@ FAINT = 0.01  # a candidate of a class with less is none
 MISSED, FALSE, CLASS, BOX, DUPLICATE = "missed", "false", "wrong class", "poor box", "duplicate"
 KINDS = (MISSED, FALSE, CLASS, BOX, DUPLICATE)
 ERRORS = "errors"  # target: all kinds
+
+
+def is_kind(target: Any, names: Collection[str] = ()) -> bool:
+    """Whether a target is ``errors`` or a kind of them, and no class of that name."""
+    return target in (ERRORS, *KINDS) and target not in names
 
 
 def errors_of(
@@ -91,11 +96,10 @@ def check_classes(detections: Detections, numbers: Sequence[int]) -> None:
         )
 
 
-def counts(cases: Sequence[Case], names: Dict[int, str]) -> Dict[str, Dict[str, int]]:
-    """Count errors: class name -> kind -> number. A ``wrong class`` counts for the class that was detected."""
-    found = Counter((names.get(case.number, f"class {case.number}"), case.kind) for case in cases if case.kind)
-    classes = sorted({name for name, _ in found})
-    return {name: {kind: found[name, kind] for kind in KINDS} for name in classes}
+def counts(errors: Iterable[Tuple[str, str]]) -> Dict[str, Dict[str, int]]:
+    """Count errors, given by class name and kind: class name -> kind -> number, by class name."""
+    found = Counter(errors)
+    return {name: {kind: found[name, kind] for kind in KINDS} for name in sorted({name for name, _ in found})}
 
 
 def _matched(share: torch.Tensor, same: torch.Tensor) -> Dict[int, int]:

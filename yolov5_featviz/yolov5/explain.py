@@ -14,7 +14,7 @@ from yolov5_featviz.attribution.explain import MASKS, METHOD, Explanation, check
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Detections
 from yolov5_featviz.models.layers import LayerSpec, index_layers
-from yolov5_featviz.models.tide import ERRORS, KINDS
+from yolov5_featviz.models.tide import is_kind
 from yolov5_featviz.models.zoo import ZooModel
 from yolov5_featviz.yolov5.detections import ULTRALYTICS
 from yolov5_featviz.yolov5.labels import read_label
@@ -118,7 +118,7 @@ def _labels(image: Image, labels: Any, target: Any, size: Tuple[int, int]) -> Op
     """Return the labels of an image in its pixels, if they are given or needed."""
     if isinstance(labels, Boxes):
         return labels
-    if labels is None and str(target) not in (ERRORS, *KINDS):
+    if labels is None and not is_kind(str(target)):
         return None
     if not isinstance(image, (str, Path)):
         raise FeatvizError(f"target {target!r} needs labels, and an array has none: give labels, Boxes with classes")

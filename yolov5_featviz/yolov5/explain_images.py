@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,13 +10,14 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, 
 
 from yolov5_featviz import stop
 from yolov5_featviz.attribution.explain import MASKS, METHOD, METHODS, Explanation, check_explain, overview
+from yolov5_featviz.compare.tables import csv_text
 from yolov5_featviz.draw.record import dumps
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.files import check_writable, new_folder, write, write_new
 from yolov5_featviz.models.device import choose_device
 from yolov5_featviz.models.layers import index_layers
 from yolov5_featviz.models.targets import parse_target
-from yolov5_featviz.models.tide import ERRORS, KINDS
+from yolov5_featviz.models.tide import KINDS, counts, is_kind
 from yolov5_featviz.runs.images import find_images
 from yolov5_featviz.runs.look import Look, render_cam
 from yolov5_featviz.runs.names import image_names
@@ -110,7 +109,7 @@ def explain_images(options: ExplainOptions, command: Sequence[str], log: Callabl
     labels = {image: read_label(image, o.labels) for image in images}
     if o.labels is not None and not any(label is not None and label.file for label in labels.values()):
         raise FeatvizError(f"--labels {o.labels} has no {images[0].stem}.txt, nor one of any other image")
-    if o.target in (ERRORS, *KINDS) and not any(labels.values()):
+    if is_kind(o.target) and not any(labels.values()):
         raise FeatvizError(
             f"--target {o.target} needs labels, and {o.source} has none: give their folder with --labels"
         )
@@ -183,8 +182,8 @@ class _Run:
         how: Dict[str, Any] = {"imgsz": o.imgsz or 640, "conf": o.conf, "iou": o.iou, "masks": o.masks}
         how.update(batch=o.batch, progress=passes, labels=boxes, name=name)
         found = explain(model, pixels, target, o.method, o.layers, **how)
-        alone = zip(stems(found), (one.heat for one in found))
-        pictures = list(alone) if o.each else [("all", overview(found))]
+        names = stems(found) if o.each else ["all"] * len(found)
+        pictures = list(zip(names, (one.heat for one in found))) if o.each else [("all", overview(found))]
         files: List[Files] = [
             ("", partial(render_cam, heat, o.look, pixels, name=f"{stem}_{o.method}")) for stem, heat in pictures
         ]
@@ -193,18 +192,16 @@ class _Run:
         self.gallery.add(home, name, files, [], pixels, made=made, explanations=found)
         self.labelled |= label is not None
         self.done.append(image)
-        files_of = stems(found) if o.each else ["all"] * len(found)
-        self.rows += [_row(name, one, f"{stem}_{o.method}") for one, stem in zip(found, files_of)]
+        self.rows += [_row(name, one, f"{stem}_{o.method}") for one, stem in zip(found, names)]
 
     def close(self, log: Callable[[str], None]) -> None:
         """Write the table, and print the errors by kind and class."""
         if self.home is None or not self.done:
             return
         about = {**self.about, "images": [identity(image) for image in self.done]}
-        stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([HEAD, *self.rows])
+        content = csv_text(HEAD, self.rows).encode("utf-8", "replace")
         try:
-            table = write_new(self.home / "explanations.csv", [stream.getvalue().encode("utf-8", "replace")])
+            table = write_new(self.home / "explanations.csv", [content])
             record = dumps({**about, "file": table.name, "shows": "numbers"})
             write(table.with_name(f"{table.name}.json"), f"{record}\n".encode())
         except OSError as error:
@@ -216,13 +213,12 @@ class _Run:
 
     def kinds(self) -> str:
         """Count errors by class and kind, as a table for the terminal."""
-        found = Counter((row[1], row[9]) for row in self.rows if row[9])
+        found = counts((row[1], row[9]) for row in self.rows if row[9])
         if not found:
             return "no errors"
-        classes = sorted({label for label, _ in found})
-        lines = [[label, *(str(found[label, kind]) for kind in KINDS)] for label in classes]
-        total = ["all", *(str(sum(found[label, kind] for label in classes)) for kind in KINDS)]
-        return align([["errors", *KINDS], *lines, *([total] if len(classes) > 1 else [])], right=range(1, 6))
+        lines = [[label, *(str(by[kind]) for kind in KINDS)] for label, by in found.items()]
+        total = ["all", *(str(sum(by[kind] for by in found.values())) for kind in KINDS)]
+        return align([["errors", *KINDS], *lines, *([total] if len(found) > 1 else [])], right=range(1, 6))
 
 
 def stems(explanations: Sequence[Explanation]) -> List[str]:
@@ -244,8 +240,8 @@ def stems(explanations: Sequence[Explanation]) -> List[str]:
 
 def _row(image: str, one: Explanation, file: str) -> List[Any]:
     edges = [f"{edge:.2f}" for edge in one.box]
-    words = [one.kind, printable(one.note), one.method, "+".join(one.layers), file]
-    return [printable(image), printable(one.label), one.number, f"{one.score:.6g}", *edges, int(one.detected), *words]
+    words = [one.kind, one.note, one.method, "+".join(one.layers), file]
+    return [image, one.label, one.number, f"{one.score:.6g}", *edges, int(one.detected), *words]
 
 
 def _made(about: Mapping[str, Any], image: Path) -> Dict[str, Any]:

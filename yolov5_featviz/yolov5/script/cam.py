@@ -13,7 +13,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Thresholds, names_of, without_gradients
 from yolov5_featviz.models.layers import Target
 from yolov5_featviz.models.targets import NothingFoundError, cases_of, class_number, parse_target
-from yolov5_featviz.models.tide import ERRORS, KINDS
+from yolov5_featviz.models.tide import is_kind
 from yolov5_featviz.runs.look import Look
 from yolov5_featviz.yolov5.script.batch import Batch, Visit
 
@@ -50,7 +50,7 @@ def explained(item: Batch, i: int, visit: Visit, layers: str, look: Look, log: C
         return explain_input(visit.model, images, target, layers=layers, merge=False, **how, **more)
 
     known = names_of(names)
-    wrong = str(look.target) in (ERRORS, *KINDS) and look.target not in known.values()
+    wrong = is_kind(str(look.target), known.values())
     if look.target is None or wrong:
         labels = item.labels(i, visit.images)
         how["labels"] = labels

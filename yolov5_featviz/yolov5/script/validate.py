@@ -19,7 +19,7 @@ from yolov5_featviz.files import check_writable
 from yolov5_featviz.models.detections import names_of
 from yolov5_featviz.models.layers import Target, index_layers, select_layers
 from yolov5_featviz.models.targets import class_number, parse_target
-from yolov5_featviz.models.tide import ERRORS, KINDS
+from yolov5_featviz.models.tide import is_kind
 from yolov5_featviz.yolov5.source import Source
 from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.weights.guard import guard
@@ -96,7 +96,7 @@ def validate(
             check_class(channels, names)
             _check_layers(model, layers, channels, trust)
             known = names_of(names)
-            if target not in (ERRORS, *KINDS) or target in known.values():
+            if not is_kind(target, known.values()):
                 class_number(parse_target(target).word, known)
 
 
