@@ -19,9 +19,10 @@ from helpers import ROOT, WEIGHTS, feature_map, files_below, run
 import yolov5_featviz as fv
 from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.compare import pages
+from yolov5_featviz.compare.measure import measure_image
 from yolov5_featviz.compare.options import CompareOptions
 from yolov5_featviz.compare.pages import difference
-from yolov5_featviz.compare.tables import METRICS, Row, means, measure_image, to_latex
+from yolov5_featviz.compare.summary import METRICS
 from yolov5_featviz.runs.provenance import read_record, sha256
 from yolov5_featviz.yolov5 import compare as module
 from yolov5_featviz.yolov5.compare import by_model, model_names
@@ -64,8 +65,8 @@ def positive_mean(fm):
 def test_what_is_there(compared):
     done, home = compared
     exp = home / "runs" / "compare" / "exp"
-    tables = ["means.csv", "means.csv.json", "metrics.csv", "metrics.csv.json", "table.tex"]
-    assert files_below(exp) == sorted([*tables, "bus.png", "zidane.png"])
+    tables = [f"{name}.csv{end}" for name in ("metrics", "means", "differences", "map") for end in ("", ".json")]
+    assert files_below(exp) == sorted([*tables, "table.tex", "table_column.tex", "bus.png", "zidane.png"])
     damaged, *_ = lines = done.stderr.splitlines()
     assert damaged.startswith("yolov5-featviz: cannot read the image data/images/damaged.jpg")
     assert lines[-2].startswith("yolov5-featviz: 2 images, in runs/compare/exp; ")
@@ -141,55 +142,34 @@ def test_means(compared):
             if values:
                 assert float(mean[metric]) == pytest.approx(sum(values) / 2)
                 assert float(mean[f"{metric}_sd"]) == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2), abs=1e-8)
+            assert mean[f"{metric}_low"] == mean[f"{metric}_high"] == ""  # of two images
 
 
-def check_latex(text):
-    """Braces and environments close, rows have as many cells as there are columns."""
-    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
-    depth = 0
-    for before, letter in zip(" " + body, body):
-        depth += {"{": 1, "}": -1}.get(letter, 0) if before != "\\" else 0
-        assert depth >= 0
-    assert depth == 0 and body.count(r"\begin{tabular}") == body.count(r"\end{tabular}") == 1
-    columns = len(body.split("{tabular}{")[1].split("}")[0])
-    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-    assert rows and all(line.replace(r"\&", "").count("&") == columns - 1 for line in rows)
-    return rows
-
-
-def test_latex(compared):
-    exp = compared[1] / "runs" / "compare" / "exp"
-    text = (exp / "table.tex").read_text()
-    head, *rows = check_latex(text)
-    assert "booktabs" in text and "ground-truth boxes" in text and r"Energy inside (\%) $\uparrow$" in head
-    assert [row.split(" & ")[:2] for row in rows] == [["17", "best"], ["", "epoch60"], ["23", "best"], ["", "epoch60"]]
-    first = rows_of(exp / "means.csv")[0]
-    assert f"{100 * float(first['energy_inside']):.1f}" in rows[0].split(" & ")[3]
-    assert f"{float(first['entropy']):.3f}" in rows[0].split(" & ")[6]
-    best = {
-        k: max(float(m["energy_inside"]) for m in rows_of(exp / "means.csv") if m["layer"] == k) for k in ("17", "23")
-    }
-    assert rf"\textbf{{{100 * best['17']:.1f}}}" in rows[0] + rows[1] and text.count(r"\textbf") >= 4
-
-
-def row(**more):
-    return Row("x", "17", "a", "labels", 0.4, 0.5, 1.0, 0.1, 0.9, math.nan, math.nan)._replace(**more)
-
-
-def test_latex_of_odd_names_and_of_boxes_of_their_own():
-    odd = r"my_model & 50% {v#2} $a^b~\<"
-    text = to_latex([row(model=odd), row(model="b", energy_inside=math.nan)], odd.replace("%", ""))
-    escaped = r"my\_model \& 50\% \{v\#2\} \$a\textasciicircum{}b\textasciitilde{}\textbackslash{}\textless{}"
-    assert escaped in check_latex(text)[1] and " & -- & " in check_latex(text)[2]
-    assert r"\pm" not in text  # there is one image
-    own = to_latex([row(boxes="detections"), row(model="b", boxes="detections")], "a")
-    assert r"\textbf" not in own and "not the same ones" in own  # no winner where each has boxes of its own
-
-
-def test_means_leave_out_what_there_is_not():
-    found = means([row(energy_inside=0.25), row(image="y", energy_inside=math.nan), row(image="z", energy_inside=0.75)])
-    assert found[0].values["energy_inside"] == (0.5, pytest.approx(math.sqrt(0.125)), 2)
-    assert found[0].values["cka"][2] == 0 and math.isnan(found[0].values["cka"][0])
+def test_two_images_are_no_conclusion(compared):
+    """Neither on the screen nor in a table: no interval, no p value, no star."""
+    done, home = compared
+    exp = home / "runs" / "compare" / "exp"
+    assert "\n2 images: no conclusion\n" in done.stderr and "nan" not in done.stderr.lower()
+    rows = rows_of(exp / "differences.csv")
+    metrics = ("energy_inside", "pointing_hit", "channel_sparsity", "entropy")
+    assert [(row["layer"], row["metric"]) for row in rows] == [(k, m) for k in ("17", "23") for m in metrics]
+    of_image = rows_of(exp / "metrics.csv")
+    for row in rows:
+        assert (row["model"], row["reference"], row["n"]) == ("epoch60", "best", "2")
+        assert row["note"] == "2 images: no conclusion"
+        assert {row[key] for key in ("low", "high", "p", "p_holm", "effect")} == {""}
+        of = {
+            m: [float(one[row["metric"]]) for one in of_image if (one["layer"], one["model"]) == (row["layer"], m)]
+            for m in MODELS
+        }
+        assert float(row["difference"]) == pytest.approx(sum(of["epoch60"]) / 2 - sum(of["best"]) / 2, abs=1e-8)
+    for name in ("table.tex", "table_column.tex"):
+        text = (exp / name).read_text()
+        assert (
+            "2 images: no conclusion." in text
+            and "*" not in text.split("toprule")[1]
+            and "[" not in text.split("toprule")[1]
+        )
 
 
 def test_one_scale_for_a_layer(predict, images, tmp_path, monkeypatch):
@@ -359,6 +339,9 @@ def test_info_and_redo(compared):
     table = json.loads((home / "runs/compare/exp/metrics.csv.json").read_text())
     assert [image["name"] for image in table["images"]] == ["bus.jpg", "zidane.jpg"]
     assert read_record(home / "runs/compare/exp/table.tex")["weights"] == table["weights"]
+    for name in ("differences.csv", "map.csv", "table_column.tex"):
+        done = run("-m", "yolov5_featviz", "redo", f"runs/compare/exp/{name}", cwd=home, script=None)
+        assert done.stdout.splitlines()[-1] == f"runs/compare/exp/{name}: identical, byte for byte"
 
 
 BOTH = ("--weights", WEIGHTS, EPOCH60)
@@ -424,6 +407,7 @@ def test_interrupted(images, tmp_path, monkeypatch, capsys):
     assert "1 of 3 images, then stopped, in out/n;" in capsys.readouterr().err
     assert [f for f in files_below("out/n") if f.endswith(("png", "csv", "part"))] == [
         "a.png",
+        "differences.csv",
         "means.csv",
         "metrics.csv",
     ]

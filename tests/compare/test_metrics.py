@@ -10,17 +10,8 @@ from helpers import feature_map
 import yolov5_featviz as fv
 from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.arrays.cells import in_region
-from yolov5_featviz.compare.metrics import (
-    channel_sparsity,
-    debiased_cka,
-    energy_inside,
-    entropy,
-    hoyer,
-    linear_cka,
-    pointing_hit,
-    same_grid,
-    same_samples,
-)
+from yolov5_featviz.arrays.metrics import energy_inside, entropy, hoyer, pointing_hit
+from yolov5_featviz.compare.metrics import channel_sparsity, debiased_cka, linear_cka, same_grid, same_samples
 
 WHOLE = (0.0, 0.0, 32.0, 16.0)  # 2 × 4 cells of 8 pixels
 STRIDE = (8.0, 8.0)

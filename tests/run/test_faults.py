@@ -229,7 +229,8 @@ def test_a_full_disk_is_told_by_name(tmp_path):
 
     missing = "000.png, 001.png, 002.png, 003.png, 004.png and 2 more"
     assert f"error: could not save: [Errno 27] File too large: {missing}\n" in compared
-    assert "the numbers are in metrics.csv, means.csv and table.tex" in compared and "open " not in compared
+    tables = "metrics.csv, means.csv, differences.csv, table.tex and table_column.tex"
+    assert f"the numbers are in {tables}" in compared and "open " not in compared
     made = files_below(tmp_path / "runs/compare/exp")
     assert made == ["means.csv", "means.csv.json", "metrics.csv", "metrics.csv.json", "table.tex"]
 

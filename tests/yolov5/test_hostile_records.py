@@ -274,10 +274,12 @@ def test_hostile_names_in_every_format(tmp_path):
 
 
 def test_hostile_names_in_tables():
-    from yolov5_featviz.compare.tables import Row, to_csv, to_latex
+    from yolov5_featviz.compare.measure import Row
+    from yolov5_featviz.compare.summary import summarise
+    from yolov5_featviz.compare.tables import to_csv, to_latex
 
     row = Row("a\x1bb\r", "17", "m\x07\udcff", "labels", *[0.5] * 7)
-    for text in (to_csv([row, row]), to_latex([row, row], "a")):
+    for text in (to_csv([row, row]), to_latex(summarise([row, row]))):
         assert all(c.isprintable() for c in text if c != "\n")
 
 

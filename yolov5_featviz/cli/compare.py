@@ -75,7 +75,10 @@ FLAGS = (
     ),
     Flag("names", "names", "names of the models; default: of the files, or of their folders", "NAME", nargs="+"),
     Flag(
-        "labels", "labels", "folder of label files; default: 'labels' for 'images' in the path, else detections", "DIR"
+        "labels",
+        "labels",
+        "folder of label files, which also give mAP; default: 'labels' for 'images' in the path, else detections",
+        "DIR",
     ),
     Flag("imgsz", "imgsz", "input size; default 640", "N", flags.whole("--imgsz"), others=("--img", "--img-size")),
     Flag("conf-thres", "conf", "confidence threshold; default 0.25", "CONF", flags.number("--conf-thres")),

@@ -11,9 +11,9 @@ import torch
 from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.arrays.reduce import REDUCTIONS, reduce_channels
+from yolov5_featviz.compare.measure import layer_name
 from yolov5_featviz.compare.metrics import image_cells, on_image, same_grid
 from yolov5_featviz.compare.options import CompareOptions
-from yolov5_featviz.compare.tables import layer_name
 from yolov5_featviz.draw.record import number
 from yolov5_featviz.draw.scale import Legend, end_words, legend
 from yolov5_featviz.features.prediction import Prediction

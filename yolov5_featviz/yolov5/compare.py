@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 import numpy as np
 
 from yolov5_featviz import stop
+from yolov5_featviz.arrays.boxes import Boxes
 from yolov5_featviz.attribution.explain import Explanation
 from yolov5_featviz.compare.flips import (
     Flip,
@@ -20,11 +21,14 @@ from yolov5_featviz.compare.flips import (
     mistakes_of,
     mistakes_table,
 )
+from yolov5_featviz.compare.measure import Row, measure_image
 from yolov5_featviz.compare.object_pages import Shown, draw_objects
 from yolov5_featviz.compare.objects import check_target, find_objects, in_image, sights
 from yolov5_featviz.compare.options import CAM, HEATMAP, CompareOptions
 from yolov5_featviz.compare.pages import draw_pages
-from yolov5_featviz.compare.tables import Row, csv_file, measure_image, table, table_files
+from yolov5_featviz.compare.precision import Matches, Scored, average_precision, match
+from yolov5_featviz.compare.summary import Summary, summarise
+from yolov5_featviz.compare.tables import csv_file, precision_csv, precision_table, table, table_files
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.features.prediction import Prediction
@@ -79,7 +83,8 @@ def compare(options: CompareOptions, command: Sequence[str], log: Callable[[str]
             _check_classes(labels, names[0], models[0].names)
         releases = list(dict.fromkeys(model.release for model in models))
         about = {**run_record(command, files, yolov5=", ".join(releases)), "models": names}
-        run = _Run(o, names, about if HEATMAP not in o.modes else {**about, "reduce": o.reduce})
+        run = _Run(o, names, about if HEATMAP not in o.modes else {**about, "reduce": o.reduce}, models[0].names)
+        run.unscored = _why_no_precision(labels, names[0], models[0].names)
         failed = _show_all(run, list(zip(images, image_names(images), labels)), models, layers, log)
     if run.home is None and failed + run.empty and not run.failures.errors:
         raise FeatvizError((failed + run.empty)[0])
@@ -108,6 +113,17 @@ def _check_classes(labels: Sequence[Optional[Label]], name: str, classes: Mappin
                 f"{label.file} has class {strange}, {name} has classes {min(classes)} to {max(classes)}: the labels "
                 "are of another class list; it has to be that of the first model"
             )
+
+
+def _why_no_precision(labels: Sequence[Optional[Label]], name: str, classes: Mapping[int, str]) -> str:
+    """Return why labels, if there are any, have no average precision; empty if they have."""
+    if not any(label is not None and label.classes for label in labels):
+        return "no labelled object" if any(label is not None for label in labels) else ""
+    try:
+        _check_classes(labels, name, classes)
+    except FeatvizError as error:
+        return str(error)
+    return ""
 
 
 def _names(o: CompareOptions, files: Sequence[str]) -> List[str]:
@@ -153,6 +169,8 @@ def _show_all(
                 _add_heatmaps(result, run, pixels, models, [found or () for found in layers])
             if CAM in o.modes:
                 _add_objects(result, run, pixels, models, layers)
+            if label is not None and not run.unscored:
+                _add_matches(result, run, pixels, models)
             run.add(result)
             if o.say > 0:
                 log(f"wrote {', '.join(map(str, run.written))}" if run.written else f"nothing to show of {image}")
@@ -180,6 +198,7 @@ class _Result:
     rows: List[Row] = field(default_factory=list)
     flips: List[Flip] = field(default_factory=list)
     mistakes: List[Mistake] = field(default_factory=list)
+    matches: List[Matches] = field(default_factory=list)  # of each model
     empty: str = ""  # why there is no object to show
 
 
@@ -195,6 +214,29 @@ def _add_heatmaps(
     truths = None if label is None else [label.boxes(one.region, models[0].names) for one in seen]
     result.rows += measure_image(name, run.names, maps, truths, o.reduce)
     result.figures += draw_pages(name, run.names, seen, maps, None if truths is None else truths[0], o)
+
+
+def _add_matches(result: _Result, run: _Run, pixels: np.ndarray, models: Sequence[Any]) -> None:
+    """Match what each model detects as in validation with the labels."""
+    if result.label is None:
+        return
+    for name, model in zip(run.names, models):
+        try:
+            found, placed = model.validated(pixels, run.options.imgsz)
+        except FeatvizError as error:
+            run.unscored = f"{name}: {error}"
+            return
+        truths = placed.cut(result.label.boxes(placed.labels(), models[0].names))
+        result.matches.append(match(_renumbered(found, model.names, models[0].names), truths))
+
+
+def _renumbered(found: Boxes, own: Mapping[int, str], first: Mapping[int, str]) -> Boxes:
+    """Return detections with the class numbers of the first model, by name; -1 where it has no such class."""
+    if own == first or found.classes is None:
+        return found
+    numbers = {name: number for number, name in reversed(list(first.items()))}
+    classes = np.array([numbers.get(own.get(int(k), ""), -1) for k in found.classes], np.int64)
+    return replace(found, classes=classes)
 
 
 def _add_objects(
@@ -265,19 +307,24 @@ def _explained(
 class _Run:
     """Folder and results of a comparison; the folder is created with the first image."""
 
-    def __init__(self, options: CompareOptions, names: Sequence[str], about: Mapping[str, Any]) -> None:
-        self.options, self.names, self.about = options, names, about
+    def __init__(
+        self, options: CompareOptions, names: Sequence[str], about: Mapping[str, Any], classes: Mapping[int, str]
+    ) -> None:
+        self.options, self.names, self.about, self.classes = options, names, about, classes
+        self.unscored = ""  # why there is no average precision, though there are labels
         self.home: Optional[Path] = None
         self.first: Optional[Path] = None
         self.rows: List[Row] = []
         self.flips: List[Flip] = []
         self.mistakes: List[Mistake] = []
+        self.matches: List[List[Matches]] = []  # of each image and model
         self.empty: List[str] = []
         self.done: List[Path] = []
         self.written: List[Path] = []
         self.tables: List[str] = []
         self.failures = Failures()
         self._labelled = False
+        self._summed: Optional[Summary] = None
         self._pictures = 0
         self._stems: Set[str] = set()
 
@@ -300,6 +347,7 @@ class _Run:
         self.rows += result.rows
         self.flips += result.flips
         self.mistakes += result.mistakes
+        self.matches += [result.matches] if result.matches else []
         self._labelled = self._labelled or result.label is not None
         self.done.append(result.image)
 
@@ -342,19 +390,37 @@ class _Run:
                 self.tables += [] if name.endswith(".json") else [name]
 
     def _table_files(self, about: Mapping[str, Any]) -> Iterator[Tuple[str, bytes]]:
+        scored = self._scored()
         if HEATMAP in self.options.modes:
-            yield from table_files(self.rows, about)
+            yield from table_files(self._summary(), about)
+        if scored:
+            yield from csv_file("map.csv", precision_csv(scored, self.classes), about)
         if CAM in self.options.modes:
             yield from csv_file("flips.csv", flips_csv(self.flips), about)
             if self._labelled:
                 yield from csv_file("errors.csv", mistakes_csv(self.mistakes), about)
 
+    def _scored(self) -> List[Scored]:
+        """Return the average precisions of the models, if they are known for all images with labels."""
+        if self.unscored or not self.matches:
+            return []
+        found = [average_precision(of_model) for of_model in zip(*self.matches)]
+        return [Scored(name, one) for name, one in zip(self.names, found)]
+
+    def _summary(self) -> Summary:
+        if self._summed is None or len(self._summed.rows) != len(self.rows):
+            self._summed = summarise(self.rows, self._scored(), self.unscored)
+        return self._summed
+
     def said(self) -> List[str]:
         """Format the numbers for the terminal."""
-        found = [table(self.rows)] if HEATMAP in self.options.modes else []
+        found = [table(self._summary())] if HEATMAP in self.options.modes else []
         if CAM in self.options.modes:
             found += [mistakes_table(self.names, self.mistakes)] if self._labelled else []
             found.append(flips_table(self.flips))
+        if HEATMAP not in self.options.modes:
+            found += [precision_table(self._scored())] if self._scored() else []
+            found += [f"no mAP: {self.unscored}"] if self.unscored else []
         return found
 
     def count(self) -> str:

@@ -23,6 +23,7 @@ from torch import nn
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.attribution.cam import cam
+from yolov5_featviz.attribution.dependence import dependences
 from yolov5_featviz.attribution.explain import Explanation, explain_input
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.errors import FeatvizError, reason
@@ -39,6 +40,7 @@ from yolov5_featviz.yolov5.script.batch import Batch, find_boxes
 from yolov5_featviz.yolov5.script.compat import Surroundings
 from yolov5_featviz.yolov5.script.monkeypatch import Patches
 from yolov5_featviz.yolov5.source import Source, find_source
+from yolov5_featviz.yolov5.validation import THRESHOLDS, Placed, prepare, rounds_up
 from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint, model_of
 from yolov5_featviz.yolov5.weights.guard import guard
 
@@ -143,6 +145,7 @@ class Predictor:
         conf: float = 0.25,
         iou: float = 0.45,
         name: str = "",
+        ablate: LayerSpec = (),
     ) -> Prediction:
         """Run the model on an image.
 
@@ -152,6 +155,8 @@ class Predictor:
             imgsz: see :meth:`prepare`.
             conf, iou: confidence and IoU thresholds, as for ``detect.py``.
             name: name of the image for captions; by default that of the file.
+            ablate: those of the layers whose channels can then be ranked by ``ablation``; see
+                :func:`yolov5_featviz.draw.channels.rank`. The model is run once more for each of their channels.
 
         Raises:
             FeatvizError: the image cannot be read, there is no such layer, or it yields no feature map.
@@ -167,6 +172,12 @@ class Predictor:
             boxes = self._detect(self._run(x.to(self.device)), conf, iou)
         maps = features.of_image(0, name) if features is not None else []
         maps = [replace(feature_map, region=region, boxes=boxes) for feature_map in maps]
+        ablated = select_layers(self.index, ablate)
+        if ablated:
+            with _own(self.source):
+                limits = Thresholds(conf, iou, MOST)
+                known = dependences(self.index.root, x.to(self.device), ablated, boxes, limits)
+            maps = [fm.with_dependence(known[fm.layer.path]) if fm.layer.path in known else fm for fm in maps]
         return Prediction(name, pixels, (int(x.shape[2]), int(x.shape[3])), region, boxes, maps)
 
     def cam(
@@ -218,6 +229,26 @@ class Predictor:
         candidates = replace(every.candidates, score=_no_gradient, box=None)
         return located(candidates, boxes, scores, classes, every.names), region
 
+    def validated(self, image: Union[str, Path, np.ndarray], imgsz: int = 640) -> Tuple[Boxes, Placed]:
+        """Detect objects as ``val.py --batch-size 1`` does, with its thresholds.
+
+        Args:
+            image, imgsz: see :meth:`prepare`.
+
+        Returns:
+            ``(boxes, placed)``: in pixels of the image, cut to it; and where the image was in the input.
+
+        Raises:
+            FeatvizError: the image cannot be read, or the model is no detector.
+        """
+        side = -(-imgsz // self.stride) * self.stride
+        x, placed = prepare(read_image(image), side, self.stride, self._letterbox, rounds_up(self.source.root))
+        with _own(self.source), torch.no_grad():
+            found = self._detect(self._run(x.to(self.device)), *THRESHOLDS, multi_label=True)
+        if found is None:
+            raise FeatvizError(f"the model in {self.weights} is no detector: its output has no boxes")
+        return placed.in_image(found), placed
+
     def explain(
         self, image: Union[str, Path, np.ndarray], *arguments: Any, imgsz: int = 640, name: str = "", **options: Any
     ) -> List[Explanation]:
@@ -245,13 +276,16 @@ class Predictor:
                 f"the model in {self.weights} cannot be run on {size} pixels: {reason(error)}"
             ) from error
 
-    def _detect(self, output: Any, conf: float, iou: float) -> Optional[Boxes]:
+    def _detect(
+        self, output: Any, conf: float, iou: float, most: int = MOST, multi_label: bool = False
+    ) -> Optional[Boxes]:
         decoded = output[0] if isinstance(output, (list, tuple)) else output
         if not isinstance(decoded, torch.Tensor) or decoded.dim() != 3:
             return None
         names = getattr(find_model(self.model), "names", ())
         known = inspect.signature(self._suppress).parameters
-        options = {"max_det": MOST, "nm": max(0, int(decoded.shape[2]) - 5 - len(names)) if names else 0}
+        masks = max(0, int(decoded.shape[2]) - 5 - len(names)) if names else 0
+        options = {"max_det": most, "nm": masks, **({"multi_label": True} if multi_label else {})}
         found = self._suppress(decoded, conf, iou, **{key: n for key, n in options.items() if key in known})
         return Batch([], found=find_boxes(found)).boxes(0, names)
 
@@ -448,6 +482,11 @@ class RemotePredictor:
         found: Tuple[Detections, Region] = self._ask("detections", *arguments, **options)
         return found
 
+    def validated(self, *arguments: Any, **options: Any) -> Tuple[Boxes, Placed]:
+        """See :meth:`Predictor.validated`."""
+        found: Tuple[Boxes, Placed] = self._ask("validated", *arguments, **options)
+        return found
+
     def explain(self, *arguments: Any, **options: Any) -> List[Explanation]:
         """See :meth:`Predictor.explain`."""
         found: List[Explanation] = self._ask("explain", *arguments, **options)
@@ -540,6 +579,8 @@ def serve() -> None:
                 answer = replace(heat, feature_map=_bare(heat.feature_map))
             elif what == "detections":
                 answer = predictor.detections(*arguments, **options)
+            elif what == "validated":
+                answer = predictor.validated(*arguments, **options)
             elif what == "explain":
                 found = predictor.explain(*arguments, **options)
                 heats = [replace(one.heat, feature_map=_bare(one.heat.feature_map)) for one in found]
