@@ -9,7 +9,7 @@ RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-checkouts test-stacks test-releases test-report test-mmdet test-transformers test-faults bench figures deletion lint train-demo clean
+.PHONY: help demo test test-fast test-checkouts test-stacks test-releases test-report test-mmdet test-transformers test-faults bench figures deletion proof lint train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ test-releases: $(VENV)/.wheels ## release by release what works, as a table: mak
 test-report: $(VENV)/.browser ## the report in a real browser: Chromium, which must be installed; screenshots go to runs/report
 	@test -n "$(CHROMIUM)" || { echo "no Chromium: apt-get install chromium, or make test-report CHROMIUM=/path/to/it"; exit 1; }
 	mkdir -p runs/report
-	CHROMIUM="$(CHROMIUM)" SCREENSHOTS=runs/report $(BIN)/python -m pytest tests/runs/test_browser.py
+	CHROMIUM="$(CHROMIUM)" SCREENSHOTS=runs/report $(BIN)/python -m pytest tests/runs/test_browser.py tests/compare/test_faithfulness_tables.py
 
 test-mmdet: $(MMDET)/.ready ## mmdetection's detectors and timm's models, in an environment of their own (a quarter of an hour to build)
 	$(MMDET)/bin/python -m pytest tests/models/test_mmdet.py tests/models/test_detections_mmdet.py tests/models/test_timm.py
@@ -55,6 +55,9 @@ figures: $(VENV)/.dev ## make the pictures of README and docs anew, and say whic
 
 deletion: $(VENV)/.dev ## the explanation methods by deletion on three detectors, two of which it trains (up to an hour)
 	$(BIN)/python scripts/deletion.py
+
+proof: $(VENV)/.dev ## how faithful the explanation methods are on three detectors: the tables of docs/proof.md (up to an hour)
+	$(BIN)/python scripts/proof.py
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .

@@ -38,7 +38,10 @@ import numpy as np
 import torch
 
 import yolov5_featviz as fv
+from yolov5_featviz.attribution.deletion import both_curves
+from yolov5_featviz.attribution.passes import best_batch
 from yolov5_featviz.draw.encode import filtered, run_lengths
+from yolov5_featviz.models.detections import Thresholds, watching
 from yolov5_featviz.text import align
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +70,7 @@ def main() -> None:
             return
         if o.explain:
             found["explain"] = explanations(o.repeats, o.masks)
+            found["faithfulness"] = deletion_and_insertion(o.repeats)
             save(found, Path(o.json))
             return
         found["layers"] = layers(Path(folder), o.repeats)
@@ -344,6 +348,40 @@ def explanations(repeats: int, masks: int) -> Dict[str, Any]:
     rows.append([f"D-RISE, {masks} masks", *(f"{v:.0f}" for v in middle[2:4]), *(f"{v:.2f}" for v in middle[4:])])
     print("\n" + align(rows, right={1, 2, 3, 4}))
     return found
+
+
+def deletion_and_insertion(repeats: int, steps: int = 50) -> Dict[str, Any]:
+    """Deletion and insertion of one map, in turns with 2 ``steps`` passes forward at the best size of batch."""
+    see = fv.Predictor(WEIGHTS)
+    x, _ = see.prepare(str(IMAGES[0]), 640)
+    x = x.to(see.device)
+    values = np.random.default_rng(0).random((20, 15))
+    with see.own(), torch.no_grad():
+        with watching(see.model) as watched:
+            every = watched(see.model(x), Thresholds())
+        detections = every.of(every.rows[:1].tolist(), every.classes[:1].tolist())
+        batch = best_batch(see.model, x)
+        images = x.repeat(batch, 1, 1, 1)
+
+        def passes() -> None:
+            for _ in range(-(-2 * steps // batch)):
+                see.model(images)
+
+        def curves() -> None:
+            both_curves(see.model, x, detections, [values], [0], steps, batch=batch)
+
+        passes()
+        curves()
+        runs = [[*both_ms(passes, 1, warm=False), *both_ms(curves, 1, warm=False)] for _ in range(repeats)]
+    times = [statistics.median(column) for column in zip(*runs)]
+    ratios = [statistics.median(run[i + 2] / run[i] for run in runs) for i in range(2)]
+    rows = [
+        ["faithfulness", "wall, ms", "CPU, ms", "ratio, wall", "ratio, CPU"],
+        [f"{2 * steps} passes forward, {batch} images each", *(f"{v:.0f}" for v in times[:2]), "1", "1"],
+        [f"deletion and insertion, {steps} steps", *(f"{v:.0f}" for v in times[2:]), *(f"{v:.2f}" for v in ratios)],
+    ]
+    print("\n" + align(rows, right={1, 2, 3, 4}))
+    return {"steps": steps, "batch": batch, "runs": runs, "wall_ratio": ratios[0], "cpu_ratio": ratios[1]}
 
 
 def both_ms(work: Callable[[], Any], repeats: int, warm: bool = True) -> Tuple[float, float]:

@@ -23,11 +23,13 @@ _PUBLIC = {
     "Prediction": "features.prediction",
     "Predictor": "yolov5.predictor",
     "Ranking": "draw.channels",
+    "ablate": "attribution.ablation",
     "backproject": "attribution.backproject",
     "cam": "attribution.cam",
     "capture": "features.capture",
     "compatible": "yolov5.load",
     "explain": "yolov5.explain",
+    "faithfulness": "yolov5.faithfulness",
     "figure": "yolov5.figure",
     "kernels": "features.kernels",
     "list_layers": "models.layers",
@@ -42,6 +44,7 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from yolov5_featviz.arrays.boxes import Boxes
+    from yolov5_featviz.attribution.ablation import ablate
     from yolov5_featviz.attribution.backproject import backproject
     from yolov5_featviz.attribution.cam import cam
     from yolov5_featviz.attribution.explain import Explanation, overview
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from yolov5_featviz.models.detections import Detections
     from yolov5_featviz.models.layers import LayerInfo, list_layers, select_layers
     from yolov5_featviz.yolov5.explain import explain
+    from yolov5_featviz.yolov5.faithfulness import faithfulness
     from yolov5_featviz.yolov5.figure import figure
     from yolov5_featviz.yolov5.load import compatible, load
     from yolov5_featviz.yolov5.predictor import Predictor
@@ -77,11 +81,13 @@ __all__ = [
     "Predictor",
     "Ranking",
     "__version__",
+    "ablate",
     "backproject",
     "cam",
     "capture",
     "compatible",
     "explain",
+    "faithfulness",
     "figure",
     "kernels",
     "list_layers",

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 import yolov5_featviz as fv
-from yolov5_featviz.attribution.deletion import FILLS, curves
+from yolov5_featviz.attribution.deletion import FILLS, both_curves, curves
 from yolov5_featviz.models.detections import Candidates, Detections, Thresholds, select, watching
 
+ALONE = ("boxes", "scores", "classes", "rows")
 BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 40]])
 
 
@@ -28,6 +29,12 @@ class Passes(nn.Module):
     def forward(self, x):
         self.given.append(x.clone())
         return x
+
+
+def steps_of(model, insert=False):
+    """What the model was given for one map, by step: the image and what it is replaced by are run first."""
+    image, filled, *between = model.given
+    return [filled, *between, image] if insert else [image, *between, filled]
 
 
 def summed(*weights):
@@ -102,7 +109,7 @@ def test_ties_go_from_the_upper_left():
     for values, order in ((level, [0, 1, 2, 3, 4, 5]), (two, [2, 3, 0, 1, 4, 5])):
         model.given.clear()
         curves(model, image, find(image), [values], 6, "black", batch=1, find=find)
-        planes = [one[0, 0].flatten() for one in model.given]
+        planes = [one[0, 0].flatten() for one in steps_of(model)]
         gone = [int((before - after).argmax()) for before, after in zip(planes, planes[1:])]
         assert gone == order and all(torch.equal(one[0, 0], one[0, 2]) for one in model.given)
 
@@ -127,7 +134,7 @@ def last_input(image, fill, insert=False):
     """What the model is given when all pixels are replaced."""
     model, find = Passes(), summed(np.full(tuple(image.shape[2:]), 1e-4))
     curves(model, image, find(image), [np.zeros((1, 1))], 2, fill, insert, batch=1, find=find)
-    unchanged, half, replaced = model.given[::-1] if insert else model.given
+    unchanged, half, replaced = steps_of(model, insert)[:: -1 if insert else 1]
     assert torch.equal(unchanged, image)
     rows = image.shape[2] // 2
     above, below = (unchanged, replaced) if insert else (replaced, unchanged)
@@ -152,6 +159,53 @@ def test_fills(noise, insert):
     assert not last_input(noise, "black", insert).any()
     other = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
     assert torch.equal(last_input(noise, other, insert), other)
+
+
+def test_noise_has_the_mean_and_deviation_of_each_channel():
+    image = (
+        torch.rand(1, 3, 200, 300, generator=torch.Generator().manual_seed(0))
+        ** torch.tensor([1.0, 2, 5])[:, None, None]
+    )
+    found = last_input(image, "noise")
+    for own, given in zip(found[0], image[0]):
+        assert float(own.mean()) == pytest.approx(float(given.mean()), abs=0.005)
+        assert float(own.std()) == pytest.approx(float(given.std()), abs=0.005)
+    assert torch.equal(found, last_input(image, "noise", True))
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_what_lies_outside_the_region_stays(noise, fill):
+    """As in the crop alone: shares, fill and map are those of the region."""
+    model, find = Passes(), summed(np.full((40, 100), 1e-4))
+    region = (10.4, 3.0, 89.6, 33.2)  # rounded
+    curves(model, noise, find(noise), [[[1, 0], [0, 0]]], 4, fill, batch=1, find=find, region=region)
+    whole = steps_of(model)
+    crop = noise[:, :, 3:33, 10:90]
+    model.given.clear()
+    find = summed(np.full((30, 80), 1e-4))
+    curves(model, crop, find(crop), [[[1, 0], [0, 0]]], 4, fill, batch=1, find=find)
+    for one, alone in zip(whole, steps_of(model)):
+        assert torch.equal(one[:, :, 3:33, 10:90], alone)
+        rest = one.clone()
+        rest[:, :, 3:33, 10:90] = crop
+        assert torch.equal(rest, noise)
+
+
+def test_both_curves_of_several_maps(noise):
+    """Equal maps are run once, and what all share once; the curves are those of each map alone."""
+    random = np.random.default_rng(5)
+    weights = [random.random((40, 100)) / 4000 for _ in range(2)]
+    model, find = Passes(), summed(*weights)
+    detections = find(noise)
+    maps, of = [random.random((4, 10)), np.ones((2, 2)), weights[1], np.ones((2, 2))], [0, 0, 1, 1]
+    found = both_curves(model, noise, detections, maps, of, 5, "blur", batch=3, find=find)
+    assert sum(len(one) for one in model.given) == 2 + 3 * 4 * 2 + 4  # and what tells whether batches are the same
+    for i, (values, number) in enumerate(zip(maps, of)):
+        one = Detections(**{**vars(detections), **{k: getattr(detections, k)[[number]] for k in ALONE}})
+        for insert, both in zip((False, True), found):
+            alone = curves(model, noise, one, [values], 5, "blur", insert, find=find)
+            np.testing.assert_allclose(both.scores[i], alone.scores[0], atol=1e-6)
+            assert both.areas[i] == pytest.approx(alone.areas[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -235,8 +289,8 @@ def test_the_batch_size(batch):
     for insert in (False, True):
         found = curves(model, image, find(image), maps, 9, "blur", insert, batch, progress, find)
         np.testing.assert_allclose(found.scores, expected[insert].scores, atol=1e-6)
-    assert len(passed) == 40 and all(isinstance(one, Candidates) for one in passed)
-    assert max(len(one) for one in model.given) == min(batch or 8, 20)
+    assert len(passed) == 2 * (2 + 2 * 8) and all(isinstance(one, Candidates) for one in passed)
+    assert max(len(one) for one in model.given) == min(batch or 8, 18)
 
 
 def test_no_detections():
@@ -260,8 +314,11 @@ def test_no_detections():
         ({"maps": [np.zeros((2, 2, 2))]}, "map 0 is of shape [2, 2, 2]: give [h, w]"),
         ({"maps": [[[1, 2], [3]]]}, "map 0 is no array of numbers: give [h, w]"),
         ({"maps": [np.full((2, 2), np.nan)]}, "map 0 has values that are not finite"),
-        ({"fill": "red"}, "no fill 'red': take one of blur, mean, black, or a tensor [1, 3, 4, 4]"),
-        ({"fill": np.zeros(3)}, "no fill of type ndarray: take one of blur, mean, black, or a tensor [1, 3, 4, 4]"),
+        ({"fill": "red"}, "no fill 'red': take one of blur, mean, noise, black, or a tensor [1, 3, 4, 4]"),
+        (
+            {"fill": np.zeros(3)},
+            "no fill of type ndarray: take one of blur, mean, noise, black, or a tensor [1, 3, 4, 4]",
+        ),
         ({"fill": torch.zeros(3)}, "the fill is of shape [3]: give the image's, [1, 3, 4, 4]"),
         ({"image": torch.full((1, 3, 4, 4), 0.5)}, "the detections are not those of this model in this image"),
         ({"image": torch.full((1, 3, 4, 4), 0.5), "insert": True}, "the detections are not those of this model in"),

@@ -10,17 +10,19 @@ import pytest
 from helpers import ROOT, run
 
 from yolov5_featviz.attribution.cam import CAM_METHODS
-from yolov5_featviz.cli import compare, entry, explain, figure, flags, image, layers, main, redo
+from yolov5_featviz.cli import compare, entry, explain, faithfulness, figure, flags, image, layers, main, redo
 from yolov5_featviz.cli.parser import split
 from yolov5_featviz.cli.run import options
 from yolov5_featviz.compare.options import CompareOptions
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.runs.look import FILE_FORMATS, MODES, Look
 from yolov5_featviz.yolov5.explain_images import ExplainOptions
+from yolov5_featviz.yolov5.measure_images import MeasureOptions
 from yolov5_featviz.yolov5.script.artist import RunOptions
 
 TABLES = {"run": flags.RUN, "image": image.FLAGS + image.DRAWN, "layers": layers.FLAGS, "compare": compare.FLAGS}
 TABLES.update(figure=figure.FLAGS, redo=redo.FLAGS, explain=explain.FLAGS + explain.DRAWN)
+TABLES.update(faithfulness=faithfulness.FLAGS)
 
 
 def fields_of(table):
@@ -34,6 +36,7 @@ def fields_of(table):
         (image.LOOK, Look),
         (compare.FLAGS, CompareOptions),
         (explain.FLAGS + flags.REPORT, ExplainOptions),
+        (faithfulness.FLAGS, MeasureOptions),
     ],
 )
 def test_flags_set_the_fields_of_the_options(table, options):
@@ -78,7 +81,7 @@ def test_each_command_has_help_with_examples(name, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("", "no command: take one of run, explain, layers, image"),
+        ("", "no command: take one of run, explain, faithfulness, layers, image"),
         ("runn detect.py", "no command 'runn': did you mean run?"),
         ("xyzzy", "no command 'xyzzy': see yolov5-featviz --help"),
         ("--verison", "no flag '--verison': did you mean --version?"),
@@ -98,6 +101,16 @@ def test_each_command_has_help_with_examples(name, capsys):
         ("compare --weights a.pt b.pt --layers 17 --source c --quiet --verbose", "take one of them"),
         ("compare --weights a.pt b.pt --layers 17 --source c --imgsz small", "--imgsz 'small' is not a whole number"),
         ("layers --weights a.pt --depth 0", "--depth 0: take 1 or more"),
+        ("layers --weights a.pt --ablate", "--ablate needs images to detect something in: give --source, such as bus"),
+        ("layers --weights a.pt --source a.png", "--source does nothing without --ablate"),
+        ("layers --weights a.pt --conf-thres 0.5", "--conf-thres does nothing without --ablate"),
+        ("layers --weights a.pt --ablate --source a.png --conf-thres 2", "--conf-thres 2: take 0 to 1"),
+        ("layers --weights a.pt --ablate --source a.png --imgsz 64 96", "--imgsz 64 96: --ablate takes one size, of"),
+        ("layers --weights a.pt --ablate --source b.png", "no image b.png: give a file, or a folder"),
+        (
+            "layers --model torchvision:resnet18 --ablate --source a.png",
+            "--ablate: torchvision:resnet18 is no detector of a known family",
+        ),
         ("figure a.yaml --dpi few", "dpi 'few' is not a whole number"),
         ("info a.png --jsn", "no flag --jsn: did you mean --json?"),
         ("image --model torchvision:alexnet --layers 0 --source a.png --device cuda:99", "no device 'cuda:99'"),

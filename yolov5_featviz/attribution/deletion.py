@@ -7,19 +7,21 @@ They compare maps by what the detector does, not by where the maps lie. Detector
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from torch import nn
 
+from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.resample import resample
-from yolov5_featviz.attribution.d_rise import Find, Progress, each_candidates
+from yolov5_featviz.attribution.passes import Find, Progress, each_candidates
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Candidates, Detections
 from yolov5_featviz.models.hooks import eval_mode
 from yolov5_featviz.models.outputs import check_image
 from yolov5_featviz.models.targets import OVERLAP, overlaps
+from yolov5_featviz.text import near
 
 KNOWN = 0.9  # least share of its score with which a detection must be found; half precision changes scores a little
 BLUR = 1 / 10  # standard deviation of the blur, in longer sides of the image
@@ -44,6 +46,13 @@ class Curves(NamedTuple):
         return areas
 
 
+class Both(NamedTuple):
+    """The deletion and the insertion curve of each map."""
+
+    deletion: Curves
+    insertion: Curves
+
+
 def curves(
     model: nn.Module,
     image: torch.Tensor,
@@ -55,6 +64,7 @@ def curves(
     batch: Optional[int] = None,
     progress: Optional[Progress] = None,
     find: Optional[Find] = None,
+    region: Optional[Region] = None,
 ) -> Curves:
     """Compute the deletion curve of each detection, or its insertion curve.
 
@@ -66,21 +76,25 @@ def curves(
     Of pixels with the same value, those further up go first, and in a row those further left.
 
     Args:
-        model: the detector. It is not changed, and runs without gradients, ``K (steps + 1)`` times.
+        model: the detector. It is not changed, and runs without gradients, twice, and ``steps - 1`` times for each
+            map that differs from the others.
         image: the model's input ``[1, C, H, W]``, preprocessed.
         detections: found in this image.
-        maps: one map for each detection, in order, ``[h, w]``, over all of the input, the padding included: at its
-            size or coarser, and then interpolated bilinearly. Only the order of the values counts.
+        maps: one map for each detection, in order, ``[h, w]``, over all of the region: at its size or coarser, and
+            then interpolated bilinearly. Only the order of the values counts.
         steps: number of shares.
         fill: what pixels are replaced by.
 
             - ``blur``: the image filtered by a Gaussian whose standard deviation is a tenth of the longer side;
               it sets no new edges, but leaves what is larger.
             - ``mean``: the image's mean colour.
+            - ``noise``: normal noise with the mean and the standard deviation of each channel of the image.
             - ``black``: 0; the mean colour of the training if the input is normalised by mean and deviation.
             - a tensor ``[1, C, H, W]``: these pixels.
         insert: begin with all pixels replaced, and show those of the highest values first: insertion.
         batch, progress, find: as for :func:`~yolov5_featviz.attribution.d_rise.d_rise`.
+        region: of the image in the input: left, top, right and bottom edge in pixels. What lies outside stays as it
+            is. None if the image fills the input.
 
     Returns:
         :class:`Curves`. A good map has a small area under the deletion curve, and a large one under the insertion
@@ -90,48 +104,146 @@ def curves(
         FeatvizError: invalid argument, the detections are not those of the image, ``find`` is missing, or the model
             cannot be run.
     """
-    _check(image, detections, maps, steps)
+    if len(maps) != len(detections):
+        raise FeatvizError(f"{len(maps)} maps for {len(detections)} detections: give one for each, in order")
+    kinds = (insert,)
+    return _curves(model, image, detections, maps, range(len(maps)), steps, fill, kinds, batch, progress, find, region)[
+        0
+    ]
+
+
+def both_curves(
+    model: nn.Module,
+    image: torch.Tensor,
+    detections: Detections,
+    maps: Sequence[Any],
+    of: Sequence[int],
+    steps: int = 50,
+    fill: Union[str, torch.Tensor] = "blur",
+    batch: Optional[int] = None,
+    progress: Optional[Progress] = None,
+    find: Optional[Find] = None,
+    region: Optional[Region] = None,
+) -> Both:
+    """Compute the deletion and the insertion curve of each map; see :func:`curves`.
+
+    Args:
+        model, image, detections, steps, fill, batch, progress, find, region: as for :func:`curves`.
+        maps: any number of maps, several of a detection, for instance. Equal ones are run once.
+        of: the number of the detection that each map explains.
+
+    Raises:
+        FeatvizError: as :func:`curves`.
+    """
+    kinds = (False, True)
+    return Both(*_curves(model, image, detections, maps, of, steps, fill, kinds, batch, progress, find, region))
+
+
+def _curves(
+    model: nn.Module,
+    image: torch.Tensor,
+    detections: Detections,
+    maps: Sequence[Any],
+    of: Sequence[int],
+    steps: int,
+    fill: Union[str, torch.Tensor],
+    kinds: Sequence[bool],  # whether to insert
+    batch: Optional[int],
+    progress: Optional[Progress],
+    find: Optional[Find],
+    region: Optional[Region],
+) -> List[Curves]:
+    check_image(image, "deletion")
+    if steps < 1:
+        raise FeatvizError(f"{steps} steps: take 1 or more")
+    part = (slice(None), slice(None), *part_of((int(image.shape[2]), int(image.shape[3])), region))
     image = image.detach()
-    before, after = image, _filled(image, fill)
-    if insert:
-        before, after = after, before
-    size = (int(image.shape[2]), int(image.shape[3]))
-    planes = [_plane(one, i) for i, one in enumerate(maps)]
+    filled = _filled(image, part, fill)
+    size = (int(filled[part].shape[2]), int(filled[part].shape[3]))
+    planes = [plane_of(one, i) for i, one in enumerate(maps)]
+    same: Dict[Tuple[Any, ...], List[int]] = {}  # of maps that are equal, their numbers
+    for n, plane in enumerate(planes):
+        same.setdefault((plane.shape, plane.tobytes()), []).append(n)
+    users = list(same.values())
+    jobs = [(k, insert, step) for k in range(len(users)) for insert in kinds for step in range(1, steps)]
 
-    @lru_cache(maxsize=1)  # steps of a detection follow each other
-    def rank_of(i: int) -> torch.Tensor:
-        return torch.from_numpy(_ranks(planes[i], size)).to(image.device)
+    @lru_cache(maxsize=1)  # steps of a map follow each other
+    def steps_of(k: int) -> torch.Tensor:
+        """The share with which each pixel is replaced, ``[H, W]``; one that never comes outside the region."""
+        ranks = _ranks(planes[users[k][0]], size)
+        at = np.full(image.shape[2:], steps + 1, np.int32)
+        at[part[2:]] = ranks * steps // ranks.size + 1
+        return torch.from_numpy(at).to(image.device)
 
-    def replaced(i: int, step: int) -> torch.Tensor:
-        chosen = rank_of(i) * steps < step * size[0] * size[1]
-        return torch.where(chosen, after[0], before[0])
+    def replaced(n: int) -> torch.Tensor:
+        if n < 2:
+            return filled[0] if n else image[0]
+        k, insert, step = jobs[n - 2]
+        before, after = (filled, image) if insert else (image, filled)
+        return torch.where(steps_of(k) <= step, after[0], before[0])
 
     def inputs(start: int, stop: int) -> torch.Tensor:
-        return torch.stack([replaced(*divmod(n, steps + 1)) for n in range(start, stop)])
+        return torch.stack([replaced(n) for n in range(start, stop)])
 
-    scores = np.zeros((len(detections), steps + 1))
-    if len(detections):
-        found: Iterable[Candidates] = each_candidates(model, image, inputs, scores.size, batch, find)
+    scores = np.zeros((len(kinds), len(maps), steps + 1))
+    if len(maps):
+        found: Iterable[Candidates] = each_candidates(model, image, inputs, len(jobs) + 2, batch, find)
         with eval_mode(model):
             for n, candidates in enumerate(found if progress is None else progress(found)):
-                i, step = divmod(n, steps + 1)
-                scores[i, step] = _confidence(detections, i, candidates)
-                if step == (steps if insert else 0) and scores[i, step] < KNOWN * float(detections.scores[i]):
+                if n >= 2:
+                    k, insert, step = jobs[n - 2]
+                    left = confidences(detections, [of[m] for m in users[k]], candidates)
+                    scores[kinds.index(insert), users[k], step] = left
+                    continue
+                left = confidences(detections, of, candidates)
+                if n == 0 and (left < KNOWN * detections.scores[list(of)].numpy()).any():
                     raise FeatvizError(
                         "the detections are not those of this model in this image: find them in it first"
                     )
-    whole = scores[:, -1:] if insert else scores[:, :1]
-    return Curves(scores / whole.clip(min=1e-12), np.arange(steps + 1) / steps)
+                for i, insert in enumerate(kinds):
+                    scores[i, :, steps if insert == (n == 0) else 0] = left
+    shares = np.arange(steps + 1) / steps
+    whole = [each[:, -1:] if insert else each[:, :1] for each, insert in zip(scores, kinds)]
+    return [Curves(each / by.clip(min=1e-12), shares) for each, by in zip(scores, whole)]
 
 
-def _confidence(detections: Detections, i: int, candidates: Candidates) -> float:
-    """Return the highest confidence of the class of detection ``i`` among candidates at its place, 0 if none is."""
-    kind = int(detections.classes[i])
-    there = overlaps(candidates, kind, detections.boxes[i : i + 1])[:, 0] >= OVERLAP
-    return float(torch.nan_to_num(candidates.scores[there, kind]).max()) if there.any() else 0.0
+def confidences(detections: Detections, numbers: Sequence[int], candidates: Candidates) -> np.ndarray:
+    """Return how confident a detector still is of detections: float64 ``[n]``.
+
+    It is the highest confidence of the detection's class among the candidates whose IoU with its box is 0.5 or more, 0
+    if there is none.
+
+    Args:
+        detections: found in the image as it is.
+        numbers: which of them.
+        candidates: found in the image as it is now.
+    """
+    found = np.zeros(len(numbers))
+    classes = detections.classes[list(numbers)].tolist()
+    for kind in set(classes):
+        rows = [i for i, one in enumerate(classes) if one == kind]
+        there = overlaps(candidates, kind, detections.boxes[[numbers[i] for i in rows]]) >= OVERLAP
+        scores = torch.nan_to_num(candidates.scores[:, kind])
+        for i, mine in zip(rows, there.T):
+            found[i] = float(scores[mine].max()) if mine.any() else 0.0
+    return found
 
 
-def _plane(values: Any, i: int) -> np.ndarray:
+def part_of(size: Tuple[int, int], region: Optional[Region]) -> Tuple[slice, slice]:
+    """Return rows and columns of the pixels of an input of ``size`` that are in a region; all if it is None.
+
+    Raises FeatvizError if there are none.
+    """
+    height, width = size
+    left, top, right, bottom = region or (0, 0, width, height)
+    rows = slice(max(0, round(top)), min(height, round(bottom)))
+    columns = slice(max(0, round(left)), min(width, round(right)))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        raise FeatvizError(f"no pixel of the input of {width} x {height} is in the region {region}")
+    return rows, columns
+
+
+def plane_of(values: Any, i: int) -> np.ndarray:
     """Return the map of detection ``i``, float32 ``[h, w]``. Raises FeatvizError if it is none."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
@@ -170,28 +282,39 @@ def _mean(image: torch.Tensor) -> torch.Tensor:
     return image.float().mean(dim=(2, 3), keepdim=True).to(image.dtype).expand_as(image)
 
 
+def _noise(image: torch.Tensor) -> torch.Tensor:
+    values = image.float()
+    normal = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
+    noise = values.mean(dim=(2, 3), keepdim=True) + values.std(dim=(2, 3), keepdim=True, unbiased=False) * normal
+    return noise.to(image.dtype)
+
+
 # name -> what pixels are replaced by, [1, C, H, W]
 FILLS: Dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "blur": _blurred,
     "mean": _mean,
+    "noise": _noise,
     "black": torch.zeros_like,
 }
 
 
-def _filled(image: torch.Tensor, fill: Union[str, torch.Tensor]) -> torch.Tensor:
+def check_fill(fill: str) -> None:
+    """Raise FeatvizError unless ``fill`` is the name of a fill."""
+    if fill not in FILLS:
+        raise FeatvizError(f"no fill {fill!r}{near(fill, FILLS, 'take one of ' + ', '.join(FILLS))}")
+
+
+def _filled(image: torch.Tensor, part: Tuple[Any, ...], fill: Union[str, torch.Tensor]) -> torch.Tensor:
+    """Return the image with the pixels of a part replaced."""
     if isinstance(fill, torch.Tensor):
         if fill.shape != image.shape:
             raise FeatvizError(f"the fill is of shape {list(fill.shape)}: give the image's, {list(image.shape)}")
-        return fill.detach().to(image)
+        filled = image.clone()
+        filled[part] = fill.detach().to(image)[part]
+        return filled
     if not isinstance(fill, str) or fill not in FILLS:
         what = repr(fill) if isinstance(fill, str) else f"of type {type(fill).__name__}"
         raise FeatvizError(f"no fill {what}: take one of {', '.join(FILLS)}, or a tensor {list(image.shape)}")
-    return FILLS[fill](image)
-
-
-def _check(image: torch.Tensor, detections: Detections, maps: Sequence[Any], steps: int) -> None:
-    check_image(image, "deletion")
-    if steps < 1:
-        raise FeatvizError(f"{steps} steps: take 1 or more")
-    if len(maps) != len(detections):
-        raise FeatvizError(f"{len(maps)} maps for {len(detections)} detections: give one for each, in order")
+    filled = image.clone()
+    filled[part] = FILLS[fill](image[part])
+    return filled

@@ -32,7 +32,8 @@ from yolov5_featviz.attribution.cam import (
     run_kept,
 )
 from yolov5_featviz.attribution.combined import combined
-from yolov5_featviz.attribution.d_rise import Progress, d_rise
+from yolov5_featviz.attribution.d_rise import d_rise
+from yolov5_featviz.attribution.passes import Progress
 from yolov5_featviz.attribution.view import View
 from yolov5_featviz.draw.heatmap import HeatMap, aligned
 from yolov5_featviz.draw.lettering import SEPARATOR
@@ -41,7 +42,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Detections, Thresholds, located, thresholds_of, watching
 from yolov5_featviz.models.layers import Layer, LayerIndex, LayerSpec, index_layers, select_layers
 from yolov5_featviz.models.outputs import check_image
-from yolov5_featviz.models.targets import Case, Edges, NothingFoundError, case_of, cases_of, confidence
+from yolov5_featviz.models.targets import Case, Edges, NothingFoundError, candidate_case, case_of, cases_of, confidence
 from yolov5_featviz.models.tide import ERRORS, errors_of, is_kind
 
 METHOD = "layer-cam"  # default
@@ -54,7 +55,7 @@ METHODS: Dict[str, str] = {
     "ablation": "Ablation-CAM",
 }
 
-Target = Optional[Union[str, int, Sequence[int]]]
+Target = Optional[Union[str, int, Sequence[int], Sequence[Tuple[int, int]]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +149,7 @@ def explain_input(
             - ``person@x0,y0,x1,y1``, edges in pixels of the image: the best candidate that overlaps this box by half,
               whether detected or not; ``@x0,y0,x1,y1`` of any class;
             - with ``labels``: ``errors``, or one kind of them; see :mod:`yolov5_featviz.models.tide`;
-            - numbers of detections, best first.
+            - numbers of detections, best first, or candidates, each as a tuple of row and class.
         method: one of ``METHODS``. ``eigen-cam`` gives the same map for each; for the others see
             :func:`yolov5_featviz.attribution.cam.cam`, :mod:`~yolov5_featviz.attribution.d_rise`, which needs no
             layers, and :mod:`~yolov5_featviz.attribution.ablation`.
@@ -199,7 +200,7 @@ def explain_input(
             own = rows(output, thresholds)
         detections = own if found is None else _located(own, found, lost)
         view = View(index.root if chosen else None, image, region, size)
-        truths = None if labels is None else _moved(labels, view)
+        truths = None if labels is None else moved(labels, view)
         cases = explained(detections, target, thresholds, view.to_input, truths, view.region)
         if found is not None:
             cases = [_left_out(case, own) for case in cases]
@@ -245,10 +246,7 @@ def explained(
     """
     errors = [] if labels is None else errors_of(detections, labels, thresholds, region)
     if isinstance(target, (list, tuple)):
-        for i in target:
-            if not isinstance(i, (int, np.integer)) or not 0 <= i < len(detections):
-                raise FeatvizError(f"no detection {i!r}: there are 0 to {len(detections) - 1}")
-        return [_judged(case_of(detections, int(i)), errors) for i in target]
+        return [_judged(_numbered(detections, i, thresholds), errors) for i in target]
     kind = str(target or "")
     if is_kind(kind, detections.names.values()):
         if labels is None:
@@ -261,7 +259,20 @@ def explained(
         good = [case_of(detections, i) for i in range(len(detections))]
         wrong = {case.detection for case in errors}
         return [*errors, *(case for case in good if case.detection not in wrong)]
-    return [_judged(case, errors) for case in cases_of(detections, target, thresholds, to_input, region)]
+    named: Any = target
+    return [_judged(case, errors) for case in cases_of(detections, named, thresholds, to_input, region)]
+
+
+def _numbered(detections: Detections, i: Any, thresholds: Thresholds) -> Case:
+    """Return a detection by its number, or a candidate by row and class. Raises FeatvizError if there is none."""
+    if isinstance(i, tuple):
+        count, kinds = detections.candidates.scores.shape
+        if len(i) != 2 or not (0 <= i[0] < count and 0 <= i[1] < kinds):
+            raise FeatvizError(f"no candidate {i!r}: give row and class, up to {count - 1} and {kinds - 1}")
+        return candidate_case(detections, int(i[0]), int(i[1]), thresholds)
+    if not isinstance(i, (int, np.integer)) or not 0 <= i < len(detections):
+        raise FeatvizError(f"no detection {i!r}: there are 0 to {len(detections) - 1}")
+    return case_of(detections, int(i))
 
 
 def overview(explanations: Sequence[Explanation]) -> HeatMap:
@@ -308,7 +319,7 @@ def _overviews(rows: Sequence[Sequence[Explanation]], merge: bool) -> List[HeatM
     return [replace(heat, feature_map=replace(heat.feature_map, boxes=boxes)) for heat in heats]
 
 
-def _moved(labels: Boxes, view: View) -> Boxes:
+def moved(labels: Boxes, view: View) -> Boxes:
     """Move boxes from pixels of the image to those of the input."""
     edges = [view.to_input(box) for box in labels.xyxy.tolist()]
     return Boxes(np.array(edges, np.float32).reshape(-1, 4), labels.scores, labels.labels, labels.classes)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from yolov5_featviz import stop
-from yolov5_featviz.cli import compare, explain, figure, image, info, layers, patch, redo, run
+from yolov5_featviz.cli import compare, explain, faithfulness, figure, image, info, layers, patch, redo, run
 from yolov5_featviz.cli.parser import Parser
 from yolov5_featviz.console import finish, out, say, streams
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.text import near, printable
 from yolov5_featviz.version import __version__
 
-MODULES = (run, explain, layers, image, figure, compare, patch, info, redo)
+MODULES = (run, explain, faithfulness, layers, image, figure, compare, patch, info, redo)
 COMMANDS: Dict[str, Any] = {module.NAME: module for module in MODULES}
 WITHOUT_TORCH = ("patch", "info")
 

@@ -58,7 +58,7 @@ class Composition:
         """Render as uint8 ``[height, width, 3]`` at the figure's dpi."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        with parameters(_settings(self.style)):
+        with parameters(settings_of(self.style)):
             canvas: Any = FigureCanvasAgg(self.figure)
             canvas.draw()
             return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
@@ -78,7 +78,7 @@ class Composition:
         logging.getLogger("fontTools.subset").setLevel(logging.WARNING)
         stream = BytesIO()
         words = f"{KEY} {dumps(self.about)}"
-        with parameters(_settings(self.style)):
+        with parameters(settings_of(self.style)):
             if format == "pdf":
                 about = {"Title": self.title, "Creator": KEY, "Subject": words, "CreationDate": None}
                 FigureCanvasPdf(self.figure).print_figure(stream, format="pdf", metadata=about)
@@ -137,7 +137,8 @@ _SETTINGS: Dict[str, Any] = {
 }
 
 
-def _settings(style: Style) -> Dict[str, Any]:
+def settings_of(style: Style) -> Dict[str, Any]:
+    """Return matplotlib's parameters of a style."""
     return {**_SETTINGS, "mathtext.fontset": "stix" if style.font == "serif" else "dejavusans"}
 
 
@@ -174,7 +175,7 @@ def compose(
     letter = _Letters(style)
     columns = [f"{letter.take()} {words}".strip() for words in columns] if style.letters == "columns" else columns
     rows = [f"{letter.take()} {words}".strip() for words in rows] if style.letters == "rows" else rows
-    with parameters(_settings(style)):
+    with parameters(settings_of(style)):
         layout = lay_out(panels, columns, rows, style)
         check_size(layout.width, layout.height)
         figure = Figure(figsize=(layout.width / style.dpi, layout.height / style.dpi), dpi=style.dpi)

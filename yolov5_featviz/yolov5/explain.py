@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
-from yolov5_featviz.attribution.d_rise import Progress
 from yolov5_featviz.attribution.explain import MASKS, METHOD, Explanation, check_explain, explain_input
+from yolov5_featviz.attribution.passes import Progress
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Detections
 from yolov5_featviz.models.layers import LayerSpec, index_layers
@@ -106,7 +106,7 @@ def explain(
             return explain_input(model.model, image.to(model.device), **how)
     pixels = read_image(image)
     size = int(pixels.shape[0]), int(pixels.shape[1])
-    how.update({"labels": _labels(image, labels, target, size), "name": name or image_name(image)})
+    how.update({"labels": labels_of(image, labels, target, size), "name": name or image_name(image)})
     if isinstance(model, Predictor):
         return model.explain(pixels, imgsz=imgsz, **how)
     x, region = prepared(model, pixels, imgsz)
@@ -114,7 +114,7 @@ def explain(
     return explain_input(root, x, region=region, size=size, **how)
 
 
-def _labels(image: Image, labels: Any, target: Any, size: Tuple[int, int]) -> Optional[Boxes]:
+def labels_of(image: Any, labels: Any, target: Any, size: Tuple[int, int]) -> Optional[Boxes]:
     """Return the labels of an image in its pixels, if they are given or needed."""
     if isinstance(labels, Boxes):
         return labels

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set
 
 from yolov5_featviz import stop
 from yolov5_featviz.attribution.explain import MASKS, METHOD, METHODS, Explanation, check_explain, overview
@@ -14,8 +14,6 @@ from yolov5_featviz.compare.tables import csv_text
 from yolov5_featviz.draw.record import dumps
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.files import check_writable, new_folder, write, write_new
-from yolov5_featviz.models.device import choose_device
-from yolov5_featviz.models.layers import index_layers
 from yolov5_featviz.models.targets import parse_target
 from yolov5_featviz.models.tide import KINDS, counts, is_kind
 from yolov5_featviz.runs.images import find_images
@@ -29,10 +27,8 @@ from yolov5_featviz.text import align, file_name, printable
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.explain import explain
 from yolov5_featviz.yolov5.labels import Label, read_label
-from yolov5_featviz.yolov5.named import load_named
+from yolov5_featviz.yolov5.named import load_detector
 from yolov5_featviz.yolov5.predictor import Predictor, check_size, read_image
-from yolov5_featviz.yolov5.script.validate import locate_weights
-from yolov5_featviz.yolov5.weights.checkpoint import check_weights
 
 ALL = "all"  # target: each detection in a file of its own
 HEAD = (
@@ -114,7 +110,9 @@ def explain_images(options: ExplainOptions, command: Sequence[str], log: Callabl
             f"--target {o.target} needs labels, and {o.source} has none: give their folder with --labels"
         )
     check_writable(Path(o.folder or Path("runs") / "explain"))
-    model, files, words = _model(o)
+    model, files, words = load_detector(o.weights, o.model, o.imgsz, o.trust, o.yolov5, o.device)
+    if isinstance(model, Predictor) and o.layers is not None:
+        model.layers(o.layers)
     about = {**run_record(command, files), **words}
     named = [f"YOLOv5 {words['yolov5']}" if "yolov5" in words else words["model"], *(Path(file).name for file in files)]
     line = " · ".join([*named, METHODS[o.method], f"yolov5-featviz {__version__}"])
@@ -141,21 +139,6 @@ def explain_images(options: ExplainOptions, command: Sequence[str], log: Callabl
         raise FeatvizError(failed[0])
     run.close(log)
     return int(bool(failed or run.gallery.errors or run.failures.errors))
-
-
-def _model(o: ExplainOptions) -> Tuple[Any, List[str], Dict[str, str]]:
-    """Return the model, its files, and what it is, for the record."""
-    if o.model is None:
-        assert o.weights is not None
-        path = locate_weights(o.weights, [Path("weights")])
-        check_weights(path)
-        predictor = Predictor(path, o.yolov5, o.trust, o.device)
-        if o.layers is not None:
-            predictor.layers(o.layers)
-        return predictor, [path], {"yolov5": predictor.release}
-    zoo = load_named(o.model, o.weights, o.imgsz, o.trust)
-    index_layers(zoo.model.to(choose_device(o.device)))
-    return zoo, [o.weights] if o.weights == zoo.weights else [], {"model": o.model}
 
 
 class _Run:

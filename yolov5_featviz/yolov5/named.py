@@ -6,7 +6,7 @@ import os
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -14,9 +14,13 @@ from torch import nn
 
 from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.errors import FeatvizError, reason
+from yolov5_featviz.models.device import choose_device
+from yolov5_featviz.models.layers import index_layers
 from yolov5_featviz.models.zoo import Prepare, ZooModel, load_model, load_weights
 from yolov5_featviz.yolov5.letterbox import letterboxed
-from yolov5_featviz.yolov5.weights.checkpoint import load_checkpoint, model_of
+from yolov5_featviz.yolov5.predictor import Predictor
+from yolov5_featviz.yolov5.script.validate import locate_weights
+from yolov5_featviz.yolov5.weights.checkpoint import check_weights, load_checkpoint, model_of
 
 PREFIX = "ultralytics:"
 IMGSZ = 640
@@ -92,3 +96,38 @@ def _built(name: str) -> Any:
             return build(name).model
     except Exception as error:
         raise FeatvizError(f"{PREFIX}{name} cannot be built: {reason(error)}") from error
+
+
+def load_detector(
+    weights: Optional[str],
+    model: Optional[str],
+    imgsz: Optional[int] = None,
+    trust: bool = False,
+    yolov5: Optional[str] = None,
+    device: Optional[str] = None,
+) -> Tuple[Union[Predictor, ZooModel], List[str], Dict[str, str]]:
+    """Load a YOLOv5 checkpoint, or a model by name.
+
+    Args:
+        weights: the checkpoint, or the weights of ``model``.
+        model: see :func:`load_named`; None for a checkpoint.
+        imgsz, trust: see :func:`load_named`.
+        yolov5: the checkout of a checkpoint; None to find one.
+        device: ``cpu``, ``cuda:1``...; None for the first GPU if there is one.
+
+    Returns:
+        The model, its files, and what it is, for the record.
+
+    Raises:
+        FeatvizError: neither is given, or as :func:`load_named` and ``Predictor``.
+    """
+    if model is None:
+        if weights is None:
+            raise FeatvizError("give --weights, a YOLOv5 checkpoint, or --model, such as ultralytics:yolo11n.yaml")
+        path = locate_weights(weights, [Path("weights")])
+        check_weights(path)
+        predictor = Predictor(path, yolov5, trust, device)
+        return predictor, [path], {"yolov5": predictor.release}
+    zoo = load_named(model, weights, imgsz, trust)
+    index_layers(zoo.model.to(choose_device(device)))
+    return zoo, [weights] if weights is not None and weights == zoo.weights else [], {"model": model}
