@@ -20,6 +20,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
+from yolov5_featviz.draw.channels import is_by_ablation
+from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.capture import Capture, capture
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.files import new_folder, write
@@ -66,6 +68,8 @@ class FeatureMapHook(Hook):  # type: ignore[misc]
     ) -> None:
         self.layers, self.limit, self.interval, self.folder, self.score = layers, limit, interval, folder, score
         self.look = Look(**{"modes": ("heatmap",), **look})
+        if is_by_ablation(self.look.channels):
+            raise FeatvizError("the hook does not run the model again: rank by contrast, or use fv.ablate")
         self._capture: Optional[Capture] = None
         self._saver: Optional[Saver] = None
         self._drawn = 0

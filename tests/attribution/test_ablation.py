@@ -1,5 +1,7 @@
 """What detections lose without a channel, against a plain loop with hooks."""
 
+import dataclasses
+import inspect
 import re
 
 import numpy as np
@@ -9,8 +11,10 @@ from helpers import left_as_it_was
 from torch import nn
 
 import yolov5_featviz as fv
-from yolov5_featviz.attribution.ablation import ablate
+from yolov5_featviz.attribution.ablation import ablate, detect
+from yolov5_featviz.attribution.dependence import dependences
 from yolov5_featviz.models.detections import Candidates, Detections
+from yolov5_featviz.models.layers import Layer, index_layers, select_layers
 
 
 class Net(nn.Module):
@@ -109,6 +113,78 @@ def test_passes(given):
     assert sizes == [1, 1, 1, 1, 2, 4, 4, 2] and len(items) == 10
 
 
+@pytest.mark.parametrize("layer", ["a", "act", "b.2"])
+def test_against_captum(given, layer):
+    """``FeatureAblation`` of the layer's activations, a mask a channel, each put to its mean."""
+    attribution = pytest.importorskip("captum.attr")
+    model, image, detections = given
+    kept = {}
+    module = dict(model.named_modules())[layer]
+    handle = module.register_forward_hook(lambda m, a, output: kept.update(first=output.clone()))
+    with torch.no_grad():
+        model(image)
+    handle.remove()
+
+    def scores(activations):
+        handle = module.register_forward_hook(lambda m, a, output: activations)
+        with torch.no_grad():
+            found = torch.sigmoid(model(image)[:, 4:].flatten(2).transpose(1, 2).double())
+        handle.remove()
+        return found[:, detections.rows, detections.classes]
+
+    channels = torch.arange(kept["first"].shape[1])[None, :, None, None].expand_as(kept["first"])
+    baseline = kept["first"].mean(dim=(2, 3), keepdim=True).expand_as(kept["first"]).contiguous()
+    found = attribution.FeatureAblation(scores).attribute(kept["first"], baseline, feature_mask=channels)
+    lost = ablate(model, image, layer, detections, find=find).lost
+    np.testing.assert_allclose(lost, found[:, :, 0, 0].numpy(), atol=1e-5)
+
+
+class Linear(nn.Module):
+    """Scores that are weighted sums of two cells of a layer's channels, with weights that are known."""
+
+    weights = torch.tensor([[0.5, -0.25, 0.0, 0.125], [0.0, 0.0, 0.5, 0.25]])
+    cells = ((0, 0), (1, 2))
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(4, 4, 1, groups=4, bias=False)
+        self.body.weight.data[:] = torch.tensor([1.0, 2, 1, 4])[:, None, None, None]
+
+    def forward(self, x):
+        y = self.body(x)
+        return torch.stack([(y[:, :, i, j] * w).sum(1) for (i, j), w in zip(self.cells, self.weights)], 1)
+
+
+def test_a_linear_detector_by_hand():
+    """What is lost is the weight times the difference of the cell from the channel's mean."""
+    values = [[[0.8, 0.2, 0.2], [0.2, 0.2, 0.2]], [[0.5] * 3] * 2, [[0.1, 0.1, 0.1], [0.1, 0.1, 0.7]]]
+    values.append([[0.3, 0.0, 0.0], [0.0, 0.0, 0.3]])
+    image = torch.tensor(values)[None]
+
+    def found(output):
+        at = torch.arange(2)
+        boxes = torch.tensor([[0.0, 0, 1, 1], [2.0, 1, 3, 2]])
+        scores = torch.zeros(2, 2)
+        scores[at, at] = output[0].detach()
+        return Detections(boxes, output[0].detach(), at, {0: "cat", 1: "dog"}, at, Candidates(boxes, scores, None))
+
+    model = Linear()
+    ablation = ablate(model, image, "body", find=found)
+    scores = [0.5 * 0.8 - 0.25 * 1.0 + 0.125 * 1.2, 0.5 * 0.7 + 0.25 * 1.2]  # means: 0.3, 1, 0.2, 0.4
+    lost = [[0.5 * (0.8 - 0.3), 0, 0, 0.125 * (1.2 - 0.4)], [0, 0, 0.5 * (0.7 - 0.2), 0.25 * (1.2 - 0.4)]]
+    np.testing.assert_allclose(ablation.scores, scores, atol=1e-6)
+    np.testing.assert_allclose(ablation.lost, lost, atol=1e-6)
+    with fv.capture(model, "body") as features:
+        model(image)
+    ranking = fv.rank(features["body"].with_dependence(ablation), "ablation")
+    np.testing.assert_allclose(
+        ranking.scores["ablation"], np.divide(lost, np.array(scores)[:, None]).mean(0), atol=1e-6
+    )
+    assert ranking.channels[0] == 0 and ranking.channels[-1] == 1
+    assert list(ranking.lost) == ["lost: dog 0.65", "lost: cat 0.30"][::-1]
+    assert fv.rank(features["body"].with_dependence(ablation), "ablation:dog").channels[:2] == [2, 3]
+
+
 def test_a_constant_channel_is_worth_nothing(given):
     model, image, _ = given
     weight = model.a.weight.data.clone()
@@ -158,6 +234,23 @@ def test_refused(given, arguments, says):
     with pytest.raises(fv.FeatvizError, match=re.escape(says)) as error:
         ablate(model, **given)
     assert "\n" not in str(error.value)
+
+
+def test_without_detections_the_model_finds_its_own(given):
+    model, image, detections = given
+    own, same = ablate(model, image, "a", find=find), ablate(model, image, "a", detections, find=find)
+    np.testing.assert_array_equal(own.lost, same.lost)
+    np.testing.assert_array_equal(own.boxes.xyxy, detections.boxes)
+    with pytest.raises(fv.FeatvizError, match="Net is of no known family of detectors"):
+        ablate(model, image, "a")
+
+
+def test_a_layer_that_is_run_twice_is_refused(given):
+    model, image, _ = given
+    twice = nn.Sequential(nn.Identity(), nn.ReLU(), model)
+    twice[0] = twice[1]
+    with pytest.raises(fv.FeatvizError, match=r"^layer 1 \(ReLU\) is run 2 times in a forward pass, not once$"):
+        ablate(twice, image.abs(), Layer("1", twice[1], "ReLU", name="1"), None, find=find)
 
 
 def test_layers_that_return_no_map(given):
@@ -226,3 +319,112 @@ def test_the_model_is_left_as_it_was(given):
     with torch.no_grad():
         assert torch.equal(find(model(image)).candidates.scores, detections.candidates.scores)
     model.a._forward_hooks.clear()
+
+
+def measured(given, layers="a,act", found=None, **more):
+    model, image, _ = given
+    return dependences(model, image, select_layers(index_layers(model), layers), found, find=find, **more)
+
+
+def test_the_models_own_detections(given):
+    model, image, detections = given
+    asked = []
+
+    def progress(layer):
+        asked.append(layer.name)
+        return lambda passes: passes
+
+    with left_as_it_was(model):
+        known = measured(given, progress=progress)
+    assert list(known) == asked == ["a", "act"]
+    for name, one in known.items():
+        expected = ablate(model, image, name, detections, find=find)
+        np.testing.assert_array_equal(one.lost, expected.lost)
+        np.testing.assert_array_equal(one.boxes.xyxy, detections.boxes)
+        assert one.note == ""
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1], [2]])
+def test_detections_of_a_script(given, order):
+    """Some of the model's, in their own order; one of another score is told and does not count."""
+    every = measured(given, "a")["a"]
+    found = given[2].to_boxes().take(order)
+    lost = []
+    known = measured(given, "a", found, lost=lost.append)["a"]
+    assert lost == []
+    np.testing.assert_array_equal(known.lost, every.lost[order])
+    with_stranger = fv.Boxes(
+        np.append(found.xyxy, [[0, 0, 9, 9]], axis=0), np.append(found.scores, 0.77), (), np.append(found.classes, 1)
+    )
+    known = measured(given, "a", with_stranger, lost=lost.append)["a"]
+    assert lost == [1]
+    np.testing.assert_array_equal(known.lost, every.lost[order])
+
+
+def test_without_any_of_a_scripts_detections_those_of_the_same_classes_count(given):
+    lost = []
+    stranger = fv.Boxes([[0, 0, 9, 9], [1, 1, 9, 9]], [0.77, 0.66], (), [1, 1])
+    known = measured(given, "a", stranger, lost=lost.append)["a"]
+    assert lost == [2] and known.boxes.classes.tolist() == [1, 1]
+    np.testing.assert_array_equal(known.lost, measured(given, "a")["a"].lost[2:])
+    other = measured(given, "a", fv.Boxes([[0, 0, 9, 9]], [0.77], (), [7]), lost=lost.append)["a"]
+    assert other.note == "the model alone detects nothing of these classes" and not len(other.boxes)
+
+
+def test_what_cannot_be_measured_is_said(given):
+    """Of each layer by itself; the others are measured."""
+    model, image, _ = given
+    known = measured(given, "unused,a")
+    assert known["unused"].note == "layer unused (Conv2d) was not run in the forward pass" and known["a"].note == ""
+    assert measured(given, "a", fv.Boxes([], [], (), []))["a"].note == "nothing was detected"
+    unknown = dependences(model, image, select_layers(index_layers(model), "a"))
+    assert unknown["a"].note == "Net is no detector of a known family"
+    assert "without scores and classes" in measured(given, "a", fv.Boxes([[0, 0, 9, 9]]))["a"].note
+    whole = nn.Sequential(Pair(), nn.Identity())
+    layers = select_layers(index_layers(whole), "0")
+    pair = dependences(whole, image, layers, find=lambda output: find(model(output[0])))
+    assert pair["0"].note.startswith("layer 0 (Pair) yields tensors of shapes")
+
+    calls = []
+
+    def shuffled(output):
+        """As proposals by their scores: other rows in every pass."""
+        calls.append(1)
+        found = find(output)
+        order = torch.arange(35) if len(calls) < 3 else torch.randperm(35, generator=torch.Generator().manual_seed(1))
+        places = torch.stack([order % 7, order // 7, order % 7 + 1, order // 7 + 1], 1) * 8.0
+        scores = found.candidates.scores
+        candidates = type(found.candidates)(places, scores, found.candidates.score)
+        return type(found)(places[found.rows], found.scores, found.classes, {}, found.rows, candidates)
+
+    layers = select_layers(index_layers(model), "a")
+    note = dependences(model, image, layers, find=shuffled)["a"].note
+    assert note == "the candidates of this detector are in no fixed order by which to follow a detection"
+
+
+def test_a_detector_that_resizes_its_input():
+    """The detections are then in pixels of what the layers see, 320 a side, whose maps the contrast compares."""
+    zoo = pytest.importorskip("torchvision.models.detection")
+    torch.manual_seed(0)
+    none = {"weights": None, "weights_backbone": None, "pretrained": False, "pretrained_backbone": False}
+    takes = inspect.signature(zoo.ssdlite320_mobilenet_v3_large).parameters
+    none = {key: value for key, value in none.items() if key in takes}
+    whole = zoo.ssdlite320_mobilenet_v3_large(num_classes=3, detections_per_img=2, **none).eval()
+    image = torch.rand(1, 3, 108, 192, generator=torch.Generator().manual_seed(0))
+    for norm in (module for module in whole.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 1.0  # statistics of one batch, so that activations do not vanish
+    with torch.no_grad():
+        whole.backbone.train()(torch.rand(2, 3, 320, 320))
+    whole.eval()
+    found = detect(whole, image)
+    ablation = ablate(whole, image, "backbone.features.0.0.0")
+    assert ablation.lost.shape == (2, 16) and np.abs(ablation.lost).max() > 1e-5
+    expected = found.boxes.numpy() * np.array([320 / 192, 320 / 108] * 2)
+    np.testing.assert_allclose(ablation.boxes.xyxy, expected, rtol=1e-5)
+    with fv.capture(whole, "backbone.features.0.0.0") as features, torch.no_grad():
+        whole(list(image))
+    (fm,) = features
+    boxes = fv.Boxes(expected, labels=["x"] * 2)
+    ranking = fv.rank(fm.with_dependence(ablation), "ablation")
+    contrast = fv.rank(dataclasses.replace(fm, boxes=boxes), "contrast")
+    np.testing.assert_allclose(ranking.scores["contrast"], contrast.scores["contrast"], rtol=1e-5)

@@ -13,6 +13,7 @@ from helpers import feature_map
 
 import yolov5_featviz as fv
 from yolov5_featviz.draw.channels import check_class, choose, rank, rank_together
+from yolov5_featviz.models.layer_output import Dependence
 
 RNG = np.random.default_rng(0)
 
@@ -210,12 +211,108 @@ def test_ranking_several_images_is_by_the_mean_of_those_with_a_score():
 
 @pytest.mark.parametrize("names", [["person", "traffic light"], {0: "person", 1: "traffic light"}])
 def test_a_class_that_a_model_does_not_have_is_refused(names):
-    for spec in ("top:4:contrast:person", "top:4:contrast:1", "top:4:contrast:traffic light", "top:4", "64", 5, [1]):
+    for spec in ("top:4:contrast:person", "top:4:contrast:1", "top:4:ablation:person", "top:4", "64", 5, [1]):
         check_class(spec, names)
     for kind in ("persn", "2", "Person", "person:0"):
         with pytest.raises(fv.FeatvizError, match=f"^channels 'top:4:contrast:{kind}': no class '{kind}'"):
             check_class(f"top:4:contrast:{kind}", names)
         check_class(f"top:4:contrast:{kind}", ())
+
+
+def ablated(lost, boxes=None, note="", **more):
+    """A map of 6x8 cells of 10 pixels, with what detections of two classes, of scores 0.9, 0.8 and 0.5, lose."""
+    edges, labels, classes = (
+        [[10, 20, 50, 40], [30, 30, 70, 60], [0, 0, 20, 20]],
+        ["person", "bus", "person"],
+        [0, 1, 0],
+    )
+    found = fv.Boxes(edges[: len(lost)], [0.9, 0.8, 0.9][: len(lost)], labels[: len(lost)], classes[: len(lost)])
+    scores = np.array([0.9, 0.8, 0.9])[: len(lost)]
+    data = np.random.default_rng(5).normal(size=(4, 6, 8)).astype(np.float32)
+    fm = feature_map(data, input_size=(60, 80), boxes=boxes, **more)
+    return fm.with_dependence(Dependence(found, scores, np.array(lost, float), note))
+
+
+LOST = [[0.09, 0.0, -0.45, 0.9], [0.4, 0.08, 0.0, 0.0], [0.0, 0.18, 0.0, 0.45]]
+
+
+def test_ablation_by_hand():
+    """Shares of the score: 0.1, 0, -0.5, 1; then 0.5, 0.1, 0, 0; then 0, 0.2, 0, 0.5."""
+    fm = ablated(LOST)
+    ranking = rank(fm, "ablation")
+    np.testing.assert_allclose(ranking.scores["ablation"], [0.2, 0.1, -0.5 / 3, 0.5])
+    assert ranking.channels == [3, 0, 1, 2] and (ranking.by, ranking.note) == ("ablation", "")
+    columns = ["ablation", "contrast", "mean", "max", "std"]
+    columns += ["lost: person 0.90", "lost: bus 0.80", "lost: person 0.90 (2)"]
+    assert list(ranking.columns) == columns
+    for name, lost in zip(columns[5:], LOST):
+        assert ranking.columns[name].tolist() == lost
+    expected = rank(replace(fm, boxes=fm.dependence.boxes), "contrast").scores["contrast"]
+    np.testing.assert_array_equal(ranking.scores["contrast"], expected)
+    (row,) = ranking.rows(1)
+    assert (row["rank"], row["channel"], row["lost: person 0.90 (2)"]) == (1, 3, 0.45)
+    rows = list(csv.DictReader(io.StringIO(ranking.to_csv())))
+    assert list(rows[0]) == ["rank", "channel", *columns] and float(rows[3]["lost: person 0.90"]) == -0.45
+    assert ranking.table().splitlines()[1].split()[:3] == ["1", "3", "0.5"]
+    assert choose(fm, "top:2:ablation").channels == [3, 0]
+
+
+@pytest.mark.parametrize("kind", ["person", "0"])
+def test_ablation_of_a_class(kind):
+    ranking = rank(ablated(LOST), f"ablation:{kind}")
+    np.testing.assert_allclose(ranking.scores["ablation of person"], [0.05, 0.1, -0.25, 0.75])
+    names = ["ablation of person", "contrast of person", "mean", "max", "std"]
+    assert list(ranking.columns) == [*names, "lost: person 0.90", "lost: person 0.90 (2)"]
+    assert choose(ablated(LOST), f"TOP:1:Ablation:{kind}").channels == [3]
+
+
+def test_ablation_beside_the_contrast_of_all_boxes():
+    """Of a script's detections, some may be no candidates of the model: they count for the contrast alone."""
+    boxes = fv.Boxes([[10, 20, 50, 40], [60, 0, 80, 20]], [0.9, 0.4], ["person", "bus"], [0, 1])
+    fm = ablated(LOST[:1], boxes)
+    ranking = rank(fm, "ablation")
+    np.testing.assert_array_equal(ranking.scores["contrast"], rank(fm, "contrast").scores["contrast"])
+    np.testing.assert_allclose(ranking.scores["ablation"], [0.1, 0, -0.5, 1])
+    whole = ablated(LOST, fv.Boxes([[0, 0, 80, 60]], [0.9], ["person"], [0]))
+    assert list(rank(whole, "ablation").scores) == ["ablation", "mean", "max", "std"]  # no cell is outside
+
+
+@pytest.mark.parametrize(
+    ("lost", "note", "by", "says"),
+    [
+        ([], "", "ablation", "by std instead of ablation: nothing was detected"),
+        ([], "it is odd", "ablation", "by std instead of ablation: it is odd"),
+        (LOST, "", "ablation:dog", "by std instead of ablation of dog: no dog was detected"),
+        (
+            [[1e-8] * 4, LOST[1]],
+            "",
+            "ablation:person",
+            "by std instead of ablation of person: the detections depend on no single channel of this layer",
+        ),
+    ],
+)
+def test_without_an_ablation_the_ranking_is_by_std(lost, note, by, says):
+    fm = ablated(np.reshape(lost, (-1, 4)), note=note)
+    ranking = rank(fm, by)
+    assert (ranking.by, ranking.note, ranking.lost) == ("std", says, {})
+    assert ranking.channels == rank(fm, "std").channels and list(ranking.columns) == ["std", "mean", "max"]
+
+
+def test_an_ablation_of_another_layer_is_refused():
+    with pytest.raises(
+        fv.FeatvizError, match=r"^layer 17 \(C3\) has 4 channels: the ablation is 1x3, of another layer$"
+    ):
+        ablated([[0.1, 0.2, 0.3]])
+
+
+def test_ablation_of_several_images():
+    """Each image has detections of its own; one without does not count."""
+    maps = [ablated(LOST), ablated(LOST[:1]), ablated(np.zeros((0, 4)))]
+    ranking = rank_together(maps, "ablation")
+    np.testing.assert_allclose(ranking.scores["ablation"], np.mean([[0.2, 0.1, -0.5 / 3, 0.5], [0.1, 0, -0.5, 1]], 0))
+    assert list(ranking.columns) == ["ablation", "contrast", "mean", "max", "std"]
+    with pytest.raises(fv.FeatvizError, match="the channels cannot be ranked by ablation: nothing was detected"):
+        rank_together(maps[2:], "ablation")
 
 
 def test_table_and_csv():
@@ -236,8 +333,13 @@ def test_table_and_csv():
         ("top:0", "select nothing"),
         ("top:", "not understood"),
         ("top:4:best", "no ranking by 'best': take one of mean, max, std, contrast"),
-        ("top:4:std:person", "channels 'top:4:std:person': no ranking by 'std:person': only contrast takes a class"),
+        (
+            "top:4:std:person",
+            "channels 'top:4:std:person': no ranking by 'std:person': only contrast and ablation take a class",
+        ),
         ("top:4:contrast:", "no ranking by 'contrast:': name the class, as in contrast:person"),
+        ("top:4:ablation: ", "no ranking by 'ablation:': name the class, as in ablation:person"),
+        ("top:4:ablation", "has no ablation to rank by: take Predictor"),
         ("top:4::person", "not understood"),
     ],
 )

@@ -555,6 +555,11 @@ def test_pca_and_titles_by_themselves(files):
         ),
         ({"layer": 17, "channels": "top:4:contrast:0"}, "Layer 17, mean of top 4 by contrast of class 0"),
         ({"layer": 17, "show": "pca", "channels": "TOP:4:STD"}, "Layer 17, PCA of top 4 by std"),
+        ({"layer": 17, "channels": "top:4:ablation:0"}, "Layer 17, mean of top 4 by ablation of class 0"),
+        (
+            {"layer": 17, "show": "channel", "channels": "top:1:ablation"},
+            "Layer 17, top channel by ablation",
+        ),
         ({"show": "detections", "weights": "x/b.pt"}, "b, detections"),
         ({"layer": 17, "weights": "x/b.pt"}, "b, layer 17, channel mean"),
     ],

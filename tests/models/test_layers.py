@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -7,7 +8,12 @@ from helpers import WEIGHTS, run
 from torch import nn
 
 import yolov5_featviz as fv
+from yolov5_featviz.attribution.ablation import detect
+from yolov5_featviz.attribution.bridge import bridge
+from yolov5_featviz.models.detections import Thresholds
 from yolov5_featviz.yolov5.layers import find_model
+from yolov5_featviz.yolov5.named import preparing
+from yolov5_featviz.yolov5.predictor import read_image
 
 MAIN = ("-m", "yolov5_featviz")
 
@@ -111,6 +117,57 @@ def test_table(model, tmp_path):
     assert table[17]["parameters"] == rows[17].parameters
     text = run(*MAIN, "layers", "--weights", WEIGHTS, cwd=tmp_path, script=None).stdout
     assert "17,20,23" in text and "1x64x80x80" in text and f"{sum(r.parameters for r in rows):,}" in text
+
+
+@pytest.mark.slow
+def test_score_lost_in_the_table(model, images, tmp_path):
+    """Over the detections of two images, each as its image alone has it."""
+    words = (*MAIN, "layers", "--weights", WEIGHTS, "--imgsz", "320", "--ablate", "--conf-thres", "0.4")
+    done = run(*words, "--source", images, "--json", cwd=tmp_path, script=None)
+    table = json.loads(done.stdout)
+    rows = fv.list_layers(model, 320)
+    lost, count = {}, 0
+    for name in ("bus", "zidane"):
+        x = preparing(model, 320)(read_image(images / f"{name}.jpg"))[0]
+        found = detect(model, x, Thresholds(0.4))
+        count += len(found)
+        layers = fv.select_layers(model, "all")
+        for layer, shares in zip(layers, bridge(model, x, layers, found)):
+            lost.setdefault(layer.index, []).append(shares)
+    assert {row["detections"] for row in table} == {count} and count > 5
+    bridged = [row["index"] for row in table if row["score_lost"] is not None]
+    assert bridged == [2, 4, 6, 8, 9, 20, 23]
+    for row in table:
+        parts = lost[row["index"]]
+        expected = None if parts[0] is None else np.concatenate(parts).mean()
+        assert row["score_lost"] == (expected if expected is None else pytest.approx(expected, abs=1e-5))
+        assert row["shape"] == json.loads(json.dumps(rows[row["index"]].shape))
+    text = run(*words, "--source", images, cwd=tmp_path, script=None).stdout.splitlines()
+    assert text[0].split()[-2:] == ["score", "lost"]
+    shown = [line.split()[-1] for line in text[1:26]]
+    assert shown == ["-" if row["score_lost"] is None else f"{row['score_lost']:.3f}" for row in table]
+    assert text[-1].startswith("score lost: 1 - confidence left / confidence when the layer returns its input, mean ")
+    assert f"mean over {count} detections in 2 images; -: " in text[-1]
+    deeper = run(*words, "--source", images / "bus.jpg", "--depth", "2", "--json", cwd=tmp_path, script=None)
+    names = {row["name"]: row["score_lost"] for row in json.loads(deeper.stdout)}
+    assert names["4.m"] > 0.01 and names["0.bn"] > 0.01 and names["0.act"] is not None and names["4.cv1"] is None
+
+
+@pytest.mark.slow
+def test_score_lost_of_another_detector(images, tmp_path):
+    """torchvision's, at random weights; where nothing is detected, that is said."""
+    options = "score_thresh={},detections_per_img=3,min_size=96,max_size=160,num_classes=3"
+    words = ("--ablate", "--source", images / "zidane.jpg", "--json", "--depth", "4")
+
+    def layers(least, check):
+        name = f"torchvision:retinanet_resnet50_fpn({options.format(least)})"
+        return run(*MAIN, "layers", "--model", name, *words, cwd=tmp_path, script=None, check=check)
+
+    error = layers(0.9, 2).stderr.splitlines()[-1]
+    assert error.endswith("--ablate: nothing was detected in zidane.jpg above 0.9: take others, or --conf-thres")
+    lost = {row["name"]: row["score_lost"] for row in json.loads(layers(0.001, 0).stdout)}
+    assert lost["backbone.body.layer1.1"] is not None and lost["head.classification_head.conv"] is not None
+    assert lost["backbone.body.conv1"] is None and lost["backbone"] is None
 
 
 def test_table_leaves_the_model_as_it_was(model):

@@ -54,7 +54,10 @@ def test_a_run_ranks_by_the_boxes_of_one_class(tmp_path, images):
         ("top:4:contrast:persn", "channels 'top:4:contrast:persn': no class 'persn': did you mean person?"),
         ("top:4:contrast:99", "channels 'top:4:contrast:99': no class '99': there are person (0), bus (1)"),
         ("top:4:contrast:person:0", "no class 'person:0': did you mean person?"),
-        ("top:4:std:person", "no ranking by 'std:person': only contrast takes a class, as in contrast:person"),
+        (
+            "top:4:std:person",
+            "no ranking by 'std:person': only contrast and ablation take a class, as in contrast:person",
+        ),
     ],
 )
 def test_a_class_that_cannot_be_ranked_by_is_refused_before_the_run(channels, says, tmp_path, monkeypatch, capfd):

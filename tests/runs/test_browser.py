@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from yolov5_featviz.arrays.normalize import normalize
 from yolov5_featviz.draw.heatmap import aligned
 from yolov5_featviz.draw.palette import palette_of, quantise
 from yolov5_featviz.draw.scale import Legend
+from yolov5_featviz.runs.look import Look
 from yolov5_featviz.runs.report import Report
 
 CHROMIUM = os.environ.get("CHROMIUM")
@@ -175,6 +177,17 @@ COLOURS = """() => {
         return [e.tagName, getComputedStyle(e).color, getComputedStyle(paper).backgroundColor];
     });
 }"""
+
+
+def luminance(colour):
+    values = np.array([int(v) for v in colour[4:-1].split(",")[:3]]) / 255
+    return np.where(values <= 0.03928, values / 12.92, ((values + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+
+def ratio(ink, paper):
+    """Contrast of two colours, WCAG 2.1."""
+    light, dark = sorted([luminance(ink), luminance(paper)], reverse=True)
+    return (light + 0.05) / (dark + 0.05)
 
 
 def pixels_of(page, canvas):
@@ -452,6 +465,96 @@ def test_a_box_says_which_channels_respond_to_it(page, made):
     assert page.locator("#picked").inner_text() == ""
 
 
+@pytest.fixture(scope="module")
+def ablated(images, tmp_path_factory):
+    """A page with a layer ranked by ablation, and one that is not, and their maps."""
+    seen = fv.Predictor(WEIGHTS)(images / "bus.jpg", "17,23", 320, ablate=23)
+    report = Report(tmp_path_factory.mktemp("ablated"), "ablated for a test", Look(channels="top:5:ablation"))
+    report.add("bus", [("", seen.maps)], seen.pixels)
+    return report.close(), seen
+
+
+def dot(page, channel):
+    at = page.evaluate(
+        "(words) => [...document.querySelectorAll('#chart circle')].findIndex((e) => e.textContent.startsWith(words))",
+        f"channel {channel}:",
+    )
+    return page.locator("#chart circle").nth(at)
+
+
+@pytest.mark.parametrize("options", [{"viewport": DESKTOP}, PHONE, {"viewport": DESKTOP, "color_scheme": "dark"}])
+def test_the_plot_of_what_responds_and_what_is_needed(page_of, ablated, options):
+    """A dot for each channel where its values are; by pointer and keys its values are read, and its map is shown."""
+    path, seen = ablated
+    page = page_of(path, **options)
+    ranking = fv.rank(seen[23], "ablation")
+    x, y = ranking.scores["contrast"], ranking.scores["ablation"]
+    assert page.locator("#plot-title").inner_text() == "Layer 23 (C3): what responds, and what is needed"
+    dots = page.evaluate(
+        "[...document.querySelectorAll('#chart circle')].map((e) => [Number(e.querySelector('title').textContent"
+        ".match(/^channel (\\d+):/)[1]), Number(e.getAttribute('cx')), Number(e.getAttribute('cy')), e.classList[0]])"
+    )
+    assert sorted(k for k, *_ in dots) == list(range(256))
+    assert {k for k, *_, kind in dots if kind == "drawn"} == set(ranking.channels[:5])
+    places = {k: (cx, cy) for k, cx, cy, _ in dots}
+    for values, axis, sign in ((x, 0, 1), (y, 1, -1)):
+        found = np.array([places[k][axis] for k in range(256)])
+        scale = np.polyfit(values, found, 1)
+        assert scale[0] * sign > 0 and np.abs(np.polyval(scale, values) - found).max() < 0.5
+    frame = page.locator("#chart").bounding_box()
+    assert frame["x"] >= 0 and frame["x"] + frame["width"] <= options["viewport"]["width"]
+    assert min(cx for cx, _ in places.values()) > 40 and max(cx for cx, _ in places.values()) < frame["width"]
+    second, third = ranking.channels[1:3]
+
+    def reads(k):
+        words = page.locator("#point").inner_text().replace("−", "-")
+        said = re.match(r"channel (\d+): contrast (-?[\d.]+), score lost (-?[\d.]+), in the pictures$", words)
+        assert said and int(said[1]) == k
+        assert (float(said[2]), float(said[3])) == pytest.approx((x[k], y[k]), rel=0.01, abs=0.006)
+
+    page.locator("#chart").focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    reads(second)
+    assert page.locator("#point").get_attribute("aria-live") == "polite"
+    page.keyboard.press("Enter")
+    assert f"channel {second} ·" in page.locator("#caption").inner_text()
+    dot(page, third).dispatch_event("pointerenter")
+    reads(third)
+    dot(page, third).dispatch_event("click")
+    assert f"channel {third} ·" in page.locator("#caption").inner_text()
+    for colour, paper in page.evaluate(
+        "[...document.querySelectorAll('#chart text')].map((e) => [getComputedStyle(e).fill, "
+        "getComputedStyle(document.body).backgroundColor])"
+    ):
+        assert ratio(colour, paper) >= 4.5
+    keep(page, f"plot_{'dark' if 'color_scheme' in options else options['viewport']['width']}")
+    page.locator("#layers label", has_text="17").click()
+    assert page.locator("#plot").is_hidden()  # it was not ablated
+
+
+def test_the_ranking_by_ablation(page_of, ablated):
+    """The score lost, and the contrast beside it; a box has its own."""
+    path, seen = ablated
+    page = page_of(path)
+    shares, boxes = seen[23].dependence.shares, seen.boxes
+    best = int(fv.rank(seen[23], "ablation").channels[0])
+    says = page.locator("#says").inner_text()
+    assert says.endswith(f"Without channel {best} of layer 23 (C3) the score falls most: the picture shows it.")
+    assert page.locator("#heading").inner_text() == "What is needed most by"
+    for box in (0, 1 + boxes.labels.index("bus")):
+        page.locator("#group").select_option(str(box))
+        expected = shares.mean(axis=0) if box == 0 else shares[box - 1]
+        only = replace(seen[23], boxes=boxes if box == 0 else boxes.take([box - 1]))
+        contrasts = fv.rank(only, "contrast").scores["contrast"]
+        found = [row.replace("−", "-").split() for row in page.locator("#rows tr").all_inner_texts()]
+        order = np.argsort(-expected, kind="stable")[:10].tolist()
+        assert [int(row[3]) for row in found] == order
+        np.testing.assert_allclose([float(row[4]) for row in found], expected[order], atol=6e-4)
+        np.testing.assert_allclose([float(row[5]) for row in found], contrasts[order], atol=0.006)
+    assert "score lost of bus" in page.locator("#tiles-title").inner_text()
+
+
 def test_a_box_too_small_to_compare_says_so(page):
     open_image(page, "padded")
     page.locator("#group").select_option("3")
@@ -645,15 +748,8 @@ def test_dark_and_on_a_phone(name, options, which, page_of, request):
     keep(page, name + "_explained" * (which == "explained"))
     width, inner = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width <= inner
-    colours = page.evaluate(COLOURS)
-
-    def luminance(colour):
-        values = np.array([int(v) for v in colour[4:-1].split(",")[:3]]) / 255
-        return np.where(values <= 0.03928, values / 12.92, ((values + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
-
-    for tag, ink, paper in colours:
-        light, dark = sorted([luminance(ink), luminance(paper)], reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (tag, ink, paper)  # WCAG 2.1, AA
+    for tag, ink, paper in page.evaluate(COLOURS):
+        assert ratio(ink, paper) >= 4.5, (tag, ink, paper)  # WCAG 2.1, AA
         assert (luminance(paper) < 0.5) == ("dark" in name) or tag in ("SPAN", "BUTTON")
     if "phone" in name:
         for button in page.locator("#layers label, .zoom button").all():

@@ -57,6 +57,17 @@ def test_pictures_of_a_folder(there, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_channels_by_ablation_of_a_model_that_detects_nothing(there, capsys):
+    """They are ranked by std instead, and log, picture and report say why."""
+    words = ("--imgsz", 64, "--channels", "top:2:ablation")
+    assert image("--model", "nets:spot", "--layers", "1", "--source", "photos/a.png", *words) == 0
+    says = "by std instead of ablation: Sequential is no detector of a known family"
+    assert says in capsys.readouterr().err
+    folder = there / "runs" / "featviz" / "exp" / "a"
+    assert says in Image.open(folder / "stage1_ReLU_features.png").info["Title"]
+    assert (folder / "stage1_ReLU_ranking.csv").read_text().splitlines()[0] == "rank,channel,std,mean,max"
+
+
 def test_values_and_preprocessing(there):
     """What is dumped is what torchvision's own transforms and model give."""
     model = torchvision.models.resnet18().eval()

@@ -19,12 +19,14 @@ from yolov5_featviz.attribution.explain import Explanation, overview
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.page import map_title
 from yolov5_featviz.draw.scale import Legend
+from yolov5_featviz.models.layer_output import Dependence
 from yolov5_featviz.runs import report as module
 from yolov5_featviz.runs import report_data, report_errors, report_explanations
 from yolov5_featviz.runs.look import Look
 from yolov5_featviz.runs.report import Report
 from yolov5_featviz.runs.report_data import Level, contrasts
 from yolov5_featviz.runs.report_maps import numbers, quantise_maps
+from yolov5_featviz.runs.report_plot import correlation_words
 from yolov5_featviz.runs.run_folder import RunFolder
 
 RNG = np.random.default_rng(0)
@@ -324,6 +326,93 @@ def test_names_of_any_kind(tmp_path):
     assert page.entries[1]["link"] == "%FF.jpg/%C3%A9/"
 
 
+def ablated_map(channels=20, name="17", lost=None):
+    """Of the two boxes, the first depends on the first channels, the second on the last."""
+    fm = some_map(channels, name)
+    values = np.linspace(1, -0.2, channels)
+    lost = np.array([0.9 * values, 0.5 * values[::-1] ** 3]) if lost is None else lost
+    return fm.with_dependence(Dependence(fm.boxes, np.array([0.9, 0.5]), lost))
+
+
+def test_channels_ranked_by_ablation(tmp_path):
+    """The share of the score that all detections lose, or each, and beside it the contrast."""
+    fm = ablated_map()
+    page = page_of(tmp_path, {"name": "street", "parts": [("", [fm])], "image": PHOTO})
+    (found,) = page.entries
+    (layer,) = found["parts"][0]["layers"]
+    ranking, shares = fv.rank(fm, "ablation"), fm.dependence.shares
+    assert layer["by"] == "ablation"
+    groups = [(ranking.scores["ablation"], ranking.scores["contrast"])]
+    groups += [(shares[i], contrasts(fm, [fm.boxes.take([i])])[0]) for i in (0, 1)]
+    for (expected, contrast), top in zip(groups, layer["top"]):
+        order = np.argsort(-expected, kind="stable")[:10].tolist()
+        assert [row[0] for row in top] == order
+        np.testing.assert_allclose([row[1] for row in top], expected[order], rtol=1e-3)
+        np.testing.assert_allclose([row[2] for row in top], contrast[order], rtol=1e-3)
+    best = ranking.channels[0]
+    assert f"Without channel {best} of layer 17 (C3) the score falls most: the picture shows it." in page.said["says"]
+    assert page.said["by"] == "score lost" and page.said["heading"] == "What is needed most by"
+    first = page.said["rows"].split()[:5]
+    assert first[:4] == ["1", "17", "C3", str(best)] and float(first[4]) == pytest.approx(
+        layer["top"][0][0][1], rel=1e-2
+    )
+    assert "hidden" not in next(known for tag, known in page.tags if known.get("id") == "beside")
+    plain = page_of(tmp_path / "plain", {"name": "street", "parts": [("", [some_map()])], "image": PHOTO})
+    assert "hidden" in next(known for tag, known in plain.tags if known.get("id") == "beside")
+    assert plain.entries[0]["parts"][0]["layers"][0]["plot"] is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "names", "n"),
+    [
+        (None, ["contrast", "score lost"], 10),
+        ("top:3:ablation", ["contrast", "score lost"], 3),
+        ("top:4:ablation:cup", ["contrast of cup", "score lost of cup"], 4),
+        ("5-9", ["contrast", "score lost"], 10),
+    ],
+)
+def test_the_plot_has_all_channels(channels, names, n, tmp_path):
+    fm = ablated_map()
+    look = Look(channels=channels)
+    page = page_of(tmp_path, {"name": "street", "parts": [("", [fm])], "image": PHOTO}, look=look)
+    plot = page.entries[0]["parts"][0]["layers"][0]["plot"]
+    ranking = fv.rank(fm, "ablation:cup" if "cup" in names[0] else "ablation")
+    x, y = ranking.scores[names[0]], ranking.scores[ranking.by]
+    assert plot["names"] == names and plot["shown"] == ranking.channels[:n]
+    assert [point[0] for point in plot["points"]] == ranking.channels
+    np.testing.assert_allclose([point[1:] for point in plot["points"]], np.array([x, y]).T[ranking.channels], rtol=6e-3)
+    order = [sorted(values.tolist()).index(value) for values in (x, y) for value in values]
+    rho = 1 - 6 * sum((a - b) ** 2 for a, b in zip(order[:20], order[20:])) / (20 * (20**2 - 1))  # without equals
+    assert plot["said"].startswith(f"Spearman’s rank correlation of the two is {rho:.2f}".replace("-", "−"))
+
+
+@pytest.mark.parametrize(
+    ("rho", "words"),
+    [
+        (1, "1.00, very strong and positive."),
+        (-0.65, "−0.65, strong and negative."),
+        (0.4, "0.40, moderate and positive."),
+        (0.004, "0.00, very weak."),
+        (-0.004, "0.00, very weak."),
+        (np.nan, "so they have no rank correlation."),
+    ],
+)
+def test_a_correlation_in_words(rho, words):
+    assert correlation_words(rho).endswith(words)
+
+
+def test_a_plot_leaves_out_what_has_no_place(tmp_path):
+    """A channel without values, and a layer that nothing depends on."""
+    fm = ablated_map(8)
+    fm.data[2] = np.nan
+    same = fm.with_dependence(replace(fm.dependence, lost=np.zeros((2, 8))))
+    page = page_of(tmp_path, {"name": "street", "parts": [("", [fm, same])], "image": PHOTO})
+    one, other = page.entries[0]["parts"][0]["layers"]
+    assert 2 not in [point[0] for point in one["plot"]["points"]]
+    assert one["plot"]["said"].startswith("1 channel has no finite contrast and is left out. ")
+    assert (other["by"], other["plot"]) == ("contrast", None)
+
+
 def test_it_asks_for_nothing_and_runs_nothing_but_its_own(tmp_path):
     page = page_of(tmp_path, {"name": "x", "parts": [("", [some_map()])], "image": PHOTO})
     assert all(link.startswith("data:") for link in page.links)
@@ -368,7 +457,7 @@ def test_later_images_are_shown_at_less(tmp_path, monkeypatch):
     assert "40 images" not in " ".join(page.texts)
     assert f"{40 - len(kept)} more did not fit into this report" in " ".join(page.texts)
     chrome = len((tmp_path / "index.html").read_bytes()) - 120_000
-    assert 0 < chrome < 70_000
+    assert 0 < chrome < 85_000
     for found in page.entries:  # scores and rankings are there all the same
         assert len(found["parts"][0]["layers"][0]["top"][0]) == 6
 

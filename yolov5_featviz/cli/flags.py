@@ -122,7 +122,8 @@ LOOK = (
         "channels",
         "channels",
         "64 (the first 64), all, 0,5,9, 8-15, last:8, top:16, top:16:contrast (or mean, max, std), "
-        "top:16:contrast:person; default 64, and all for heatmap and pca",
+        "top:16:contrast:person; top:16:ablation, by the score that detections lose, a pass for each channel; default "
+        "64, and all for heatmap and pca",
         "CHANNELS",
         modes=(*MAPS, "pca"),
     ),

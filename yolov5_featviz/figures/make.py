@@ -13,7 +13,7 @@ from yolov5_featviz.arrays.image import as_rgb
 from yolov5_featviz.arrays.normalize import NORMS, extremes, normalize, zero_of
 from yolov5_featviz.arrays.reduce import REDUCTIONS, pca, reduce_channels
 from yolov5_featviz.attribution.explain import overview
-from yolov5_featviz.draw.channels import Choice, Ranking, check_class, choose, rank_together
+from yolov5_featviz.draw.channels import Choice, Ranking, check_class, choose, is_by_ablation, rank_together
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.draw.lettering import SEPARATOR
 from yolov5_featviz.draw.palette import ALONE, OVER
@@ -61,19 +61,24 @@ def make(spec: Spec, models: Models) -> Composition:
         by_key = dict(zip(keys, opened))
         errors: List[str] = []
         wanted: Dict[Any, Set[str]] = {}
+        ablated: Dict[Any, Set[str]] = {}
         for cell in cells:
             if needs_model(cell):
                 model = by_key[cell.weights, cell.yolov5]
                 names = _layers(model, cell, errors)
                 _check_class(model, cell, errors)
                 wanted.setdefault((cell.weights, cell.yolov5, cell.image), set()).update(names)
+                if ranking_of(cell) and is_by_ablation(cell.channels):
+                    ablated.setdefault((cell.weights, cell.yolov5, cell.image), set()).update(names)
         if errors:
             raise FeatvizError("; ".join(dict.fromkeys(errors)))
         predictions: Dict[Any, Prediction] = {}
         for (weights, yolov5, image), layers in wanted.items():
             model = by_key[weights, yolov5]
             selection = ",".join(sorted(layers)) or None
-            predictions[weights, yolov5, image] = model(image, selection, spec.imgsz, spec.conf, spec.iou)
+            which = ablated.get((weights, yolov5, image))
+            more: Any = {"ablate": sorted(which)} if which else {}
+            predictions[weights, yolov5, image] = model(image, selection, spec.imgsz, spec.conf, spec.iou, **more)
         tops = _top_channels(cells, predictions)
         for cell in cells:
             prediction = predictions.get((cell.weights, cell.yolov5, cell.image)) if needs_model(cell) else None

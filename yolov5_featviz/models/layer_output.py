@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 import torch
@@ -11,8 +11,46 @@ import torch
 from yolov5_featviz.arrays.array import as_array
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.arrays.cells import in_region, to_cells
+from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.layers import Layer
 from yolov5_featviz.text import file_name, printable
+
+Output = TypeVar("Output", bound="LayerOutput")
+ROUNDING = 1e-6  # by which confidences may differ in batches of another size
+
+
+@dataclass(frozen=True, eq=False)
+class Dependence:
+    """How much the detections in an image depend on each channel of a layer.
+
+    Attributes:
+        boxes: the K detections, in pixels of the network's input as its layers see it, with labels and classes.
+        scores: float64 ``[K]``, the confidence of each with all channels.
+        lost: float64 ``[K, C]``, the confidence that each loses when a channel is put to its mean over the image;
+            negative where it gains.
+        note: why it could not be measured; there are no detections then. Else empty.
+    """
+
+    boxes: Boxes
+    scores: np.ndarray
+    lost: np.ndarray
+    note: str = ""
+
+    @property
+    def shares(self) -> np.ndarray:
+        """The share of its confidence that each detection loses without a channel, float64 ``[K, C]``."""
+        shares: np.ndarray = self.lost / self.scores[:, None].clip(min=1e-12)
+        return shares
+
+    def matters(self, rows: Optional[Sequence[int]] = None) -> bool:
+        """Return whether any of the detections, or of some, loses or gains more than by rounding."""
+        lost = self.lost if rows is None else self.lost[rows]
+        return bool((np.abs(lost) > ROUNDING).any())
+
+    @classmethod
+    def unknown(cls, note: str) -> Dependence:
+        """Return one that was not measured, with the reason."""
+        return cls(Boxes(np.zeros((0, 4))), np.zeros(0), np.zeros((0, 0)), note)
 
 
 @dataclass(frozen=True)
@@ -29,6 +67,7 @@ class LayerOutput:
         region: where in the network's input the image lies, in pixels: left, top, right and bottom
             edge; the rest is padding. None if the image fills the input.
         boxes: the detections in the image, or None if unknown.
+        dependence: how much they depend on each channel, or None if that was not measured.
     """
 
     data: torch.Tensor
@@ -39,9 +78,25 @@ class LayerOutput:
     call: Optional[int] = None
     region: Optional[Region] = None
     boxes: Optional[Boxes] = None
+    dependence: Optional[Dependence] = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {printable(self.title)}: {list(self.data.shape)} {self.data.dtype}>"
+
+    def with_dependence(self: Output, dependence: Dependence) -> Output:
+        """Return the same output with what detections lose without each channel, by which channels can be ranked.
+
+        Args:
+            dependence: of this layer, as :func:`yolov5_featviz.attribution.ablation.ablate` returns it.
+
+        Raises:
+            FeatvizError: it is of another number of channels.
+        """
+        if len(dependence.boxes) and dependence.lost.shape != (len(dependence.boxes), self.channels):
+            shape = "x".join(map(str, dependence.lost.shape))
+            raise FeatvizError(f"{self.title} has {self.channels} channels: the ablation is {shape}, of another layer")
+        kept = Dependence(dependence.boxes, dependence.scores, dependence.lost, dependence.note)
+        return replace(self, dependence=kept)
 
     @property
     def values(self) -> np.ndarray:

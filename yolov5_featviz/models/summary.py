@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 from yolov5_featviz.models.layers import LayerInfo
 from yolov5_featviz.text import align
 
 
-def layer_table(rows: Sequence[LayerInfo]) -> str:
-    """Format the layers of a model as aligned text."""
+def layer_table(rows: Sequence[LayerInfo], lost: Optional[Sequence[Optional[float]]] = None) -> str:
+    """Format the layers of a model as aligned text, with the score lost without each, if that is given."""
     head = ["index", "from", "type", "arguments", "parameters", "GFLOPs", "output shape", "stride"]
     body = [
         [
@@ -36,8 +36,12 @@ def layer_table(rows: Sequence[LayerInfo]) -> str:
         "",
         "",
     ]
+    lines = [head, *body, total]
+    if lost is not None:
+        column = ["score lost", *("-" if share is None else f"{share:.3f}" for share in lost), ""]
+        lines = [[*line, word] for line, word in zip(lines, column)]
     numbered = all(row.name == str(row.index) for row in rows)
-    return align([head, *body, total], right={4, 5, 7} | ({0} if numbered else set()))
+    return align(lines, right={4, 5, 7, 8} | ({0} if numbered else set()))
 
 
 def _shape(shape: Any) -> str:

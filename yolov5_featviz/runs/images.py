@@ -15,11 +15,13 @@ import torch
 from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.image import as_rgb
 from yolov5_featviz.attribution.cam import cam
-from yolov5_featviz.draw.channels import choose
+from yolov5_featviz.attribution.dependence import dependences
+from yolov5_featviz.draw.channels import choose, is_by_ablation
 from yolov5_featviz.draw.heatmap import HeatMap
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.errors import reason as reason_of
 from yolov5_featviz.features.capture import Capture
+from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.files import check_writable, new_folder
 from yolov5_featviz.models.device import choose_device
 from yolov5_featviz.models.layers import LayerSpec, index_layers, select_layers
@@ -27,6 +29,7 @@ from yolov5_featviz.models.targets import NothingFoundError
 from yolov5_featviz.models.zoo import ZooModel
 from yolov5_featviz.runs.look import Look, render, render_cam
 from yolov5_featviz.runs.names import image_names
+from yolov5_featviz.runs.progress import over_channels
 from yolov5_featviz.runs.provenance import identity
 from yolov5_featviz.runs.run_folder import Files, RunFolder
 from yolov5_featviz.text import printable
@@ -116,6 +119,8 @@ def run_images(
             maps = [replace(fm, region=region) for fm in features.of_image(0, name)]
             if not maps:
                 raise FeatvizError(next(iter(features.skipped.values()), f"no feature map of {layers}"))
+            if look.shows_maps and is_by_ablation(look.channels):
+                maps = _ablated(zoo.model, x, maps, name, say == 0)
             if look.channels is not None and not gallery.folders:
                 for fm in maps:
                     choose(fm, look.channels)
@@ -131,6 +136,20 @@ def run_images(
     return int(bool(unreadable or gallery.errors))
 
 
+def _ablated(model: torch.nn.Module, x: Any, maps: List[FeatureMap], name: str, bar: bool) -> List[FeatureMap]:
+    """Return maps with what the model's detections lose without each channel, or the reason why that is unknown."""
+    layers = {fm.layer.path: fm.layer for fm in maps}
+    bars = over_channels(maps, name) if bar else None
+    known = dependences(model, _alone(x), list(layers.values()), progress=bars)
+    return [fm.with_dependence(known[fm.layer.path]) for fm in maps]
+
+
+def _alone(x: Any) -> torch.Tensor:
+    """Return a model's argument as one tensor ``[1, C, H, W]``; torchvision's detectors take a list, and resize it."""
+    alone: torch.Tensor = x if isinstance(x, torch.Tensor) else x[0][None]
+    return alone
+
+
 def _explained(
     model: torch.nn.Module,
     x: Any,
@@ -143,11 +162,10 @@ def _explained(
 ) -> List[HeatMap]:
     """Return the class activation maps of an image; none, with a message, where nothing was detected."""
     size = int(image.shape[0]), int(image.shape[1])
-    if not isinstance(x, torch.Tensor):  # torchvision's detectors resize images themselves
-        x, region = x[0][None], None
+    region = region if isinstance(x, torch.Tensor) else None
     how: Any = {"smooth": look.smooth, "size": size}
     try:
-        return cam(model, x, layers, look.target, look.method, look.merge, region, name, **how)
+        return cam(model, _alone(x), layers, look.target, look.method, look.merge, region, name, **how)
     except NothingFoundError as error:
         log(f"{name}: {error}; no class activation map")
         return []

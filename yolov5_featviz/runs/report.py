@@ -30,16 +30,32 @@ from yolov5_featviz.runs.look import Look
 from yolov5_featviz.runs.report_data import LEVELS, Part, entry, jpeg_uri, photo
 from yolov5_featviz.runs.report_errors import Errors
 from yolov5_featviz.runs.report_explanations import title_of
-from yolov5_featviz.runs.report_words import LIST, WORDS, View, first_view, named, ranked, sentence
+from yolov5_featviz.runs.report_words import (
+    LIST,
+    MEASURES,
+    NONE,
+    TOP,
+    WORDS,
+    View,
+    first_view,
+    measure_of,
+    named,
+    ranked,
+    sentence,
+)
 from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 
 PAGE = 16_000_000  # bytes of images per page, without head and foot
-FORMULAS = (
-    "Contrast: how many standard deviations the channel is stronger inside the boxes than outside; 0.8 is a lot. "
-    "A high rank does not prove that the detection depends on the channel.",
-    "Ranked by standard deviation over the image, since there are no detections to compare.",
-)
+FORMULAS = {
+    "ablation": "Score lost: the share of its confidence that a detection loses when the channel is put to its mean "
+    "over the image; for several detections the mean; below 0 it gains. Contrast, beside it, is what responds.",
+    "contrast": "Contrast: how many standard deviations the channel is stronger inside the boxes than outside; 0.8 is "
+    "a lot. A high rank does not prove that the detection depends on the channel.",
+    "std": "Ranked by standard deviation over the image, since there are no detections to compare.",
+}
+HEADINGS = {"ablation": "What is needed most by", "contrast": "What responds most to"}
+STRONGEST = {"ablation": "The channel that is needed most is", "contrast": "The strongest channel is"}
 NO_ERROR = {"severity": -1.0, "box": 0}
 PRIVATE = ("thumbnail", "heats", "errors")  # not in the data of an image
 CMAPS = (OVER, "viridis", "magma", "turbo", "jet", "gray")
@@ -89,7 +105,7 @@ class Report:
         self.images = self.left_out = 0
         self._body: Optional[IO[bytes]] = None
         self._used = 0
-        self._strongest: Counter[str] = Counter()
+        self._strongest: Dict[str, Counter[str]] = {by: Counter() for by in STRONGEST}
         self._errors = Errors()
         self._pages: List[_Page] = []
         self._lock = threading.Lock()
@@ -138,8 +154,8 @@ class Report:
             if not self._pages or self._pages[-1] is not page:
                 self._pages.append(page)
             best = found["parts"][0]["layers"][found["best"]] if parts else {"by": ""}
-            if best["by"] == "contrast":
-                self._strongest[best["title"]] += 1
+            if best["by"] in STRONGEST:
+                self._strongest[best["by"]][best["title"]] += 1
             variant = ", ".join(filter(None, [group, name]))
             self._errors.list(found["errors"], len(self._pages) - 1, page.images, variant)
             worst: Dict[str, Any] = max(found["errors"], key=lambda one: one["severity"], default=NO_ERROR)
@@ -201,7 +217,7 @@ class Report:
 
     def _frame(self, page: _Page, names: Sequence[str]) -> Tuple[bytes, bytes]:
         """Render the parts of a page before and after its images."""
-        script = _web("report.js")
+        script = web_file("report.js")
         cmaps = list(dict.fromkeys([*([self.look.cmap] if self.look.cmap else []), *CMAPS]))
         settings = {
             "palettes": [[cmap, _palette(cmap)] for cmap in cmaps],
@@ -213,12 +229,16 @@ class Report:
             "side": LEVELS[0].side,
             "formulas": FORMULAS,
             "words": WORDS,
+            "measures": MEASURES,
+            "headings": HEADINGS,
+            "top": TOP,
+            "none": NONE,
         }
         values = {
             **page.values,
             "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             "version": _escaped(__version__),
-            "style": _web("report.css"),
+            "style": web_file("report.css"),
             "about": _escaped(self.about),
             "overall": self._overall(),
             "pages": self._links(page, names),
@@ -230,7 +250,7 @@ class Report:
         }
         head, tail = (
             re.sub(r"\{\{(\w+)\}\}", lambda found: values[found.group(1)], half).encode("utf-8", "replace")
-            for half in _web("report.html").split("{{entries}}")
+            for half in web_file("report.html").split("{{entries}}")
         )
         return head, tail
 
@@ -254,10 +274,11 @@ class Report:
     def _overall(self) -> str:
         """Render a summary of all images."""
         words = [f"{self.images} images."] if self.images > 1 else []
-        ranked = sum(self._strongest.values())
-        if self.images > 1 and ranked:
-            where = ", ".join(f"in {title} on {n}" for title, n in self._strongest.most_common(5))
-            words.append(f"The strongest channel is {where} of the {ranked} whose detections can be compared.")
+        for by, counts in self._strongest.items():
+            ranked = sum(counts.values())
+            if self.images > 1 and ranked:
+                where = ", ".join(f"in {title} on {n}" for title, n in counts.most_common(5))
+                words.append(f"{STRONGEST[by]} {where} of the {ranked} whose detections can be compared.")
         if self.left_out:
             words.append(f"{self.left_out} more did not fit into this report; their pictures are in their folders.")
         return f'<p class="overall">{_escaped(" ".join(words))}</p>' if words else ""
@@ -280,14 +301,17 @@ def _screen(
     """Return the template values of the image that a page shows first."""
     cmap = look.cmap or CMAPS[0]
     layers = found["parts"][0]["layers"] if found["parts"] else []
-    by = "contrast" if any(layer["by"] == "contrast" for layer in layers) else "std"
+    by = measure_of(layers)
     top = ranked(layers, view.box)
     scores = [score for _, _, score in top]
-    words = end_words(*scores) if by == "std" else [f"{score:.2f}".replace("-", "−") for score in scores]
+    words = [_contrast(score) for score in scores] if by == "contrast" else end_words(*scores)
+    beside = [contrast for i, channel, _ in top for contrast in _beside(layers[i], view.box, channel)]
+    cells = [f"<td>{score}</td>" for score in words]
+    cells = [f"{cell}<td>{contrast}</td>" for cell, contrast in zip(cells, beside)] if by == "ablation" else cells
     rows = [
         f'<tr><td class="number">{n}</td><td>{_escaped(layers[i]["name"] + " " + layers[i]["type"])}</td>'
-        f"<td>{channel}</td><td>{score}</td></tr>"
-        for n, ((i, channel, _), score) in enumerate(zip(top, words), 1)
+        f"<td>{channel}</td>{cell}</tr>"
+        for n, ((i, channel, _), cell) in enumerate(zip(top, cells), 1)
     ]
     title, legend = ("", Legend("", "")) if heat is None else (title_of(heat), heat.legend)
     if view.spot is not None:
@@ -307,10 +331,22 @@ def _screen(
         "caption": _escaped(SEPARATOR.join(filter(None, [title, legend.scope]))),
         "ranking": "" if layers else "hidden",
         "what": _escaped(named(found, view.box)) if view.box else "the detections",
-        "by": "standard deviation" if by == "std" else "contrast",
+        "by": MEASURES[by],
+        "beside": "" if by == "ablation" else "hidden",
+        "heading": HEADINGS.get(by, HEADINGS["contrast"]),
         "rows": "\n".join(rows),
-        "formula": _escaped(FORMULAS[by == "std"]),
+        "formula": _escaped(FORMULAS[by]),
     }
+
+
+def _contrast(score: Any) -> str:
+    """Format a contrast, which may be unknown or infinite."""
+    return "no number" if score is None else f"{float(score):.2f}".replace("-", "−").replace("inf", "∞")
+
+
+def _beside(layer: Dict[str, Any], group: int, channel: int) -> List[str]:
+    """Return the contrast of a channel in a ranking by ablation; nothing in another one."""
+    return [_contrast(also[0]) for other, _, *also in layer["top"][group] if other == channel and also]
 
 
 def _free(folder: Path, n: int) -> List[str]:
@@ -404,7 +440,8 @@ def _link(folder: str) -> str:
     return quote_from_bytes(os.fsencode(folder.replace(os.sep, "/"))) + "/" if folder else ""
 
 
-def _web(name: str) -> str:
+def web_file(name: str) -> str:
+    """Read a file of the folder ``web``."""
     content = pkgutil.get_data(__package__, f"web/{name}")
     assert content is not None
     return content.decode("utf-8")

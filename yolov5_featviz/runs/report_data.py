@@ -13,16 +13,18 @@ from yolov5_featviz.arrays.image import as_rgb, smaller
 from yolov5_featviz.arrays.reduce import REDUCTIONS, reduce_channels
 from yolov5_featviz.arrays.resample import resample
 from yolov5_featviz.attribution.explain import Explanation
-from yolov5_featviz.draw.channels import rank
+from yolov5_featviz.draw.channels import NOTHING, TOO_FEW, rank
 from yolov5_featviz.draw.palette import box_colours
 from yolov5_featviz.draw.scale import ends_in_padding
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.models.layer_output import LayerOutput
+from yolov5_featviz.models.detections import SAME_BOX
+from yolov5_featviz.models.layer_output import Dependence, LayerOutput
 from yolov5_featviz.models.targets import confidence
 from yolov5_featviz.models.tide import severity
 from yolov5_featviz.runs.look import Look
 from yolov5_featviz.runs.report_explanations import Mark, errors_in, marks_of, spots_of
 from yolov5_featviz.runs.report_maps import numbers, stored
+from yolov5_featviz.runs.report_plot import plot
 from yolov5_featviz.runs.report_words import LIST, findings, ranked
 
 Part = Tuple[str, Sequence[LayerOutput]]
@@ -211,7 +213,7 @@ def entry(
         "marks": [_mark(mark) for mark in marks] if explanations else [],
         "left_out": left_out,
         "parts": [
-            {"name": part, "layers": [_layer(fm, level.channels, budget, largest, look.reduce, added) for fm in maps]}
+            {"name": part, "layers": [_layer(fm, level.channels, budget, largest, look, added) for fm in maps]}
             for part, maps in parts
         ],
         "spots": spots,
@@ -244,18 +246,20 @@ def _labels(boxes: Optional[Boxes], marks: Sequence[Mark]) -> Optional[List[str]
     return list(boxes.labels) or ["object"] * len(boxes)
 
 
-def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str, added: np.ndarray) -> Dict[str, Any]:
+def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, look: Look, added: np.ndarray) -> Dict[str, Any]:
     """Collect the report's data of one feature map.
 
     ``added`` are boxes ``[n, 4]``, as fractions of the image, that are selectable besides the detections.
-    ``scores`` and ``top`` have one row for all detections and one for each selectable box: contrasts,
-    or a single row of standard deviations, depending on ``by``. ``scores`` belong to ``channels``,
-    those stored in the report; ``top`` holds the best of all as pairs of channel and score. ``data``
+    ``scores`` and ``top`` have one row for all detections and one for each selectable box: shares of the
+    score lost, contrasts, or a single row of standard deviations, depending on ``by``. ``scores`` belong to
+    ``channels``, those stored in the report; ``top`` holds the best of all as pairs of channel and score, and of
+    an ablation the contrast. ``plot`` is None, or see :func:`yolov5_featviz.runs.report_plot.plot`. ``data``
     holds the maps: ``[1 + len(channels), *grid]`` bytes in base64, first the heat map, with their
     minima and maxima in ``ends``; ``window`` is the image's position in them, in cells. ``padded`` are the
     maps whose scale has an end in the padding, by number, and the number of maps if that of the layer has.
     """
-    by, note, scores = _scores(fm, added)
+    by, note, scores, beside = _scores(fm, added)
+    reduce = look.reduce
     unknown = np.isnan(scores)
     orders = np.lexsort((np.where(unknown, 0, -scores), unknown)).tolist()  # ties: lower index first
     height, width = fm.size
@@ -283,25 +287,60 @@ def _layer(fm: LayerOutput, channels: int, cells: int, largest: int, reduce: str
         "scores": numbers(scores[:, chosen]),
         "top": [
             [list(pair) for pair in zip(*row)]
-            for row in zip(best, numbers(np.take_along_axis(scores, np.array(best), 1)))
+            for row in zip(best, *(numbers(np.take_along_axis(one, np.array(best), 1)) for one in (scores, *beside)))
         ],
+        "plot": plot(fm, look.channels) if by == "ablation" and channels else None,
         **stored(resample(maps, grid, "nearest") if step > 1 else maps),
     }
 
 
-def _scores(fm: LayerOutput, added: np.ndarray) -> Tuple[str, str, np.ndarray]:
-    """Return the ranking criterion, why it is not contrast, and the scores ``[groups, C]``; see :func:`_layer`."""
-    if fm.boxes is not None:
+class _Scored(NamedTuple):
+    """The ranking criterion, why it is not contrast, the scores ``[groups, C]``, and beside an ablation the contrasts.
+
+    See :func:`_layer`.
+    """
+
+    by: str
+    note: str
+    scores: np.ndarray
+    beside: Sequence[np.ndarray] = ()
+
+
+def _scores(fm: LayerOutput, added: np.ndarray) -> _Scored:
+    known = fm.dependence
+    known = known if known is not None and known.matters() else None
+    whole = known.boxes if fm.boxes is None and known is not None else fm.boxes
+    if whole is not None:
         left, top, right, bottom = fm.window
         inside = added * ([right - left, bottom - top] * 2) + [left, top] * 2  # in pixels of the input
-        singles = [Boxes(box[None]) for box in (*_picked(fm.boxes).xyxy, *inside)]
-        scores = contrasts(fm, [fm.boxes, *singles])
+        picked = Boxes(np.zeros((0, 4))) if fm.boxes is None else _picked(fm.boxes)
+        singles = [Boxes(box[None]) for box in (*picked.xyxy, *inside)]
+        scores = contrasts(fm, [whole, *singles])
+        if known is not None:
+            return _Scored("ablation", "", _shares(known, picked, len(inside)), [scores])
         if not np.isnan(scores[0]).all():
-            return "contrast", "", scores
+            return _Scored("contrast", "", scores)
     note = "no detections are known"
     if fm.boxes is not None:
-        note = "the boxes leave too few cells to compare" if len(fm.boxes) else "nothing was detected"
-    return "std", note, _spreads(fm)[None]
+        note = TOO_FEW if len(fm.boxes) else NOTHING
+    return _Scored("std", note, _spreads(fm)[None])
+
+
+def _shares(known: Dependence, picked: Boxes, others: int) -> np.ndarray:
+    """Return the share of the score lost by all detections together, and by each selectable one, ``[groups, C]``.
+
+    It is NaN for a box of which it is not known: ``others`` that were not detected, or were found by no pass alone.
+    """
+    shares = known.shares
+    found = np.full((1 + len(picked) + others, shares.shape[1]), np.nan)
+    found[0] = shares.mean(axis=0)
+    for i, box in enumerate(picked.xyxy):
+        same = (np.abs(known.boxes.xyxy - box) <= SAME_BOX).all(axis=1)
+        if picked.classes is not None and known.boxes.classes is not None:
+            same &= known.boxes.classes == picked.classes[i]
+        if same.any():
+            found[1 + i] = shares[int(same.argmax())]
+    return found
 
 
 def _limits(data: np.ndarray) -> np.ndarray:

@@ -13,11 +13,19 @@ LIST = 10  # channels in the ranked list
 WORDS = {
     "picked": "Picked: {said}.",
     "top": "Channel {channel} of {layer} stands out most on {what}: the picture shows it.",
+    "needed": "Without channel {channel} of {layer} the score falls most: the picture shows it.",
     "spread": "Channel {channel} of {layer} varies most over the image: the picture shows it.",
     "channel": "The picture shows channel {channel} of {layer}.",
     "flat": "No channel stands out on {what}.",
+    "needless": "Without any single channel, the score does not fall.",
     "heat": "The picture shows the {reduce} of all {n} channels of {layer}.",
 }
+
+
+# measures that channels are ranked by, the first that there is -> its name
+MEASURES = {"ablation": "score lost", "contrast": "contrast", "std": "standard deviation"}
+TOP = {"ablation": "needed", "contrast": "top", "std": "spread"}  # by measure, what is said of the best channel
+NONE = {"ablation": "needless", "contrast": "flat"}  # and if its score is not above 0
 
 
 class View(NamedTuple):
@@ -73,10 +81,10 @@ def sentence(found: Dict[str, Any], view: View) -> str:
     top = ranked(layers, view.box)
     if view.map >= 0:
         channel = of["channels"][view.map]
-        kind = "channel" if top[0][:2] != (view.layer, channel) else "spread" if of["by"] == "std" else "top"
+        kind = "channel" if top[0][:2] != (view.layer, channel) else TOP[of["by"]]
         return " ".join([*words, WORDS[kind].format(channel=channel, layer=of["title"], what=what)])
-    if top and of["by"] == "contrast" and top[0][2] <= 0:
-        words.append(WORDS["flat"].format(what=what))
+    if top and of["by"] in NONE and top[0][2] <= 0:
+        words.append(WORDS[NONE[of["by"]]].format(what=what))
     return " ".join([*words, WORDS["heat"].format(reduce=of["heat"][0], n=of["shape"][0], layer=of["title"])])
 
 
@@ -96,18 +104,22 @@ def named(found: Dict[str, Any], box: int) -> str:
 def ranked(layers: Sequence[Dict[str, Any]], group: int = 0) -> List[Tuple[int, int, float]]:
     """Rank the channels of all layers: ``(index of the layer, channel, score)``, best first.
 
-    Only layers ranked by contrast are included, unless there is none. ``group``: 0 for all detections, else
-    1 + index of a box.
+    Only layers ranked by :func:`measure_of` are included. ``group``: 0 for all detections, else 1 + index of a box.
     """
-    by = "contrast" if any(layer["by"] == "contrast" for layer in layers) else "std"
+    by = measure_of(layers)
     rows = [
         (i, channel, float(score))
         for i, layer in enumerate(layers)
         if layer["by"] == by and group < len(layer["top"])
-        for channel, score in layer["top"][group]
+        for channel, score, *_ in layer["top"][group]
         if score is not None
     ]
     return sorted(rows, key=lambda row: -row[2])[:LIST]
+
+
+def measure_of(layers: Sequence[Dict[str, Any]]) -> str:
+    """Return the first of ``MEASURES`` that a layer is ranked by."""
+    return next(by for by in MEASURES if by == "std" or any(layer["by"] == by for layer in layers))
 
 
 def findings(name: str, labels: Optional[Sequence[str]], kinds: Sequence[str]) -> str:

@@ -172,7 +172,7 @@ class Predictor:
             boxes = self._detect(self._run(x.to(self.device)), conf, iou)
         maps = features.of_image(0, name) if features is not None else []
         maps = [replace(feature_map, region=region, boxes=boxes) for feature_map in maps]
-        ablated = select_layers(self.index, ablate)
+        ablated = [layer for layer in select_layers(self.index, ablate) if layer.path in {fm.layer.path for fm in maps}]
         if ablated:
             with _own(self.source):
                 limits = Thresholds(conf, iou, MOST)

@@ -89,9 +89,9 @@
     if (map > 0) {
       const channel = of.channels[map - 1];
       const first = rows.length && rows[0][0] === state.layer && rows[0][1] === channel && (by === 'std' || rows[0][2] > 0);
-      return [...found, fill(settings.words[!first ? 'channel' : by === 'std' ? 'spread' : 'top'], { channel, layer: of.title, what })].join(' ');
+      return [...found, fill(settings.words[first ? settings.top[by] : 'channel'], { channel, layer: of.title, what })].join(' ');
     }
-    if (rows.length && by === 'contrast' && rows[0][2] <= 0) found.push(fill(settings.words.flat, { what }));
+    if (rows.length && settings.none[by] && rows[0][2] <= 0) found.push(fill(settings.words[settings.none[by]], { what }));
     return [...found, fill(settings.words.heat, { reduce: of.heat[0], n: of.shape[0], layer: of.title })].join(' ');
   }
 
@@ -191,13 +191,13 @@
   const best = (of, row) => (row < 0 || !of.top[row].length ? NaN : number(of.top[row][0][1]));
   const mapName = (of, map) => (of.boxes ? of.titles[map] : map === 0 ? `${of.heat[0]} of ${of.shape[0]} channel${of.shape[0] > 1 ? 's' : ''}` : `channel ${of.channels[map - 1]}`);
 
-  /** The best channels of all layers for a box: [position of the layer, channel, score]. */
+  /** The best channels of all layers for a box: [position of the layer, channel, score, contrast beside an ablation]. */
   function ranked(box) {
-    const by = layers().some((of) => of.by === 'contrast') ? 'contrast' : 'std';
+    const by = Object.keys(settings.measures).find((one) => one === 'std' || layers().some((of) => of.by === one));
     const rows = [];
     layers().forEach((of, i) => {
       const row = of.by === by ? scoreRow(of, box) : -1;
-      if (row >= 0) for (const [channel, score] of of.top[row]) if (score !== null) rows.push([i, channel, number(score)]);
+      if (row >= 0) for (const [channel, score, beside = null] of of.top[row]) if (score !== null) rows.push([i, channel, number(score), number(beside)]);
     });
     return { by, rows: rows.sort((a, b) => b[2] - a[2]).slice(0, settings.list) };
   }
@@ -335,11 +335,11 @@
     const keep = held ? held.dataset.map : null;
     $('tiles').replaceChildren(
       ...(of ? [tile(0, 'heat map', `heat map, ${mapName(of, 0)}`)] : []),
-      ...order.map(({ channel, map, score }) => tile(map, Number.isNaN(score) ? `ch ${channel}` : `ch ${channel} · ${scored(score, of.by)}`, `channel ${channel}, ${Number.isNaN(score) ? 'no score' : `${of.by} ${scored(score, of.by)}`}`)),
+      ...order.map(({ channel, map, score }) => tile(map, Number.isNaN(score) ? `ch ${channel}` : `ch ${channel} · ${scored(score, of.by)}`, `channel ${channel}, ${Number.isNaN(score) ? 'no score' : `${settings.measures[of.by]} ${scored(score, of.by)}`}`)),
     );
     if (keep !== null) $('tiles').querySelector(`[data-map="${keep}"]`)?.focus();
     const n = order.length, all = of ? of.shape[0] : 0;
-    const by = of && (of.by === 'std' ? `standard deviation, since ${of.note}` : `contrast ${state.box ? `of ${image.captions[state.box - 1]}` : 'of the detections'}`);
+    const by = of && (of.by === 'std' ? `standard deviation, since ${of.note}` : `${settings.measures[of.by]} ${state.box ? `of ${image.captions[state.box - 1]}` : 'of the detections'}`);
     const title = choice().title || '';
     $('tiles-title').textContent = n ? `${title[0].toUpperCase()}${title.slice(1)}: ${n === all ? `all ${n}` : `${n} of ${all}`} channels by ${by}` : '';
     const left = image.left_out;
@@ -350,15 +350,95 @@
     ].filter(Boolean).join(' ');
   }
 
+  const SPACE = { left: 52, right: 10, top: 10, bottom: 40 };
+  const draw = (tag, attributes, ...children) => {
+    const element = document.createElementNS($('chart').namespaceURI, tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  };
+
+  /** About `n` round numbers between two, each with its words. */
+  function ticks(low, high, n) {
+    const exact = (high - low) / n, power = 10 ** Math.floor(Math.log10(exact));
+    const step = power * [1, 2, 5, 10].find((one) => one * power >= exact);
+    const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    const found = [];
+    for (let i = Math.ceil(low / step); i * step <= high; i++) found.push([i * step, (i * step).toFixed(decimals).replace('-', '−')]);
+    return found;
+  }
+
+  let plotted = null; // the plot's points, how one is read, and the number of the one that was
+
+  /** What responds to the detections against what they need: a dot for each channel of the layer. */
+  function drawPlot() {
+    const { of, title } = choice();
+    const plot = of && of.plot;
+    $('plot').hidden = !plot;
+    plotted = null;
+    if (!plot) {
+      $('chart').replaceChildren();
+      return;
+    }
+    const { points, said } = plot, [across, up] = plot.names, shown = new Set(plot.shown);
+    const width = clamp($('points').clientWidth, 240, 640), height = Math.round(0.7 * width);
+    const right = width - SPACE.right, bottom = height - SPACE.bottom;
+    const scale = (i, from, to) => {
+      const values = points.map((point) => point[i]);
+      const low = Math.min(0, ...values), high = Math.max(0, ...values), spare = 0.05 * (high - low || 1);
+      const place = (value) => from + ((value - low + spare) / (high - low + 2 * spare)) * (to - from);
+      return [place, ticks(low - spare, high + spare, Math.abs(to - from) / 70)];
+    };
+    const [x, columns] = scale(1, SPACE.left, right), [y, rows] = scale(2, bottom, SPACE.top);
+    const sayPoint = ([channel, one, other]) => `channel ${channel}: ${across} ${scored(one, 'contrast')}, ${up} ${words(other)[0]}${shown.has(channel) ? ', in the pictures' : ''}`;
+    const dots = points.map((point, i) => {
+      const drawn = shown.has(point[0]);
+      const dot = draw('circle', { cx: x(point[1]), cy: y(point[2]), r: drawn ? 5 : 4, class: drawn ? 'drawn' : '' }, draw('title', {}, sayPoint(point)));
+      dot.addEventListener('pointerenter', () => readPoint(i, false));
+      dot.addEventListener('click', () => pickPoint(i));
+      return dot;
+    });
+    plotted = { of, points, dots, say: sayPoint, at: -1 };
+    const chart = $('chart');
+    for (const [name, value] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height}` })) chart.setAttribute(name, value);
+    chart.replaceChildren(draw('g', { 'aria-hidden': 'true' },
+      ...columns.map(([value]) => draw('path', { d: `M${x(value)} ${SPACE.top}V${bottom}`, class: value === 0 ? 'zero' : '' })),
+      ...rows.map(([value]) => draw('path', { d: `M${SPACE.left} ${y(value)}H${right}`, class: value === 0 ? 'zero' : '' })),
+      ...columns.map(([value, label]) => draw('text', { x: x(value), y: bottom + 16, 'text-anchor': 'middle' }, label)),
+      ...rows.map(([value, label]) => draw('text', { x: SPACE.left - 6, y: y(value) + 4, 'text-anchor': 'end' }, label)),
+      draw('text', { x: (SPACE.left + right) / 2, y: height - 6, 'text-anchor': 'middle' }, `${across}: responds →`),
+      draw('text', { transform: `translate(12 ${(SPACE.top + bottom) / 2}) rotate(-90)`, 'text-anchor': 'middle' }, `${up}: is needed →`),
+      ...dots.filter((_, i) => !shown.has(points[i][0])), ...dots.filter((_, i) => shown.has(points[i][0])), // on top
+    ));
+    $('point').textContent = 'Point at a dot, or use the arrow keys, to read its channel.';
+    $('plot-title').textContent = `${title[0].toUpperCase()}${title.slice(1)}: what responds, and what is needed`;
+    $('plot-words').textContent = `A dot for each channel. Further right it responds more to the detections; further up they lose more of their score without it. Filled: the ${shown.size === 1 ? 'channel' : `${shown.size} channels`} of the pictures. ${said}`;
+  }
+
+  function readPoint(i, aloud) {
+    plotted.at = i;
+    plotted.dots.forEach((dot, n) => dot.classList.toggle('read', n === i));
+    $('point').setAttribute('aria-live', aloud ? 'polite' : 'off');
+    $('point').textContent = plotted.say(plotted.points[i]);
+  }
+
+  /** Show the channel of a dot over the image, if the page has its map. */
+  function pickPoint(i) {
+    const [channel] = plotted.points[i];
+    if (plotted.of.channels.includes(channel)) choose(plotted.of.channels.indexOf(channel) + 1, state.layer, true);
+  }
+
   function drawRanking() {
     const { by, rows } = ranked(state.box);
     $('ranking').hidden = !layers().length;
-    $('by').textContent = by === 'std' ? 'standard deviation' : 'contrast';
-    $('formula').textContent = by === 'std' ? settings.formulas[1] : settings.formulas[0];
+    $('heading').textContent = settings.headings[by] || settings.headings.contrast;
+    $('by').textContent = settings.measures[by];
+    $('beside').hidden = by !== 'ablation';
+    $('formula').textContent = settings.formulas[by];
     const scores = rows.map((row) => row[2]);
     const most = Math.max(...scores.filter(Number.isFinite), 0);
-    const values = by === 'std' ? words(...scores) : scores.map((score) => scored(score, by));
-    $('rows').replaceChildren(...rows.map(([i, channel, score], n) => {
+    const values = by === 'contrast' ? scores.map((score) => scored(score, by)) : words(...scores);
+    $('rows').replaceChildren(...rows.map(([i, channel, score, beside], n) => {
       const of = layers()[i];
       const there = of.channels.includes(channel);
       const button = make('button', { type: 'button', textContent: String(channel), title: there ? 'show it over the image' : 'left out to keep the page small', disabled: !there });
@@ -368,12 +448,12 @@
       button.addEventListener('click', () => choose(of.channels.indexOf(channel) + 1, i, true));
       const bar = make('td', { className: 'bar', textContent: values[n] });
       bar.style.setProperty('--share', most > 0 ? clamp(score / most, 0, 1) : 0);
-      return make('tr', {}, make('td', { className: 'number', textContent: n + 1 }), make('td', { textContent: `${of.name} ${of.type}` }), make('td', {}, button), bar);
+      return make('tr', {}, make('td', { className: 'number', textContent: n + 1 }), make('td', { textContent: `${of.name} ${of.type}` }), make('td', {}, button), bar, ...(by === 'ablation' ? [make('td', { textContent: scored(beside, 'contrast') })] : []));
     }));
     const name = image.captions[state.box - 1];
     $('picked').textContent = !state.box || !layers().length ? ''
-      : !rows.length ? `${name} covers too few cells of these layers to compare.`
-      : rows[0][2] > 0 ? '' : `No channel is stronger inside ${name} than in the rest of the image.`;
+      : !rows.length ? (by === 'ablation' ? `What ${name} loses was not measured.` : `${name} covers too few cells of these layers to compare.`)
+      : rows[0][2] > 0 ? '' : by === 'ablation' ? `${name} loses nothing without any single channel.` : `No channel is stronger inside ${name} than in the rest of the image.`;
     for (const label of document.querySelectorAll('#layers label')) {
       const { of } = choices[Number(label.firstChild.value)];
       const top = of ? best(of, scoreRow(of, state.box)) : NaN;
@@ -459,6 +539,7 @@
     if (has('index')) drawBoxes();
     if (has('index', 'part', 'box')) drawRanking();
     if (has('index', 'part', 'layer', 'box', 'cmap', 'scale')) drawTiles();
+    if (has('index', 'part', 'layer')) drawPlot();
     if (has('index', 'part', 'layer', 'cmap')) drawExplanations();
     if (has('boxes')) $('boxes').hidden = !state.boxes;
     if (has('index', 'boxes')) placeNames();
@@ -618,6 +699,14 @@
     event.preventDefault();
   });
 
+  $('chart').addEventListener('keydown', (event) => {
+    const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (by) readPoint(plotted.at < 0 ? 0 : step(plotted.at, by, plotted.points.length), true);
+    else if (event.key === 'Enter' && plotted.at >= 0) pickPoint(plotted.at);
+    else return;
+    event.preventDefault();
+  });
+
   const place = (event) => {
     const area = $('sheet').getBoundingClientRect();
     return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
@@ -671,7 +760,10 @@
   $('groups').addEventListener('change', () => open(Number($('groups').value)));
   $('in').addEventListener('click', () => zoomTo(state.zoom * 1.5));
   $('out').addEventListener('click', () => zoomTo(state.zoom / 1.5));
-  window.addEventListener('resize', placeNames);
+  window.addEventListener('resize', () => {
+    placeNames();
+    drawPlot();
+  });
   $('filter-row').hidden = items.length < 12;
   $('filter').addEventListener('input', () => {
     const wanted = $('filter').value.trim().toLowerCase();

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from yolov5_featviz.attribution.explain import Explanation
 from yolov5_featviz.console import say as log
+from yolov5_featviz.draw.channels import is_by_ablation
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.feature_map import FeatureMap
 from yolov5_featviz.files import new_folder
@@ -22,8 +23,11 @@ from yolov5_featviz.runs.run_folder import Files, RunFolder
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.script.batch import Batch
 from yolov5_featviz.yolov5.script.cam import Explained, explained
+from yolov5_featviz.yolov5.script.dependence import with_dependence
 from yolov5_featviz.yolov5.script.validate import values
 from yolov5_featviz.yolov5.source import Source
+
+Parted = Tuple[str, List[FeatureMap]]  # name of a folder, and its maps
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,16 @@ class RunOptions(Look):
     trust: bool = False
     report: bool = True
     say: int = 0  # verbosity: 1 for everything, -1 for errors only
+
+    @property
+    def reruns(self) -> bool:
+        """Whether the models are run again on each image, on their input."""
+        return "cam" in self.modes or self.ablates
+
+    @property
+    def ablates(self) -> bool:
+        """Whether channels are ranked by what the detections lose without them."""
+        return self.shows_maps and is_by_ablation(self.channels)
 
 
 class Artist:
@@ -68,11 +82,12 @@ class Artist:
         if self._home is None:
             self._home = run_folder(self.script, self.source) or new_folder(Path("runs") / "featviz" / "exp")
 
-    def draw(self, item: Batch, i: int, parts: List[Tuple[str, List[FeatureMap]]]) -> None:
+    def draw(self, item: Batch, i: int, parts: List[Parted]) -> None:
         """Queue the pictures of image ``i`` in its own folder, each part in a sub-folder."""
         o, image = self.options, item.image(i)
         self.seen = True
         explanations: List[Explanation] = []
+        parts = self._ablated(item, i, parts) if o.ablates else parts
         maps = [(part, fm) for part, maps in parts for fm in maps] if o.shows_maps else []
         files: List[Files] = [(part, partial(render, fm, o, image, self.gallery.ranked)) for part, fm in maps]
         if "cam" in o.modes:
@@ -98,6 +113,18 @@ class Artist:
                 self.failed = self.failed or not isinstance(error, NothingFoundError)
             else:
                 yield part, found
+
+    def _ablated(self, item: Batch, i: int, parts: Sequence[Parted]) -> List[Parted]:
+        """Return the maps of image ``i`` with what the detections lose without each channel."""
+        found: List[Parted] = []
+        for visit in item.visits:
+            mine = parts[len(found) : len(found) + len(visit.passes)]
+            folders = [folder for folder, _ in mine]
+            folder = os.path.dirname(folders[0]) if len(mine) > 1 else folders[0]
+            where = ", ".join(filter(None, [item.name(i), folder]))
+            maps = [maps for _, maps in mine]
+            found += zip(folders, with_dependence(item, i, visit, maps, partial(_say, where), self.options.say == 0))
+        return found
 
     def _made(self, weights: Sequence[str], image: str, frame: Optional[int], epoch: Optional[int]) -> Dict[str, Any]:
         """Build the record of an image's files; called in the background, since it computes hashes."""

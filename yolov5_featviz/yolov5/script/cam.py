@@ -69,11 +69,11 @@ def explained(item: Batch, i: int, visit: Visit, layers: str, look: Look, log: C
     except FeatvizError:
         if lost != [len(found)]:
             raise
-        log(f"all {len(found)} detections {_origin(item, visit)}: those that the model alone makes are explained")
+        log(f"all {len(found)} detections {origin(item, visit)}: those that the model alone makes are explained")
         every = explain(at) if at else _same_classes(explain(look.target), found)
     else:
         if lost:
-            log(f"{lost[0]} of {len(found)} detections {_origin(item, visit)}, and are not explained")
+            log(f"{lost[0]} of {len(found)} detections {origin(item, visit)}, and are not explained")
     shown = [one for one in every if one.detected] if target is None else every
     if shown and all(one.detected for one in shown):
         return Explained([_with_boxes(heat, boxes) for heat in overviews(shown, look.merge)], every)
@@ -98,7 +98,7 @@ def _same_classes(explanations: Sequence[Explanation], found: Boxes) -> List[Exp
     return every
 
 
-def _origin(item: Batch, visit: Visit) -> str:
+def origin(item: Batch, visit: Visit) -> str:
     """Say where detections come from that are no candidates of a model in a pass of its own."""
     if len(visit.passes) > 1:
         return "come from scaled or flipped copies of the image"

@@ -83,7 +83,7 @@ def _run(path: Path, arguments: List[str], source: Source, options: RunOptions, 
     artist = Artist(str(path), arguments, source, options, command)
     photos = bool({"heatmap", "cam"} & {*o.modes}) or o.overlay or o.report
     told = source, options.layers, artist.draw, log, artist.begin
-    watcher = Watcher(*told, o.summary, o.every, o.limit, photos, "cam" in o.modes)
+    watcher = Watcher(*told, o.summary, o.every, o.limit, photos, o.reruns)
     safe_load(patches, source, options.trust, partial(watcher.attach, patches), resumes)
     watcher.attach(patches)
     atexit.register(_leave)

@@ -12,7 +12,7 @@ from typing import Callable, Iterator, List, Optional, Sequence
 
 import torch
 
-from yolov5_featviz.draw.channels import ChannelSpec, check_class, choose
+from yolov5_featviz.draw.channels import ChannelSpec, check_class, choose, is_by_ablation
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.features.capture import Capture
 from yolov5_featviz.files import check_writable
@@ -114,7 +114,7 @@ def _check_layers(model: torch.nn.Module, layers: str, channels: ChannelSpec, tr
             raise
         except Exception:
             return  # the model may not run at this size, or without YOLOv5's own preparations
-    for feature_map in features:
+    for feature_map in features if not is_by_ablation(channels) else ():
         choose(feature_map, channels)
     if not len(features):
         raise FeatvizError(f"nothing to draw: {'; '.join(features.skipped.values())}")

@@ -95,6 +95,7 @@ class Watcher:
         self._unnamed = 0
         self._modules = 0
         self._loader_seen = False
+        self._delivering = False
         self._root = os.path.join(os.path.realpath(str(source.root)), "")
         self._below: Dict[str, bool] = {}  # thousands of files in a few hundred folders
 
@@ -188,7 +189,7 @@ class Watcher:
         **kwargs: Any,
     ) -> Any:
         """Run a model's outermost method on ``images``, with hooks if this pass counts."""
-        if images.requires_grad:  # an attribution pass of ours, not the script's
+        if images.requires_grad or self._delivering:  # an attribution pass of ours, not the script's
             return original(model, *args, **kwargs)
         if model.training:
             if model not in self._trained:  # report a wrong layer before the first epoch of a training
@@ -402,7 +403,11 @@ class Watcher:
                     folders = [model] * (len(models) > 1) + [name] * (len(visit.passes) > 1)
                     parts.append(("/".join(folders), p.maps(item, i, visit)))
             self._drawn[item.epoch] = self._drawn.get(item.epoch, 0) + 1
-            self.deliver(item, i, parts)
+            self._delivering = True
+            try:
+                self.deliver(item, i, parts)
+            finally:
+                self._delivering = False
         self._unnamed += 0 if item.paths else len(item.visits[0].images)
 
     def _frames_below(self) -> Iterator[FrameType]:
