@@ -5,11 +5,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 YOLOV5 := 7.0.0
 MMDET := .stacks/mmdet
 TRANSFORMERS := .stacks/transformers
+XAITK := .stacks/xaitk
 RELEASES := 4.0.14 5.0.10 6.0.7 6.1.9 6.2.3 7.0.0 7.0.14
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-checkouts test-stacks test-releases test-report test-mmdet test-transformers test-faults bench figures deletion proof lint train-demo clean
+.PHONY: help demo test test-fast test-checkouts test-stacks test-releases test-report test-mmdet test-transformers test-xaitk test-faults bench figures deletion proof lint train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ test-mmdet: $(MMDET)/.ready ## mmdetection's detectors and timm's models, in an 
 
 test-transformers: $(TRANSFORMERS)/.ready ## transformers' detectors and supervision, in an environment of their own
 	OMP_NUM_THREADS=1 $(TRANSFORMERS)/bin/python -m pytest tests/models/test_detections_transformers.py tests/models/test_supervision.py
+
+test-xaitk: $(XAITK)/.ready ## D-RISE beside that of xaitk-saliency, in an environment of its own
+	OMP_NUM_THREADS=1 $(XAITK)/bin/python -m pytest tests/attribution/test_xaitk.py -rP
 
 test-faults: $(VENV)/.wheels ## kills, signals, full disks, odd files and fuzz, with counts (minutes)
 	$(BIN)/python scripts/faults.py
@@ -109,4 +113,10 @@ $(TRANSFORMERS)/.ready: requirements-transformers.txt
 	test -x $(TRANSFORMERS)/bin/python || $(PYTHON) -m venv $(TRANSFORMERS)
 	$(TRANSFORMERS)/bin/python -m pip install --quiet -r requirements-transformers.txt
 	$(TRANSFORMERS)/bin/python -m pip install --quiet --no-deps yolov5==$(YOLOV5)
+	touch $@
+
+$(XAITK)/.ready: requirements-xaitk.txt
+	test -x $(XAITK)/bin/python || $(PYTHON) -m venv $(XAITK)
+	$(XAITK)/bin/python -m pip install --quiet -r requirements-xaitk.txt
+	$(XAITK)/bin/python -m pip install --quiet --no-deps yolov5==$(YOLOV5)
 	touch $@

@@ -102,9 +102,9 @@ def _masks_of(grids: torch.Tensor, shifts: np.ndarray, size: Tuple[int, int]) ->
     cells = grids.shape[1]
     steps = [ceil(length / cells) for length in size]
     corners = (shifts * steps).astype(int).tolist()
-    once = torch.eye(cells, device=grids.device)[None]
+    once = torch.eye(cells, dtype=torch.float64)[None]  # in single precision, weights of 0 come out as 1e-7
     down, across = (
-        interpolate(once, size=(cells + 1) * step, mode="linear", align_corners=False)[0].T.contiguous()
+        interpolate(once, size=(cells + 1) * step, mode="linear", align_corners=False)[0].T.to(grids).contiguous()
         for step in steps
     )
 
