@@ -138,6 +138,10 @@ def test_odi_by_hand():
     rows = measured(model, image, find, given(heat, heat), labels=labels, settings={"steps": 2})
     assert rows["true", 0].odi == pytest.approx(100 / 103)
     assert rows["true", 1].odi == pytest.approx(103 / 108)
+    # labels without a pixel are no objects
+    labels = Boxes(np.array([[0, 0, 4, 4.5], [28, 28, 28, 32.0], [70, 70, 80, 80]]), classes=np.zeros(3, int))
+    none = measured(model, image, find, given(heat, heat), labels=labels, settings={"steps": 2})["true", 0]
+    assert np.isnan(none.odi) and none.note == "no ODI: there is no other object"
 
 
 def test_sparsity_is_hoyers():
@@ -213,9 +217,10 @@ def test_what_is_not_defined_is_empty_and_says_why():
         assert found.note == "the map has the same value everywhere"
         assert np.isnan([found.deletion, found.insertion, found.energy, found.odi, found.sparsity]).all()
         assert found.deleted == found.inserted == ()
-    with pytest.raises(fv.FeatvizError, match="map 0 has values that are not finite"):
-        row(holes)
+    assert row(holes).note == "map 0 has values that are not finite: they have no order"
+    assert row(None).note == "the method made no map" and np.isnan(row(None).deletion)
     found = row(negative)  # there is an order, but no energy
+    assert found.note == "no value of the map is above 0"
     assert np.isfinite([found.deletion, found.insertion]).all() and np.isnan([found.energy, found.pointing]).all()
     found = row(np.eye(8))
     assert found.note == "no ODI: there is no other object" and np.isnan(found.odi) and np.isfinite(found.energy)
@@ -226,11 +231,14 @@ def test_what_is_not_defined_is_empty_and_says_why():
     [
         ({"methods": ()}, "methods (): give a list, such as layer-cam, odam"),
         ({"methods": "layer-cam"}, "methods 'layer-cam': give a list"),
-        ({"methods": ("gradcam",)}, "no method 'gradcam': take some of layer-cam, "),
+        ({"methods": ("gradcam",)}, "no method 'gradcam': did you mean grad-cam?"),
         ({"methods": ("box",)}, "method 'box' is a baseline, which is always measured: leave it out"),
         ({"methods": ("odam", "odam")}, "methods odam, odam: name each once"),
         ({"fill": "blurr"}, "no fill 'blurr': did you mean blur?"),
-        ({"steps": 0}, "0 steps: take 1 or more"),
+        ({"steps": 1}, "1 steps: take 2 or more"),
+        ({"steps": "5"}, "steps '5': give a whole number"),
+        ({"methods": {"mine": 5}}, "method 'mine': give a function from model, input and detections to maps"),
+        ({"fill": torch.zeros(1)}, "a fill of type Tensor: give one of blur, mean, noise, black"),
         ({"stages": -1}, "-1 stages: take 0 or more"),
         ({"methods": {"mine": lambda *_: []}}, "mine returned 0 maps for 1 detections: return one for each"),
         ({"layers": "nothing"}, "nothing"),

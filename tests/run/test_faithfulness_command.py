@@ -178,6 +178,60 @@ def test_what_cannot_be_resumed(both, images, tmp_path, capsys):
     assert (home / "parts" / "bus.json").read_text() != json.dumps(changed)
 
 
+DAMAGES = {
+    "a field more": lambda row: row.append(1),
+    "a word for a number": lambda row: row.__setitem__(7, "0.5"),
+    "out of range": lambda row: row.__setitem__(7, -5.0),
+    "too large a number": lambda row: row.__setitem__(7, 10**400),
+    "another method": lambda row: row.__setitem__(5, "evil"),
+    "another image": lambda row: row.__setitem__(0, "cat"),
+    "a box of three": lambda row: row.__setitem__(4, [1.0, 2.0, 3.0]),
+    "a curve cut short": lambda row: row[18].pop(),
+}
+
+
+@pytest.mark.parametrize("what", [*DAMAGES, "a row less", "no rows", "a list"])
+def test_a_damaged_result_is_refused_in_one_line(what, both, images, tmp_path, capsys):
+    home = tmp_path / "home"
+    shutil.copytree(both, home)
+    part = home / "parts" / "zidane.json"
+    result = json.loads(part.read_text())
+    assert result["rows"][0][18][0] == 1.0  # the deletion curve
+    if what in DAMAGES:
+        DAMAGES[what](result["rows"][0])
+    elif what == "a list":
+        result["rows"] = [[]]
+    else:
+        result["rows"] = result["rows"][1:] if what == "a row less" else []
+    part.write_text(json.dumps(result))
+    words = ("--source", images, "--methods", "layer-cam,heatmap", "--checks", 1, *SMALL)
+    assert faithfulness(*words, "--resume", home, "--quiet") == 1
+    assert "zidane.json is damaged: remove it, and it is measured again" in capsys.readouterr().err
+    assert {row["image"] for row in rows_of(home)} == {"bus"}
+
+
+def test_results_of_another_plan_are_measured_again(both, images, tmp_path):
+    """A part that was put into the folder of a run with another fill."""
+    words = ("--source", images / "bus.jpg", "--methods", "heatmap", "--checks", 0, *SMALL, "--quiet")
+    for fill in ("mean", "black"):
+        assert faithfulness(*words, "--fill", fill, "--dir", tmp_path / fill) == 0
+    shutil.copy(tmp_path / "mean" / "parts" / "bus.json", tmp_path / "black" / "parts")
+    before = without_seconds(tmp_path / "black")
+    assert faithfulness(*words, "--fill", "black", "--resume", tmp_path / "black") == 0
+    assert without_seconds(tmp_path / "black") == before != without_seconds(tmp_path / "mean")
+
+
+def test_copies_of_a_file_are_left_out(images, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        shutil.copy(images / "zidane.jpg", folder / name)
+    words = ("--source", folder, "--methods", "heatmap", "--checks", 0, "--dir", tmp_path / "out", *SMALL)
+    assert faithfulness(*words) == 0
+    assert "b.jpg is the same file as a.jpg: left out" in "".join(capsys.readouterr())
+    assert {row["image"] for row in rows_of(tmp_path / "out")} == {"a"}
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -185,11 +239,13 @@ def test_what_cannot_be_resumed(both, images, tmp_path, capsys):
     ("options", "says"),
     [
         (("--conf-thres", "0.99"), "nothing was detected above 0.99: take a lower confidence threshold"),
-        (("--methods", "gradcam"), "no method 'gradcam': take some of layer-cam, "),
+        (("--methods", "gradcam"), "no method 'gradcam': did you mean grad-cam?"),
         (("--methods", "box"), "method 'box' is a baseline, which is always measured: leave it out"),
         (("--methods", "odam", "--reference", "layer-cam"), "--reference layer-cam is not among --methods odam"),
         (("--fill", "red"), "no fill 'red'"),
-        (("--steps", "0"), "--steps 0: take 1 or more"),
+        (("--steps", "1"), "--steps 1: take 2 or more"),
+        (("--dpi", "100000"), "100000"),
+        (("--target", "person@0,0,40,40"), "no candidate overlaps 0,0,40,40 by half"),
         (("--target", "errors"), "--target errors: only detections can be measured; give a class"),
         (("--target", "unicorn"), "no class 'unicorn'"),
         (("--layers", "99"), "99"),

@@ -132,6 +132,11 @@ def paired_difference(
     return Difference(mean, low, high, p, effect, len(sums), int(counts.sum()))
 
 
+def least_p(images: int, tests: int) -> float:
+    """Return the smallest p value that the sign-flip test can have, corrected for so many tests by Holm's procedure."""
+    return tests * (2.0 ** (1 - images) if images <= EXACT else 1 / (1 + FLIPS))
+
+
 def holm(p: Values) -> np.ndarray:
     """Adjust p values for the number of tests by Holm's step-down procedure.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from yolov5_featviz.arrays.ranks import spearman
-from yolov5_featviz.attribution.ablation import _ordered as is_ordered
+from yolov5_featviz.attribution.ablation import is_ordered
 from yolov5_featviz.attribution.deletion import part_of
 from yolov5_featviz.attribution.maker import (
     Made,
@@ -47,8 +47,12 @@ def with_checks(
             now = {(method, n): one for method, n, one in _again(maker, image, asked, candidates, rows)}
         for key in keys:
             then, other = made[key[0]].maps[key[1]].cells, now.get(key, Map()).cells
-            alike[key].append(NAN if then is None or other is None else spearman(then, other))
-            lit[key] = NAN if then is None or other is None else _over_lit(then, other)
+            if then is None or other is None or then.shape != other.shape:
+                alike[key].append(NAN)
+                lit[key] = NAN
+            else:
+                alike[key].append(spearman(then, other))
+                lit[key] = _over_lit(then, other)
     for noisy, candidates, rows in _draws(maker, image, asked):
         for method, n, one in _again(maker, noisy, asked, candidates, rows):
             then = made[method].maps[n].values
@@ -129,7 +133,7 @@ def _draws(
 def _over_lit(one: np.ndarray, other: np.ndarray) -> float:
     """Return Spearman's rank correlation over the cells that are above 0 in either map; NaN for fewer than three."""
     there = (one > 0) | (other > 0)
-    return spearman(one[there], other[there]) if one.shape == other.shape and there.sum() > 2 else NAN
+    return spearman(one[there], other[there]) if there.sum() > 2 else NAN
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:

@@ -300,6 +300,8 @@ FILLS: Dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def check_fill(fill: str) -> None:
     """Raise FeatvizError unless ``fill`` is the name of a fill."""
+    if not isinstance(fill, str):
+        raise FeatvizError(f"a fill of type {type(fill).__name__}: give one of {', '.join(FILLS)}")
     if fill not in FILLS:
         raise FeatvizError(f"no fill {fill!r}{near(fill, FILLS, 'take one of ' + ', '.join(FILLS))}")
 

@@ -198,7 +198,7 @@ def explain_input(
             chosen = [] if layers is None else select_layers(index, layers)
             kept, output = run_kept(index, chosen, image, None)
             own = rows(output, thresholds)
-        detections = own if found is None else _located(own, found, lost)
+        detections = own if found is None else made_elsewhere(own, found, lost)
         view = View(index.root if chosen else None, image, region, size)
         truths = None if labels is None else moved(labels, view)
         cases = explained(detections, target, thresholds, view.to_input, truths, view.region)
@@ -325,7 +325,7 @@ def moved(labels: Boxes, view: View) -> Boxes:
     return Boxes(np.array(edges, np.float32).reshape(-1, 4), labels.scores, labels.labels, labels.classes)
 
 
-def _located(own: Detections, found: Boxes, lost: Optional[Callable[[int], None]]) -> Detections:
+def made_elsewhere(own: Detections, found: Boxes, lost: Optional[Callable[[int], None]]) -> Detections:
     """Return detections made elsewhere, found among the candidates; see :func:`explain_input`."""
     if found.scores is None or found.classes is None:
         raise FeatvizError("detections without scores and classes cannot be explained: give both")

@@ -104,8 +104,9 @@ def measure_input(
     truths = None if labels is None else moved(labels, view)
     known = truths if target is not None else None  # all detections, without what was missed
     cases = [one for one in explained(own, target, thresholds, view.to_input, known, view.region) if one.row >= 0]
+    cases = [one for one in cases if one.detection is not None]
     if not cases:
-        raise NothingFoundError(f"the detector has no candidate for {target}")
+        raise NothingFoundError(f"nothing was detected at {target}")
     asked = own.of([one.row for one in cases], [one.number for one in cases])
     maker = Maker(index, settings, view, find, thresholds)
     made = {method: maker(method, image, asked) for method in settings.methods}
@@ -145,6 +146,8 @@ def _numbers(one: Map, own: Boxes, objects: Boxes, owner: Optional[int]) -> Tupl
     if one.values is None:
         return {}, one.note
     heat = one.values.clip(min=0)
+    if not heat.any():
+        return {}, "no value of the map is above 0"
     height, width = heat.shape
     where = (1.0, 1.0), (0.0, 0.0, float(width), float(height))
     hit = pointing_hit(heat, own, *where)
@@ -154,7 +157,8 @@ def _numbers(one: Map, own: Boxes, objects: Boxes, owner: Optional[int]) -> Tupl
         "pointing": NAN if hit is None else float(hit),
         "sparsity": hoyer(heat),
     }
-    others = objects.take([i for i in range(len(objects)) if i != owner])
+    shares = [energy_inside(np.ones_like(heat), objects.take([i]), *where) for i in range(len(objects))]
+    others = objects.take([i for i, share in enumerate(shares) if i != owner and share > 0])
     every = Boxes(np.concatenate([own.xyxy if owner is None else objects.xyxy[[owner]], others.xyxy]))
     on_all = energy_inside(heat, every, *where)
     if not len(others):

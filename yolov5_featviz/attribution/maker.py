@@ -33,6 +33,7 @@ from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Candidates, Detections, Thresholds
 from yolov5_featviz.models.hooks import eval_mode
 from yolov5_featviz.models.layers import LayerIndex, LayerSpec, select_layers
+from yolov5_featviz.text import near
 
 HEATMAP = "heatmap"  # the mean over channels: what responds, whatever was detected
 NAMES: Dict[str, str] = {**METHODS, HEATMAP: "heat map"}  # of what can be measured, in captions
@@ -52,7 +53,7 @@ class Settings(NamedTuple):
         methods: names of methods, ``heatmap`` among them, or functions by name.
         layers: of the methods that look at layers; None for the end of the backbone.
         steps: number of shares in which pixels are replaced.
-        fill: what they are replaced by; see :func:`yolov5_featviz.attribution.deletion.curves`.
+        fill: what they are replaced by, by name; see :func:`yolov5_featviz.attribution.deletion.curves`.
         masks: number of masks of D-RISE.
         stages: number of stages in which the layers are randomised; 0 to leave out this check and that by noise.
         batch: the most images in one pass; None: up to 8, on a GPU 32.
@@ -75,14 +76,18 @@ def check_settings(settings: Settings) -> None:
     for name in s.methods:
         if name in BASELINES:
             raise FeatvizError(f"method {name!r} is a baseline, which is always measured: leave it out")
+        if isinstance(s.methods, Mapping) and not callable(s.methods[name]):
+            raise FeatvizError(f"method {name!r}: give a function from model, input and detections to maps")
         if not isinstance(s.methods, Mapping) and name != HEATMAP:
             if name not in METHODS:
-                raise FeatvizError(f"no method {name!r}: take some of {', '.join(NAMES)}")
+                raise FeatvizError(f"no method {name!r}{near(name, NAMES, 'take some of ' + ', '.join(NAMES))}")
             check_explain(name, None)
     if len(set(s.methods)) < len(s.methods):
         raise FeatvizError(f"methods {', '.join(s.methods)}: name each once")
     check_fill(s.fill)
-    for words, value, least in (("steps", s.steps, 1), ("masks", s.masks, 1), ("stages", s.stages, 0)):
+    for words, value, least in (("steps", s.steps, 2), ("masks", s.masks, 1), ("stages", s.stages, 0)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise FeatvizError(f"{words} {value!r}: give a whole number")
         if value < least:
             raise FeatvizError(f"{value} {words}: take {least} or more")
 
@@ -140,7 +145,16 @@ class Maker:
         planes = list(make(self.index.root, image, asked))
         if len(planes) != len(asked):
             raise FeatvizError(f"{method} returned {len(planes)} maps for {len(asked)} detections: return one for each")
-        return [self._cut(plane_of(plane, n).copy()) for n, plane in enumerate(planes)]
+        return [self._own(plane, n) for n, plane in enumerate(planes)]
+
+    def _own(self, plane: Any, n: int) -> Map:
+        """Return the map of a function, or why it is none."""
+        if plane is None:
+            return Map(note="the method made no map")
+        try:
+            return self._cut(plane_of(plane, n).copy())
+        except FeatvizError as error:
+            return Map(note=str(error))
 
     def _cut(self, plane: np.ndarray) -> Map:
         """Cut a map over the whole input to the image."""

@@ -59,7 +59,7 @@ class Measured(NamedTuple):
         deletion, insertion: area under the curve, see :mod:`yolov5_featviz.attribution.deletion`; 0 to 1 in general.
         odi: object discrimination index: energy on other objects over energy on all objects, 0 to 1.
         energy: share of the map's energy in the box, 0 to 1.
-        pointing: 1 if the map's highest value is in the box, else 0.
+        pointing: 1 if the map's highest value is within 15 pixels of the box in the input, else 0.
         box_area: the box's share of the image, 0 to 1.
         sparsity: Hoyer's, 0 to 1.
         change: relative change of the map under noise that leaves the detection as it is, 0 for none.

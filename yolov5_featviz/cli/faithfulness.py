@@ -33,11 +33,9 @@ FLAGS = (
     ),
     Flag("reference", "reference", "the method that the others are compared with; default the first", "NAME"),
     Flag("target", "target", "a class, person:0, :0, or person@x0,y0,x1,y1; default all detections", "TARGET"),
-    Flag(
-        "layers", "layers", "one layer, or several, which are merged; default the last of the backbone", "LAYERS"
-    ),
+    Flag("layers", "layers", "one layer, or several, which are merged; default the last of the backbone", "LAYERS"),
     Flag("labels", "labels", "folder of label files, for the other objects; default: the detections", "DIR"),
-    Flag("steps", "steps", "shares in which pixels are replaced; default 50", "N", flags.whole("--steps")),
+    Flag("steps", "steps", "shares in which pixels are replaced; default 50", "N", flags.whole("--steps", 2)),
     Flag("fill", "fill", "what pixels are replaced by: blur (default), mean, noise, black", "NAME"),
     AS_EXPLAIN["masks"],
     Flag(

@@ -8,13 +8,12 @@ from collections import Counter
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from yolov5_featviz.arrays.statistics import (
-    EXACT,
-    FLIPS,
     LEAST,
     Difference,
     Estimate,
     estimate,
     holm,
+    least_p,
     paired_difference,
 )
 from yolov5_featviz.attribution.explain import METHODS
@@ -243,7 +242,7 @@ def _least(family: Sequence[Comparison]) -> float:
     """Return the smallest p value that a family of comparisons can have, corrected; 0 if nothing is tested."""
     tested = [one for one in family if math.isfinite(one.result.p)]
     n = max((one.result.images for one in tested), default=0)
-    return len(tested) * (2.0 ** (1 - n) if n <= EXACT else 1 / (1 + FLIPS))
+    return least_p(n, len(tested))
 
 
 def _too_few(summary: Summary, metrics: Sequence[str]) -> List[str]:
@@ -318,7 +317,7 @@ def _dependence(summary: Summary) -> List[str]:
             where = f", on {count(images, 'image')}" * (images < max(summary.images, LEAST))
             means = _all(list(dict.fromkeys(f"{last[name]:.2f}" for name in names)))
             within = _all(list(dict.fromkeys(f"{lit[name]:.2f}" for name in names if math.isfinite(lit[name]))))
-            means += f" ({within} over the cells that are not 0 in both)" * bool(within)
+            means += f" ({within} over the cells that are above 0 in either)" * bool(within)
             found.append(
                 f"{_all(names)}: rank correlation {means} with all layers randomised{where}: "
                 f"{verbs[len(names) > 1]} {words}"
@@ -510,7 +509,7 @@ def _footnotes(summary: Summary) -> List[str]:
     if any(mark_of(summary, metric, method) for metric in TESTED for method in summary.methods):
         found.append(f"* differs from {printable(summary.reference, 60)}: p < {ALPHA:g}, paired, Holm's correction")
     found += _too_few(summary, TESTED)
-    if summary.missing:
+    if any(set(reasons) - {UNMEASURED} for reasons in summary.missing.values()):
         found.append("- not defined; the note of each row says why")
     return found
 

@@ -47,7 +47,7 @@ MEANINGS: Dict[str, str] = {
     "all objects, 0 to 1. Lower is better",
     "energy": "Share of the map's energy in the box of the detection, 0 to 1. A map that is the same everywhere has "
     "the box's share of the image",
-    "pointing": "Pointing game: 1 if the map's highest value is in the box, else 0; the mean is the share of hits",
+    "pointing": "Pointing game: 1 if the map's highest value is in the box, or within 15 pixels of it, else 0",
     "box_area": "The box's share of the image, 0 to 1",
     "sparsity": "Hoyer's sparsity of the map: 0 if it is the same everywhere, 1 if it is one pixel. Neither is better",
     "change": "Relative change of the map under noise that leaves the detection as it is: 0 for none. Lower is better",

@@ -7,7 +7,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
-from yolov5_featviz.arrays.statistics import LEAST, Difference, Estimate, estimate, holm, paired_difference
+from yolov5_featviz.arrays.statistics import LEAST, Difference, Estimate, estimate, holm, least_p, paired_difference
 from yolov5_featviz.compare.measure import Row
 from yolov5_featviz.compare.precision import Scored
 
@@ -212,6 +212,10 @@ def notes(summary: Summary) -> List[str]:
         found.append(f"difference: paired, to {summary.models[0]}; d_z: Cohen's, of the paired differences")
         tests = count(summary.tests, "test")
         found.append(f"p: sign-flip test over images, Holm's correction for {tests}; * p < .05")
+        least = least_p(summary.images, summary.tests)
+        if least >= 0.05:
+            few = f"{count(summary.images, 'image')} are too few for {tests}"
+            found.append(f"{few}: the smallest p possible is {least:.2g} after Holm's correction")
     found.append(f"CKA: to {summary.models[0]}, not tested")
     if summary.scored:
         found.append("mAP: as val.py --batch-size 1 computes it; no interval, not tested")

@@ -14,13 +14,14 @@ from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.attribution.explain import MASKS, METHOD
 from yolov5_featviz.attribution.faithfulness import measure_input
 from yolov5_featviz.attribution.maker import STAGES, STEPS, Methods, Settings, check_settings
-from yolov5_featviz.attribution.measured import Measured
+from yolov5_featviz.attribution.measured import BASELINES, Measured
 from yolov5_featviz.attribution.passes import Progress, best_batch
 from yolov5_featviz.compare.faithfulness import Summary, rows_csv, statements, summarise, table
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.models.detections import Detections
-from yolov5_featviz.models.layers import LayerSpec, index_layers
-from yolov5_featviz.models.targets import NothingFoundError
+from yolov5_featviz.models.detections import Detections, names_of
+from yolov5_featviz.models.layers import LayerSpec, index_layers, select_layers
+from yolov5_featviz.models.outputs import check_image
+from yolov5_featviz.models.targets import NothingFoundError, class_number, parse_target
 from yolov5_featviz.models.zoo import ZooModel
 from yolov5_featviz.runs.images import find_images
 from yolov5_featviz.runs.names import image_names
@@ -91,7 +92,12 @@ def faithfulness(
     if isinstance(model, (str, Path)):
         model = Predictor(model, device=device)
     every = listed(images)
+    if reference is not None and reference not in (*settings.methods, *BASELINES):
+        raise FeatvizError(f"reference {reference!r} is not among the methods {', '.join(settings.methods)}")
+    if isinstance(labels, Boxes) and len(every) > 1:
+        raise FeatvizError(f"labels of one image for {len(every)} images: give the folder of the label files")
     subject = Subject(model, imgsz, conf, iou, find)
+    subject.check(layers, target)
     rows: List[Measured] = []
     why = ""
     for image, name in progress(every) if progress else every:
@@ -143,7 +149,7 @@ def listed(images: Union[Image, Sequence[Image]]) -> List[Tuple[Image, str]]:
     if isinstance(images, (str, Path)):
         files: Sequence[Any] = find_images(str(images))
     else:
-        files = list(images)
+        files = list(images) if isinstance(images, (list, tuple)) else []
     if not files:
         raise FeatvizError("no images: give one or more")
     named = [one if isinstance(one, (str, Path)) else f"image{n}" for n, one in enumerate(files)]
@@ -161,6 +167,7 @@ class Subject:
     def prepare(self, image: Image) -> Tuple[torch.Tensor, Optional[Region], Optional[Tuple[int, int]]]:
         """Return the input of an image, where the image is in it, and its size."""
         if isinstance(image, torch.Tensor):
+            check_image(image, "faithfulness")
             return (image.to(self.model.device) if isinstance(self.model, Predictor) else image), None, None
         pixels = read_image(image)
         size = int(pixels.shape[0]), int(pixels.shape[1])
@@ -169,6 +176,15 @@ class Subject:
             return x.to(self.model.device), region, size
         x, where = prepared(self.model, pixels, self.imgsz)
         return x, where, size
+
+    def check(self, layers: Optional[LayerSpec], target: Optional[str]) -> None:
+        """Raise FeatvizError for layers or a class that the model does not have."""
+        index = index_layers(self.root)
+        if layers is not None:
+            select_layers(index, layers)
+        names = names_of(getattr(index.root, "names", None) or ())
+        if names:
+            class_number(parse_target(target).word, names)
 
     def best_batch(self, image: Image) -> int:
         """Return the fastest number of images a pass; see :func:`yolov5_featviz.attribution.passes.best_batch`."""
@@ -187,7 +203,11 @@ class Subject:
     ) -> List[Measured]:
         """Measure the maps of the detections in an image; see :func:`faithfulness`."""
         x, region, size = self.prepare(image)
+        if isinstance(labels, Boxes) and labels.classes is None and target is not None:
+            raise FeatvizError("labels without classes: give Boxes with classes")
         if labels is not None and not isinstance(labels, Boxes):
+            if not isinstance(labels, (str, Path)):
+                raise FeatvizError(f"labels of type {type(labels).__name__}: give Boxes, or the folder of label files")
             if size is None:
                 raise FeatvizError(f"no labels of a tensor in {labels}: give Boxes, or the path of an image")
             labels = labels_of(image, labels, target, size)

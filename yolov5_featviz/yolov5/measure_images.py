@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from yolov5_featviz import stop
 from yolov5_featviz.attribution.explain import MASKS, METHOD
 from yolov5_featviz.attribution.maker import STAGES, STEPS, Settings, check_settings
-from yolov5_featviz.attribution.measured import BASELINES, Measured
+from yolov5_featviz.attribution.measured import BASELINES, METRICS, Measured
 from yolov5_featviz.compare.faithfulness import (
     curves_csv,
     differences_csv,
@@ -30,13 +31,14 @@ from yolov5_featviz.draw.encode import check_format
 from yolov5_featviz.draw.record import KEY, dumps
 from yolov5_featviz.draw.widths import WIDTHS
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.files import check_writable, head, new_folder, write
+from yolov5_featviz.figures.style import Style
+from yolov5_featviz.files import check_writable, head, new_folder, write, write_new
 from yolov5_featviz.models.targets import NothingFoundError, parse_target
 from yolov5_featviz.models.tide import is_kind
 from yolov5_featviz.runs.images import find_images
 from yolov5_featviz.runs.names import image_names
 from yolov5_featviz.runs.progress import progress
-from yolov5_featviz.runs.provenance import identity, run_record
+from yolov5_featviz.runs.provenance import identity, run_record, sha256
 from yolov5_featviz.runs.saver import Failures
 from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
@@ -46,6 +48,7 @@ from yolov5_featviz.yolov5.named import load_detector
 
 PARTS, PLAN = "parts", "faithfulness.json"  # folder of the images' results, and file of what is measured
 LONGEST = 1 << 28  # bytes of either that are read
+ROUNDING = 1e-6  # by which a number may be out of its range
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class MeasureOptions:
             raise FeatvizError("--resume and --dir: take one of them; --resume names the folder to go on in")
         for format in self.formats:
             check_format(format)
+        Style(width=self.width, dpi=self.dpi)
 
     @property
     def settings(self) -> Settings:
@@ -138,8 +142,9 @@ def measure_images(options: MeasureOptions, command: Sequence[str], log: Callabl
     check_writable(Path(o.resume or o.folder or Path("runs") / "faithfulness"))
     model, files, words = load_detector(o.weights, o.model, o.imgsz, o.trust, o.yolov5, o.device)
     subject = Subject(model, o.imgsz or 640, o.conf, o.iou)
+    subject.check(o.layers, o.target)
     run = _Run(o, subject, {**run_record(command, files), **words})
-    work = list(zip(images, image_names(images)))
+    work = _different(list(zip(images, image_names(images))), log)
     failed: List[str] = []
     try:
         for n, (image, name) in enumerate(progress(work, "measuring") if o.say == 0 and len(work) > 1 else work):
@@ -168,6 +173,20 @@ def measure_images(options: MeasureOptions, command: Sequence[str], log: Callabl
     return int(bool(failed or run.failures.errors))
 
 
+def _different(work: Sequence[Tuple[Path, str]], log: Callable[[str], None]) -> List[Tuple[Path, str]]:
+    """Return the images without copies of others, which would count as if they were other images."""
+    first: Dict[str, str] = {}
+    kept = []
+    for image, name in work:
+        key = sha256(image) if image.is_file() else name
+        if key in first:
+            log(f"{printable(image.name)} is the same file as {first[key]}: left out")
+            continue
+        first[key] = printable(image.name)
+        kept.append((image, name))
+    return kept
+
+
 class _Run:
     """Folder and results; the folder is created with the first result."""
 
@@ -187,16 +206,21 @@ class _Run:
             if apart:
                 was, now = (", ".join(f"{name} {one.get(name)}" for name in apart) for one in (kept, plan))
                 raise FeatvizError(f"{self.home} was made with {was}, and now it is {now}: give the same to --resume")
-            self.settings = self.settings._replace(batch=kept.get("batch"))
+            batch = kept.get("batch")
+            if batch is not None and (type(batch) is not int or batch < 1):
+                raise FeatvizError(f"{self.home / PLAN} is damaged: begin in another folder")
+            self.settings = self.settings._replace(batch=batch)
         self.plan = plan
+        self.digest = hashlib.sha256(dumps(plan).encode()).hexdigest()
 
     def add(self, image: Path, name: str, check: bool, alone: bool) -> None:
         """Measure one image, unless its result is there."""
         o, what = self.options, identity(image)
         label = read_label(image, o.labels) if o.labels is not None else None
         file = None if label is None or label.file is None else identity(label.file)
-        key = {"image": what, "labels": file, "checked": check}
-        result = self._kept(name, key)
+        key = {"image": what, "labels": file, "checked": check, "plan": self.digest}
+        path = self.home / PARTS / f"{name}.json" if self.options.resume is not None and self.home is not None else None
+        result = None if path is None or not path.is_file() else self._kept(path, name, key)
         if result is None:
             settings = self.settings if check else self.settings._replace(stages=0)
             shown = partial(progress, what=f"{name}: deletion and insertion") if alone and o.say == 0 else None
@@ -206,24 +230,31 @@ class _Run:
                     self.settings = self.settings._replace(batch=self.subject.best_batch(image))
                     settings = settings._replace(batch=self.settings.batch)
                 rows = self.subject.measure(image, name, settings, o.target, known, shown)
-                result = {**key, "rows": [list(row) for row in rows], "empty": ""}
+                result = {**key, "rows": rows, "empty": ""}
             except NothingFoundError as error:
                 result = {**key, "rows": [], "empty": str(error)}
             self._keep(name, result)
-        self.rows += [_measured(row) for row in result["rows"]]
+        self.rows += result["rows"]
         self.empty += [f"{name}: {result['empty']}"] if result["empty"] else []
         self.done.append(what)
 
-    def _kept(self, name: str, key: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
-        """Return the result of an image that is there; None if there is none, or of other files."""
-        if self.options.resume is None or self.home is None:
-            return None
-        path = self.home / PARTS / f"{name}.json"
-        if not path.is_file():
-            return None
+    def _kept(self, path: Path, name: str, key: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
+        """Return the result of an image that is there; None if it is one of other files. Raises FeatvizError."""
         found = _read(path)
-        same = all(found.get(part) == value for part, value in key.items())
-        return found if same and isinstance(found.get("rows"), list) else None
+        if not all(found.get(part) == value for part, value in key.items()):
+            return None
+        try:
+            rows, empty = [_measured(row, name, self.options) for row in found["rows"]], found["empty"]
+            every = {(method, n) for method in (*self.settings.methods, *BASELINES) for n in range(len(rows))}
+            seen = [(row.method, row.detection) for row in rows]
+            count = len(rows) // (len(self.settings.methods) + len(BASELINES))
+            if set(seen) != {(m, n) for m, n in every if n < count} or len(set(seen)) < len(seen):
+                raise ValueError
+            if not isinstance(empty, str) or bool(empty) == bool(rows):
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise FeatvizError(f"{path} is damaged: remove it, and it is measured again") from None
+        return {**found, "rows": rows}
 
     def _keep(self, name: str, result: Mapping[str, Any]) -> None:
         """Write the result of an image; the folder is created with the first that has rows."""
@@ -233,7 +264,9 @@ class _Run:
                 return
             folder = self.options.folder
             self.home = Path(folder) if folder else new_folder(Path("runs") / "faithfulness" / "exp")
-            write(self.home / PLAN, f"{dumps({**self.plan, 'batch': self.settings.batch})}\n".encode())
+            plan = f"{dumps({**self.plan, 'batch': self.settings.batch})}\n"
+            if write_new(self.home / PLAN, [plan.encode()]).name != PLAN:  # another process began here meanwhile
+                raise FeatvizError(f"{self.home} has a run already: name another folder")
         for stem, one in self._pending.items():
             # NaN is written as such, and other floats so that they are read back exactly
             write(self.home / PARTS / f"{stem}.json", f"{json.dumps(one, ensure_ascii=False)}\n".encode())
@@ -262,9 +295,11 @@ class _Run:
             record = dumps({**described, "file": name, "shows": "numbers"})
             files.append((name, f"% {KEY} {record}\n{latex(summary, described, column)}".encode("utf-8", "replace")))
         files.append(("faithfulness.html", page(summary, self.rows, described, curves)))
-        if curves:
+        try:
             drawn = draw_curves(self.rows, o.width, o.dpi, about, curves)
             files += [(f"curves.{format}", drawn.encode(format)) for format in o.formats]
+        except FeatvizError as error:
+            self.failures.add("curves", error)
         for name, written in files:
             try:
                 write(self.home / name, written)
@@ -304,11 +339,32 @@ def _read(path: Path) -> Dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise FeatvizError(f"{path} is damaged: remove it, and it is measured again")
+        again = "begin in another folder" if path.name == PLAN else "remove it, and it is measured again"
+        raise FeatvizError(f"{path} is damaged: {again}")
     return found
 
 
-def _measured(row: Sequence[Any]) -> Measured:
-    """Return a row as it was before it was written."""
+def _measured(row: Any, name: str, o: MeasureOptions) -> Measured:
+    """Return a row as it was before it was written. Raises ValueError or TypeError if it is none."""
+    if not isinstance(row, list) or len(row) != len(Measured._fields):
+        raise ValueError
     values: Any = [tuple(value) if isinstance(value, list) else value for value in row]
-    return Measured(*values)
+    one = Measured(*values)
+    curve = (0, o.steps + 1)
+    lists: List[Tuple[Any, Sequence[int]]] = [(one.box, (4,)), (one.sanity, (0, o.stages))]
+    lists += [(one.deleted, curve), (one.inserted, curve), (one.layers, range(1000))]
+    numbers = [one.score, *(getattr(one, metric) for metric in METRICS)]
+    numbers += [x for values, _ in lists[:-1] for x in values]
+    limits = (known.limits for known in METRICS.values())
+    fits = (
+        all(isinstance(values, tuple) and len(values) in sizes for values, sizes in lists)
+        and all(type(x) is float for x in numbers)
+        and all(isinstance(word, str) for word in (one.label, one.note, *one.layers))
+        and one.image == name
+        and type(one.detection) is int
+        and one.method in (*o.methods, *BASELINES)
+        and not any(x < low - ROUNDING or x > high + ROUNDING for x, (low, high) in zip(numbers[1:], limits))
+    )
+    if not fits:
+        raise ValueError
+    return one

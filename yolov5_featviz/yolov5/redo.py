@@ -86,6 +86,8 @@ def redo(
             f"{shown} was drawn in epoch {about['image']['epoch']} of a training, which only training can "
             f"reproduce: {line}"
         )
+    if command[0] == "faithfulness":
+        raise FeatvizError(f"{shown} is not redone, since seconds differ each time: run {line} again")
     if command[0] not in COMMANDS or command[1:2] == [] or "file" not in about:
         raise FeatvizError(f"{shown} cannot be reproduced: version {__version__} writes no file with {line}")
     hints = _Hints(weights, source, yolov5, anything, log)
