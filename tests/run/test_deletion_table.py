@@ -1,5 +1,6 @@
-"""scripts/deletion.py on the demo checkpoint; what the detectors of small_detectors.py are trained on."""
+"""scripts/deletion.py and proof.py on the demo checkpoint; what the detectors of small_detectors.py are trained on."""
 
+import csv
 import importlib.util
 import json
 import sys
@@ -57,3 +58,21 @@ def test_labels_follow_the_photograph(small_detectors):
             (top, bottom), (left, right) = (np.flatnonzero(red.any(axis=axis))[[0, -1]] for axis in (1, 0))
             apart.append(np.abs(np.array([left, top, right + 1, bottom + 1]) - boxes[0].numpy()).max())
     assert len(apart) > 90 and np.median(apart) < 1
+
+
+def test_the_tables_of_faithfulness(tmp_path):
+    """A row for each method and baseline, whose means are those of the rows that are saved; the page is left alone."""
+    page = ROOT / "docs" / "proof.md"
+    before = page.read_bytes()
+    words = ("--detectors", "yolov5", "--methods", "heatmap", "--steps", "2", "--stages", "0", "--print")
+    script = ROOT / "scripts" / "proof.py"
+    done = run(*words, "--folder", tmp_path, cwd=tmp_path, script=script, env={"OMP_NUM_THREADS": "1"})
+    assert page.read_bytes() == before
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert lines[0].startswith("| map | deletion | insertion | odi |") and len(lines) == 2 + 5
+    with open(tmp_path / "yolov5.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    mean = np.mean([float(row["deletion"]) for row in rows if row["method"] == "heatmap"])
+    assert lines[2].split("|")[1].strip() == "heat map"
+    assert float(lines[2].split("|")[2].split()[0].rstrip("\\*")) == pytest.approx(mean, abs=6e-4)
+    assert "does not beat" in done.stdout or "no conclusion" in done.stdout
