@@ -128,6 +128,23 @@ def test_a_run_without_a_difference_seldom_has_a_star():
     assert starred / runs < 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)
 
 
+def test_copies_count_as_one_image():
+    """Ten rows of one file: no interval and no test; of eight files and two copies: those of the eight."""
+    rows = made(10)
+    names = list(dict.fromkeys(one.image for one in rows))
+    summary = summarise(rows, same=dict.fromkeys(names, names[0]))
+    assert summary.images == 1 and not summary.tests
+    assert all(np.isnan(one.low) for mean in summary.means for one in mean.values.values())
+    assert "9 images are copies of others: each counts as one with it in intervals and tests" in notes_of(summary)
+    eight = summarise(rows, same={names[8]: names[0], names[9]: names[0]})
+    assert eight.images == 8 and {one.found.images for one in eight.contrasts} == {8}
+    assert "copies" not in notes_of(summarise(rows))
+
+
+def notes_of(summary):
+    return "\n".join(notes(summary))
+
+
 def test_a_significant_difference_has_a_star_everywhere():
     summary = summarise(made(10))
     screen, wide, narrow = table(summary), to_latex(summary), to_latex(summary, column=True)

@@ -93,6 +93,7 @@ def test_the_rows_are_those_of_the_library(both, images):
             assert getattr(one, name) == pytest.approx(float(row[name]), rel=1e-6), name
     assert "1 image: no conclusion" in "\n".join(found.statements) and "layer-cam" in str(found)
     assert found.to_csv().count("\n") == len(found.rows) + 1
+    assert r"\toprule" in found.to_latex() and found.curves(3.5).to_rgb().shape[1] == 1050
     # an array, and a function
     pixels = np.ascontiguousarray(cv2.imread(str(images / "bus.jpg"))[..., ::-1])
     given = {"middle": lambda model, image, detections: [np.eye(8)] * len(detections)}

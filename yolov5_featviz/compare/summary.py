@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -86,6 +86,7 @@ class Summary(NamedTuple):
         contrasts: of each layer, other model and tested metric.
         scored: average precisions of the models; empty without labels.
         unscored: why there are none, though there are labels.
+        same: name of an image -> that of the first one of the same content, with which it counts as one.
     """
 
     rows: Sequence[Row]
@@ -93,11 +94,12 @@ class Summary(NamedTuple):
     contrasts: List[Contrast]
     scored: Sequence[Scored] = ()
     unscored: str = ""
+    same: Mapping[str, str] = {}
 
     @property
     def images(self) -> int:
-        """Number of images."""
-        return len({row.image for row in self.rows})
+        """Number of different images."""
+        return len({self.same.get(row.image, row.image) for row in self.rows})
 
     @property
     def layers(self) -> List[str]:
@@ -115,16 +117,21 @@ class Summary(NamedTuple):
         return sum(not np.isnan(one.p_holm) for one in self.contrasts)
 
 
-def summarise(rows: Sequence[Row], scored: Sequence[Scored] = (), unscored: str = "") -> Summary:
-    """Compute means and paired differences of all rows."""
-    return Summary(rows, means(rows), contrasts(rows), scored, unscored)
+def summarise(
+    rows: Sequence[Row],
+    scored: Sequence[Scored] = (),
+    unscored: str = "",
+    same: Optional[Mapping[str, str]] = None,
+) -> Summary:
+    """Compute means and paired differences of all rows; see :class:`Summary`."""
+    return Summary(rows, means(rows, same), contrasts(rows, same), scored, unscored, same or {})
 
 
-def means(rows: Sequence[Row]) -> List[Mean]:
+def means(rows: Sequence[Row], same: Optional[Mapping[str, str]] = None) -> List[Mean]:
     """Compute means, their intervals, and sample standard deviations over the images where a metric is defined."""
     found = []
     for (layer, model), mine in _grouped(rows).items():
-        images = list(mine)
+        images = [(same or {}).get(image, image) for image in mine]
         values, deviations = {}, {}
         for metric in METRICS:
             x = np.array([getattr(row, metric) for row in mine.values()], float)
@@ -135,7 +142,7 @@ def means(rows: Sequence[Row]) -> List[Mean]:
     return found
 
 
-def contrasts(rows: Sequence[Row]) -> List[Contrast]:
+def contrasts(rows: Sequence[Row], same: Optional[Mapping[str, str]] = None) -> List[Contrast]:
     """Compute and test the paired differences of each other model to the first.
 
     Metrics that depend on boxes are left out unless all rows were measured with the same ones, the labels.
@@ -150,7 +157,7 @@ def contrasts(rows: Sequence[Row]) -> List[Contrast]:
             images = [image for image in mine if image in first]
             for metric in tested:
                 a, b = ([getattr(of[image], metric) for image in images] for of in (mine, first))
-                result = paired_difference(a, b, images)
+                result = paired_difference(a, b, [(same or {}).get(image, image) for image in images])
                 found.append(Contrast(layer, model, reference, metric, result, float("nan"), _note(result)))
     corrected = holm([one.found.p for one in found])
     return [one._replace(p_holm=float(p)) for one, p in zip(found, corrected)]
@@ -195,6 +202,10 @@ def notes(summary: Summary) -> List[str]:
     if summary.images >= LEAST:
         found.append(f"in brackets: 95 % interval, bootstrap over {summary.images} images")
         found += _too_few(summary.contrasts)
+    copies = len({row.image for row in summary.rows}) - summary.images
+    if copies:
+        which = "are copies of others: each counts" if copies > 1 else "is a copy of another, and counts"
+        found.append(f"{count(copies, 'image')} {which} as one with it in intervals and tests")
     measured = Counter(row.boxes for row in summary.rows)
     by_boxes = "box area, energy and pointing"
     if not measured["detections"]:

@@ -319,7 +319,7 @@ class _Run:
         self.mistakes: List[Mistake] = []
         self.matches: List[List[Matches]] = []  # of each image and model
         self.empty: List[str] = []
-        self.done: List[Path] = []
+        self.done: List[Tuple[Path, str]] = []
         self.written: List[Path] = []
         self.tables: List[str] = []
         self.failures = Failures()
@@ -349,7 +349,7 @@ class _Run:
         self.mistakes += result.mistakes
         self.matches += [result.matches] if result.matches else []
         self._labelled = self._labelled or result.label is not None
-        self.done.append(result.image)
+        self.done.append((result.image, result.name))
 
     def _open(self, name: str) -> bool:
         """Create the folder, unless there is one; return whether there is."""
@@ -380,7 +380,7 @@ class _Run:
         if not self.done or self.home is None:
             return
         self.tables = []
-        about = {**self.about, "images": [identity(image) for image in self.done]}
+        about = {**self.about, "images": [identity(image) for image, _ in self.done]}
         for name, content in self._table_files(about):
             try:
                 write(self.home / name, content)
@@ -409,7 +409,9 @@ class _Run:
 
     def _summary(self) -> Summary:
         if self._summed is None or len(self._summed.rows) != len(self.rows):
-            self._summed = summarise(self.rows, self._scored(), self.unscored)
+            first: Dict[str, str] = {}
+            same = {name: first.setdefault(identity(image).get("sha256", name), name) for image, name in self.done}
+            self._summed = summarise(self.rows, self._scored(), self.unscored, same)
         return self._summed
 
     def said(self) -> List[str]:

@@ -16,8 +16,11 @@ from yolov5_featviz.attribution.faithfulness import measure_input
 from yolov5_featviz.attribution.maker import STAGES, STEPS, Methods, Settings, check_settings
 from yolov5_featviz.attribution.measured import BASELINES, Measured
 from yolov5_featviz.attribution.passes import Progress, best_batch
-from yolov5_featviz.compare.faithfulness import Summary, rows_csv, statements, summarise, table
+from yolov5_featviz.compare.faithfulness import Summary, latex, rows_csv, statements, summarise, table
+from yolov5_featviz.compare.faithfulness_figure import draw_curves
+from yolov5_featviz.draw.widths import width_of
 from yolov5_featviz.errors import FeatvizError
+from yolov5_featviz.figures.composition import Composition
 from yolov5_featviz.models.detections import Detections, names_of
 from yolov5_featviz.models.layers import LayerSpec, index_layers, select_layers
 from yolov5_featviz.models.outputs import check_image
@@ -132,6 +135,14 @@ class Faithfulness:
     def to_csv(self) -> str:
         """Return the numbers of all maps as comma-separated values."""
         return rows_csv(self.rows, self.summary.stages)
+
+    def to_latex(self, column: bool = False) -> str:
+        """Return the means as a LaTeX table, which needs ``booktabs``; ``column``: for one column of 3.5 inches."""
+        return latex(self.summary, {}, column)
+
+    def curves(self, width: Union[float, str] = "ieee-column", dpi: int = 300) -> Composition:
+        """Draw the mean deletion and insertion curves; save them by ``.save("curves.pdf")``."""
+        return draw_curves(self.rows, width_of(width), dpi)
 
     def __str__(self) -> str:
         return "\n".join([table(self.summary), "", *self.statements])
