@@ -7,7 +7,7 @@ They compare maps by what the detector does, not by where the maps lie. Detector
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -189,7 +189,7 @@ def _curves(
     if len(maps):
         found: Iterable[Candidates] = each_candidates(model, image, inputs, len(jobs) + 2, batch, find)
         with eval_mode(model):
-            for n, candidates in enumerate(found if progress is None else progress(found)):
+            for n, candidates in enumerate(found if progress is None else progress(Counted(found, len(jobs) + 2))):
                 if n >= 2:
                     k, insert, step = jobs[n - 2]
                     left = confidences(detections, [of[m] for m in users[k]], candidates)
@@ -205,6 +205,19 @@ def _curves(
     shares = np.arange(steps + 1) / steps
     whole = [each[:, -1:] if insert else each[:, :1] for each, insert in zip(scores, kinds)]
     return [Curves(each / by.clip(min=1e-12), shares) for each, by in zip(scores, whole)]
+
+
+class Counted:
+    """An iterable of a known length, for progress bars."""
+
+    def __init__(self, items: Iterable[Any], count: int) -> None:
+        self.items, self.count = items, count
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def confidences(detections: Detections, numbers: Sequence[int], candidates: Candidates) -> np.ndarray:
