@@ -14,6 +14,7 @@ from torch import nn
 
 from yolov5_featviz.arrays.boxes import Boxes, Region
 from yolov5_featviz.arrays.metrics import energy_inside, hoyer, pointing_hit
+from yolov5_featviz.attribution.ablation import detect
 from yolov5_featviz.attribution.baselines import baselines
 from yolov5_featviz.attribution.cam import differentiable
 from yolov5_featviz.attribution.checks import with_checks
@@ -33,8 +34,7 @@ from yolov5_featviz.attribution.maker import (
 from yolov5_featviz.attribution.measured import NAN, Measured
 from yolov5_featviz.attribution.passes import Find, Progress
 from yolov5_featviz.attribution.view import View
-from yolov5_featviz.models.detections import Detections, Thresholds, thresholds_of, watching
-from yolov5_featviz.models.hooks import eval_mode
+from yolov5_featviz.models.detections import Detections, Thresholds, thresholds_of
 from yolov5_featviz.models.layers import index_layers
 from yolov5_featviz.models.outputs import check_image
 from yolov5_featviz.models.targets import OVERLAP, NothingFoundError
@@ -98,12 +98,11 @@ def measure_input(
     check_settings(settings)
     index = index_layers(differentiable(model))
     thresholds = thresholds_of(index.root, Thresholds(conf, iou))
-    with torch.no_grad(), eval_mode(index.root), watching(index.root, find) as rows:
-        own = rows(index.root(image), thresholds)
+    own = detect(index.root, image, thresholds, find)
     view = View(None, image, region, size)
     truths = None if labels is None else moved(labels, view)
     known = truths if target is not None else None  # all detections, without what was missed
-    cases = [one for one in explained(own, target, thresholds, view.to_input, known, view.region) if one.row >= 0]
+    cases = explained(own, target, thresholds, view.to_input, known, view.region)
     cases = [one for one in cases if one.detection is not None]
     if not cases:
         raise NothingFoundError(f"nothing was detected at {target}")
