@@ -19,6 +19,7 @@ import yolov5_featviz as fv
 from yolov5_featviz.attribution.measured import BASELINES
 from yolov5_featviz.cli import main
 from yolov5_featviz.runs.provenance import read_record
+from yolov5_featviz.yolov5.faithfulness import Subject
 
 pytestmark = pytest.mark.slow
 
@@ -220,6 +221,23 @@ def test_results_of_another_plan_are_measured_again(both, images, tmp_path):
     before = without_seconds(tmp_path / "black")
     assert faithfulness(*words, "--fill", "black", "--resume", tmp_path / "black") == 0
     assert without_seconds(tmp_path / "black") == before != without_seconds(tmp_path / "mean")
+
+
+def test_a_folder_that_another_process_took_meanwhile(images, tmp_path, monkeypatch, capsys):
+    """Its plan appears while the first image is measured: nothing is written there."""
+    home = tmp_path / "home"
+
+    def measure(*arguments, **options):
+        home.mkdir(exist_ok=True)
+        (home / "faithfulness.json").write_text("{}")
+        return real(*arguments, **options)
+
+    real = Subject.measure
+    monkeypatch.setattr(Subject, "measure", measure)
+    words = ("--source", images, "--methods", "heatmap", "--checks", 0, "--dir", home, *SMALL)
+    assert faithfulness(*words) == 2
+    assert "has a run already: name another folder" in capsys.readouterr().err
+    assert files_below(home) == ["faithfulness.json"] and (home / "faithfulness.json").read_text() == "{}"
 
 
 def test_copies_of_a_file_are_left_out(images, tmp_path, capsys):

@@ -263,10 +263,14 @@ class _Run:
             if not result["rows"]:
                 return
             folder = self.options.folder
-            self.home = Path(folder) if folder else new_folder(Path("runs") / "faithfulness" / "exp")
+            home = Path(folder) if folder else new_folder(Path("runs") / "faithfulness" / "exp")
             plan = f"{dumps({**self.plan, 'batch': self.settings.batch})}\n"
-            if write_new(self.home / PLAN, [plan.encode()]).name != PLAN:  # another process began here meanwhile
-                raise FeatvizError(f"{self.home} has a run already: name another folder")
+            written = write_new(home / PLAN, [plan.encode()])
+            if written.name != PLAN:  # another process began here meanwhile
+                written.unlink()
+                self._pending.clear()
+                raise FeatvizError(f"{home} has a run already: name another folder")
+            self.home = home
         for stem, one in self._pending.items():
             # NaN is written as such, and other floats so that they are read back exactly
             write(self.home / PARTS / f"{stem}.json", f"{json.dumps(one, ensure_ascii=False)}\n".encode())
