@@ -269,6 +269,7 @@ def test_copies_of_a_file_are_left_out(images, tmp_path, capsys):
         (("--target", "unicorn"), "no class 'unicorn'"),
         (("--layers", "99"), "99"),
         (("--labels", "nowhere"), "no folder nowhere: --labels takes the folder of the label files"),
+        (("--labels", "."), "--labels . has no zidane.txt, nor one of any other image"),
         (("--checks", "-1"), "--checks -1: take 0 or more"),
     ],
 )

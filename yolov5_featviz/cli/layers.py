@@ -108,9 +108,9 @@ def _check_ablated(options: Dict[str, Any], sizes: Sequence[int]) -> None:
         raise FeatvizError("--ablate needs images to detect something in: give --source, such as bus.jpg")
     if len(sizes) > 1:
         raise FeatvizError(f"--imgsz {' '.join(map(str, sizes))}: --ablate takes one size, of the longer side")
-    for name, value in (("conf-thres", options.get("conf", 0)), ("iou-thres", options.get("iou", 0))):
-        if not 0 <= value <= 1:
-            raise FeatvizError(f"--{name} {value:g}: take 0 to 1")
+    from yolov5_featviz.compare.options import check_shares
+
+    check_shares({"conf-thres": options.get("conf", 0), "iou-thres": options.get("iou", 0)})
 
 
 def _score_lost(options: Dict[str, Any], model: Any, rows: Any, images: Any, sizes: Sequence[int]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
 from yolov5_featviz.arrays.reduce import check_reduce
 from yolov5_featviz.attribution.explain import MASKS, METHOD, check_explain
@@ -18,6 +18,19 @@ from yolov5_featviz.models.targets import parse_target
 from yolov5_featviz.text import near
 
 HEATMAP, CAM = MODES = "heatmap", "cam"
+
+
+def check_labels(folder: Optional[str]) -> None:
+    """Raise FeatvizError unless ``--labels`` is a folder, or was not given."""
+    if folder is not None and not os.path.isdir(folder):
+        raise FeatvizError(f"no folder {folder}: --labels takes the folder of the label files")
+
+
+def check_shares(flags: Mapping[str, float]) -> None:
+    """Raise FeatvizError for a flag whose value is not between 0 and 1."""
+    for name, value in flags.items():
+        if not 0 <= value <= 1:
+            raise FeatvizError(f"--{name} {value:g}: take 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -71,13 +84,10 @@ class CompareOptions:
             raise FeatvizError(f"{len(self.names)} --names for {len(self.weights)} --weights: give one for each")
         if len(set(self.names)) < len(self.names):
             raise FeatvizError(f"--names {' '.join(self.names)}: give each model a name of its own")
-        if self.labels is not None and not os.path.isdir(self.labels):
-            raise FeatvizError(f"no folder {self.labels}: --labels takes the folder of the label files")
+        check_labels(self.labels)
         if self.imgsz < 1:
             raise FeatvizError(f"--imgsz {self.imgsz}: take 32 or more")
-        for flag, value in (("--conf-thres", self.conf), ("--iou-thres", self.iou), ("--alpha", self.alpha)):
-            if not 0 <= value <= 1:
-                raise FeatvizError(f"{flag} {value:g}: take 0 to 1")
+        check_shares({"conf-thres": self.conf, "iou-thres": self.iou, "alpha": self.alpha})
         check_reduce(self.reduce)
         check_look(self.cmap, self.dpi)
         for format in self.formats:

@@ -38,6 +38,12 @@ from yolov5_featviz.version import __version__
 SUFFIXES = {".bmp", ".dng", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
+def about_image(image: Path, error: FeatvizError) -> str:
+    """Return the words of an error, with the name of the image that it is about."""
+    name = printable(image.name)
+    return str(error) if name in str(error) else f"{name}: {error}"
+
+
 def find_images(source: str) -> List[Path]:
     """List the images of ``source``, a file, a folder or a glob pattern, sorted by name.
 

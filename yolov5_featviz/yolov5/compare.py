@@ -43,7 +43,7 @@ from yolov5_featviz.runs.names import image_names
 from yolov5_featviz.runs.progress import progress
 from yolov5_featviz.runs.provenance import identity, run_record
 from yolov5_featviz.runs.saver import Failures
-from yolov5_featviz.yolov5.labels import Label, read_label
+from yolov5_featviz.yolov5.labels import Label, read_labels
 from yolov5_featviz.yolov5.predictor import MOST, check_size, predictors, read_image
 from yolov5_featviz.yolov5.script.batch import distinct
 from yolov5_featviz.yolov5.script.validate import locate_weights
@@ -71,9 +71,7 @@ def compare(options: CompareOptions, command: Sequence[str], log: Callable[[str]
         check_weights(file)
     names = _names(o, files)
     images = find_images(o.source)
-    labels = [read_label(image, o.labels) for image in images]
-    if o.labels is not None and not any(label is not None and label.file for label in labels):
-        raise FeatvizError(f"--labels {o.labels} has no {images[0].stem}.txt, nor one of any other image")
+    labels = read_labels(images, o.labels)
     selections = by_model(o.layers, names)
     check_writable(Path(o.project), o.name)
     with predictors(files, o.yolov5, o.trust, o.device) as models:

@@ -10,23 +10,24 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set
 
 from yolov5_featviz import stop
 from yolov5_featviz.attribution.explain import MASKS, METHOD, METHODS, Explanation, check_explain, overview
+from yolov5_featviz.compare.options import check_labels, check_shares
 from yolov5_featviz.compare.tables import csv_text
 from yolov5_featviz.draw.record import dumps
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.files import check_writable, new_folder, write, write_new
 from yolov5_featviz.models.targets import parse_target
 from yolov5_featviz.models.tide import KINDS, counts, is_kind
-from yolov5_featviz.runs.images import find_images
+from yolov5_featviz.runs.images import about_image, find_images
 from yolov5_featviz.runs.look import Look, render_cam
 from yolov5_featviz.runs.names import image_names
 from yolov5_featviz.runs.progress import progress
 from yolov5_featviz.runs.provenance import identity, run_record
 from yolov5_featviz.runs.run_folder import Files, RunFolder
 from yolov5_featviz.runs.saver import Failures
-from yolov5_featviz.text import align, file_name, printable
+from yolov5_featviz.text import align, file_name
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.explain import explain
-from yolov5_featviz.yolov5.labels import Label, read_label
+from yolov5_featviz.yolov5.labels import Label, read_labels
 from yolov5_featviz.yolov5.named import load_detector
 from yolov5_featviz.yolov5.predictor import Predictor, check_size, read_image
 
@@ -70,11 +71,8 @@ class ExplainOptions:
             raise FeatvizError("give --weights, a YOLOv5 checkpoint, or --model, such as ultralytics:yolo11n.yaml")
         check_explain(self.method, self.layers)
         parse_target(self.target)
-        for flag, value in (("--conf-thres", self.conf), ("--iou-thres", self.iou)):
-            if not 0 <= value <= 1:
-                raise FeatvizError(f"{flag} {value:g}: take 0 to 1")
-        if self.labels is not None and not Path(self.labels).is_dir():
-            raise FeatvizError(f"no folder {self.labels}: --labels takes the folder of the label files")
+        check_shares({"conf-thres": self.conf, "iou-thres": self.iou})
+        check_labels(self.labels)
 
     @property
     def each(self) -> bool:
@@ -102,9 +100,7 @@ def explain_images(options: ExplainOptions, command: Sequence[str], log: Callabl
     """
     o = options
     images = find_images(o.source)
-    labels = {image: read_label(image, o.labels) for image in images}
-    if o.labels is not None and not any(label is not None and label.file for label in labels.values()):
-        raise FeatvizError(f"--labels {o.labels} has no {images[0].stem}.txt, nor one of any other image")
+    labels = dict(zip(images, read_labels(images, o.labels)))
     if is_kind(o.target) and not any(labels.values()):
         raise FeatvizError(
             f"--target {o.target} needs labels, and {o.source} has none: give their folder with --labels"
@@ -125,9 +121,7 @@ def explain_images(options: ExplainOptions, command: Sequence[str], log: Callabl
                 try:
                     run.add(model, image, name, labels[image])
                 except FeatvizError as error:
-                    failed.append(
-                        str(error) if printable(image.name) in str(error) else f"{printable(image.name)}: {error}"
-                    )
+                    failed.append(about_image(image, error))
                     if len(work) > 1:
                         log(f"{failed[-1]}; skipped")
     except BaseException as error:

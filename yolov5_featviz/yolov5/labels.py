@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Mapping, NamedTuple, Optional
+from typing import List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -23,6 +23,18 @@ class Label(NamedTuple):
         left, top, right, bottom = region
         xyxy = self.xyxy * np.array([right - left, bottom - top] * 2) + np.array([left, top] * 2)
         return Boxes(xyxy, labels=[f"GT {names.get(k, k)}" for k in self.classes], classes=np.array(self.classes))
+
+
+def read_labels(images: Sequence[Path], labels: Optional[str] = None) -> List[Optional[Label]]:
+    """Read the label file of each image; see :func:`read_label`.
+
+    Raises:
+        FeatvizError: a file is not a label file, or the folder that is given has none of any image.
+    """
+    found = [read_label(image, labels) for image in images]
+    if labels is not None and not any(label is not None and label.file for label in found):
+        raise FeatvizError(f"--labels {labels} has no {images[0].stem}.txt, nor one of any other image")
+    return found
 
 
 def read_label(image: Path, labels: Optional[str] = None) -> Optional[Label]:

@@ -26,6 +26,7 @@ from yolov5_featviz.compare.faithfulness import (
 )
 from yolov5_featviz.compare.faithfulness_figure import draw_curves
 from yolov5_featviz.compare.faithfulness_page import page
+from yolov5_featviz.compare.options import check_labels, check_shares
 from yolov5_featviz.compare.tables import csv_file
 from yolov5_featviz.draw.encode import check_format
 from yolov5_featviz.draw.record import KEY, dumps
@@ -35,7 +36,7 @@ from yolov5_featviz.figures.style import Style
 from yolov5_featviz.files import check_writable, head, new_folder, write, write_new
 from yolov5_featviz.models.targets import NothingFoundError, parse_target
 from yolov5_featviz.models.tide import is_kind
-from yolov5_featviz.runs.images import find_images
+from yolov5_featviz.runs.images import about_image, find_images
 from yolov5_featviz.runs.names import image_names
 from yolov5_featviz.runs.progress import progress
 from yolov5_featviz.runs.provenance import identity, run_record, sha256
@@ -43,7 +44,7 @@ from yolov5_featviz.runs.saver import Failures
 from yolov5_featviz.text import printable
 from yolov5_featviz.version import __version__
 from yolov5_featviz.yolov5.faithfulness import Subject, stage_names
-from yolov5_featviz.yolov5.labels import read_label
+from yolov5_featviz.yolov5.labels import read_label, read_labels
 from yolov5_featviz.yolov5.named import load_detector
 
 PARTS, PLAN = "parts", "faithfulness.json"  # folder of the images' results, and file of what is measured
@@ -95,13 +96,10 @@ class MeasureOptions:
             raise FeatvizError(f"--target {self.target}: only detections can be measured; give a class")
         if self.reference is not None and self.reference not in self.methods:
             raise FeatvizError(f"--reference {self.reference} is not among --methods {','.join(self.methods)}")
-        for flag, value in (("--conf-thres", self.conf), ("--iou-thres", self.iou)):
-            if not 0 <= value <= 1:
-                raise FeatvizError(f"{flag} {value:g}: take 0 to 1")
+        check_shares({"conf-thres": self.conf, "iou-thres": self.iou})
         if self.checks < 0:
             raise FeatvizError(f"--checks {self.checks}: take 0 or more")
-        if self.labels is not None and not Path(self.labels).is_dir():
-            raise FeatvizError(f"no folder {self.labels}: --labels takes the folder of the label files")
+        check_labels(self.labels)
         if self.resume is not None and self.folder is not None:
             raise FeatvizError("--resume and --dir: take one of them; --resume names the folder to go on in")
         for format in self.formats:
@@ -133,8 +131,8 @@ def measure_images(options: MeasureOptions, command: Sequence[str], log: Callabl
     """
     o = options
     images = find_images(o.source)
-    if o.labels is not None and not any(read_label(image, o.labels) for image in images):
-        raise FeatvizError(f"--labels {o.labels} has no {images[0].stem}.txt, nor one of any other image")
+    if o.labels is not None:
+        read_labels(images, o.labels)
     if o.resume is not None and not (Path(o.resume) / PLAN).is_file():
         raise FeatvizError(f"{o.resume} has no {PLAN}: --resume takes the folder of an earlier run of faithfulness")
     if o.folder is not None and (Path(o.folder) / PLAN).exists():
@@ -151,9 +149,7 @@ def measure_images(options: MeasureOptions, command: Sequence[str], log: Callabl
             try:
                 run.add(image, name, n < o.checks, len(work) == 1)
             except FeatvizError as error:
-                failed.append(
-                    str(error) if printable(image.name) in str(error) else f"{printable(image.name)}: {error}"
-                )
+                failed.append(about_image(image, error))
                 if len(work) > 1:
                     log(f"{failed[-1]}; skipped")
             if o.say > 0:
