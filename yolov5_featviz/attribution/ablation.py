@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Iterable, Optional, Tuple, Union
+from typing import Any, Optional, Tuple, Union
 
 import numpy as np
 import torch
 from torch import nn
 
 from yolov5_featviz.arrays.boxes import Boxes
-from yolov5_featviz.attribution.passes import Find, Progress, each_candidates
+from yolov5_featviz.attribution.passes import Find, Progress, each_candidates, shown
 from yolov5_featviz.errors import FeatvizError, reason
 from yolov5_featviz.models.detections import (
     DEFAULTS,
@@ -118,8 +118,9 @@ def ablate(
             raise UnorderedError(f"{NO_ORDER}: take d-rise")
         lost = np.zeros((len(detections), len(without.activations)))
         if len(detections):
-            found: Iterable[Candidates] = each_candidates(model, image, inputs, lost.shape[1], batch, find)
-            for channel, after in enumerate(found if progress is None else progress(found)):
+            channels = lost.shape[1]
+            found = shown(each_candidates(model, image, inputs, channels, batch, find), channels, progress)
+            for channel, after in enumerate(found):
                 left = _scores(detections, after) if len(after) == len(before) else None
                 if left is None:
                     raise UnorderedError(

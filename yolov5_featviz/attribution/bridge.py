@@ -14,9 +14,9 @@ from torch import nn
 
 from yolov5_featviz.attribution.ablation import detect
 from yolov5_featviz.attribution.deletion import KNOWN, confidences
-from yolov5_featviz.attribution.passes import Find, Progress, each_candidates
+from yolov5_featviz.attribution.passes import Find, Progress, candidates_in
 from yolov5_featviz.errors import FeatvizError
-from yolov5_featviz.models.detections import Candidates, Detections
+from yolov5_featviz.models.detections import Detections
 from yolov5_featviz.models.hooks import Hooks, eval_mode
 from yolov5_featviz.models.layers import Layer, index_layers, module_at, unhookable
 from yolov5_featviz.models.outputs import check_image
@@ -58,7 +58,7 @@ def bridge(
     every, scores = range(len(detections)), detections.scores.double().numpy()
     with eval_mode(model):
         with _survey(layers) as can:
-            before = _candidates(model, image, find)
+            before = candidates_in(model, image, find)
         if (confidences(detections, every, before) < KNOWN * scores).any():
             raise FeatvizError("the detections are not those of this model in this image: find them in it first")
         found: List[Optional[np.ndarray]] = []
@@ -66,13 +66,9 @@ def bridge(
             found.append(None)
             if layer.path in can:
                 with _bridged(root, layer) as given:
-                    left = confidences(detections, every, _candidates(model, image, find))
+                    left = confidences(detections, every, candidates_in(model, image, find))
                 found[-1] = 1 - left / scores.clip(min=1e-12) if given.count else None
     return found
-
-
-def _candidates(model: nn.Module, image: torch.Tensor, find: Optional[Find]) -> Candidates:
-    return next(each_candidates(model, image, lambda start, stop: image, 1, 1, find))
 
 
 @contextmanager

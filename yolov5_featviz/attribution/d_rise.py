@@ -6,14 +6,14 @@ The model is a black box: neither gradients nor layers are needed, only candidat
 from __future__ import annotations
 
 from math import ceil
-from typing import Callable, Iterable, Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from yolov5_featviz.attribution.passes import Find, Progress, each_candidates
+from yolov5_featviz.attribution.passes import Find, Progress, each_candidates, shown
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Candidates, Detections
 from yolov5_featviz.models.hooks import eval_mode
@@ -80,9 +80,9 @@ def d_rise(
 
     weights = np.zeros((len(detections), masks), np.float32)
     if len(detections):
-        found: Iterable[Candidates] = each_candidates(model, image, masked, masks, batch, find)
+        found = shown(each_candidates(model, image, masked, masks, batch, find), masks, progress)
         with eval_mode(model):
-            for i, candidates in enumerate(found if progress is None else progress(found)):
+            for i, candidates in enumerate(found):
                 weights[:, i] = similarity(detections, candidates)
     maps = torch.zeros(len(detections), size[0] * size[1], device=image.device)
     seen = torch.zeros(size[0] * size[1], device=image.device)

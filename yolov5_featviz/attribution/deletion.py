@@ -7,7 +7,7 @@ They compare maps by what the detector does, not by where the maps lie. Detector
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 
 from yolov5_featviz.arrays.boxes import Region
 from yolov5_featviz.arrays.resample import resample
-from yolov5_featviz.attribution.passes import Find, Progress, each_candidates
+from yolov5_featviz.attribution.passes import Find, Progress, each_candidates, shown
 from yolov5_featviz.errors import FeatvizError
 from yolov5_featviz.models.detections import Candidates, Detections
 from yolov5_featviz.models.hooks import eval_mode
@@ -187,9 +187,10 @@ def _curves(
 
     scores = np.zeros((len(kinds), len(maps), steps + 1))
     if len(maps):
-        found: Iterable[Candidates] = each_candidates(model, image, inputs, len(jobs) + 2, batch, find)
+        count = len(jobs) + 2
+        found = shown(each_candidates(model, image, inputs, count, batch, find), count, progress)
         with eval_mode(model):
-            for n, candidates in enumerate(found if progress is None else progress(Counted(found, len(jobs) + 2))):
+            for n, candidates in enumerate(found):
                 if n >= 2:
                     k, insert, step = jobs[n - 2]
                     left = confidences(detections, [of[m] for m in users[k]], candidates)
@@ -205,19 +206,6 @@ def _curves(
     shares = np.arange(steps + 1) / steps
     whole = [each[:, -1:] if insert else each[:, :1] for each, insert in zip(scores, kinds)]
     return [Curves(each / by.clip(min=1e-12), shares) for each, by in zip(scores, whole)]
-
-
-class Counted:
-    """An iterable of a known length, for progress bars."""
-
-    def __init__(self, items: Iterable[Any], count: int) -> None:
-        self.items, self.count = items, count
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.items)
-
-    def __len__(self) -> int:
-        return self.count
 
 
 def confidences(detections: Detections, numbers: Sequence[int], candidates: Candidates) -> np.ndarray:

@@ -26,7 +26,7 @@ from yolov5_featviz.attribution.explain import (
     explain_input,
 )
 from yolov5_featviz.attribution.measured import BASELINES, NAN
-from yolov5_featviz.attribution.passes import Find, each_candidates
+from yolov5_featviz.attribution.passes import Find, candidates_in
 from yolov5_featviz.attribution.view import View
 from yolov5_featviz.draw.heatmap import HeatMap, aligned
 from yolov5_featviz.errors import FeatvizError
@@ -214,7 +214,7 @@ class Maker:
     def candidates(self, image: torch.Tensor) -> Candidates:
         """Return the candidates in an input."""
         with eval_mode(self.index.root):
-            return next(iter(each_candidates(self.index.root, image, lambda start, stop: image, 1, 1, self.find)))
+            return candidates_in(self.index.root, image, self.find)
 
 
 def checked(one: Map) -> Map:

@@ -72,6 +72,29 @@ def each_candidates(
             torch.cuda.empty_cache()
 
 
+class _Counted:
+    """An iterable of a known length, for progress bars."""
+
+    def __init__(self, items: Iterable[Any], count: int) -> None:
+        self.items, self.count = items, count
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def shown(found: Iterable[Candidates], count: int, progress: Optional[Progress]) -> Iterable[Candidates]:
+    """Return what :func:`each_candidates` yields, wrapped by ``progress``, which is told how many there are."""
+    return found if progress is None else progress(_Counted(found, count))
+
+
+def candidates_in(model: nn.Module, image: torch.Tensor, find: Optional[Find] = None) -> Candidates:
+    """Return the candidates in one input, ``[1, C, H, W]``; see :func:`each_candidates`."""
+    return next(each_candidates(model, image, lambda start, stop: image, 1, 1, find))
+
+
 def best_batch(model: nn.Module, image: torch.Tensor, find: Optional[Find] = None) -> int:
     """Return how many images a pass are the fastest to find candidates in, by trying 1, 2, 4...
 
@@ -86,7 +109,7 @@ def best_batch(model: nn.Module, image: torch.Tensor, find: Optional[Find] = Non
         FeatvizError: as :func:`each_candidates`.
     """
     with eval_mode(model):
-        list(each_candidates(model, image, lambda start, stop: image, 1, 1, find))  # raises what is wrong, in words
+        candidates_in(model, image, find)  # raises what is wrong, in words
         if not _splits(model, image, find):
             return 1
         best, fastest, size = 1, _speed(model, image, 1, find), 2

@@ -145,7 +145,7 @@ def run_images(
 def _ablated(model: torch.nn.Module, x: Any, maps: List[FeatureMap], name: str, bar: bool) -> List[FeatureMap]:
     """Return maps with what the model's detections lose without each channel, or the reason why that is unknown."""
     layers = {fm.layer.path: fm.layer for fm in maps}
-    bars = over_channels(maps, name) if bar else None
+    bars = over_channels(name) if bar else None
     known = dependences(model, _alone(x), list(layers.values()), progress=bars)
     return [fm.with_dependence(known[fm.layer.path]) for fm in maps]
 

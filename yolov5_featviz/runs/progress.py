@@ -7,9 +7,8 @@ import shutil
 import sys
 from contextlib import suppress
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, TypeVar
+from typing import Any, Callable, Iterable, Iterator, Optional, TypeVar
 
-from yolov5_featviz.models.layer_output import LayerOutput
 from yolov5_featviz.models.layers import Layer
 
 T = TypeVar("T")
@@ -68,16 +67,13 @@ def progress(items: Iterable[T], what: str, total: Optional[int] = None, stream:
     return iter(bar)
 
 
-def over_channels(maps: Sequence[LayerOutput], name: str) -> Callable[[Layer], Callable[[Iterable[T]], Iterator[T]]]:
+def over_channels(name: str) -> Callable[[Layer], Callable[[Iterable[T]], Iterator[T]]]:
     """Return a function from a layer to what shows the progress of one pass for each of its channels.
 
-    Args:
-        maps: of all layers.
-        name: of the image.
+    ``name``: of the image.
     """
-    counts = {fm.layer.path: fm.channels for fm in maps}
 
     def bar(layer: Layer) -> Callable[[Iterable[T]], Iterator[T]]:
-        return partial(progress, what=f"{name}: channels of {layer.title}", total=counts[layer.path])
+        return partial(progress, what=f"{name}: channels of {layer.title}")
 
     return bar

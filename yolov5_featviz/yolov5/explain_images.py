@@ -153,8 +153,7 @@ class _Run:
         if isinstance(model, Predictor):
             check_size(pixels, -(-(o.imgsz or 640) // 32) * 32, image)
         boxes = None if label is None else label.boxes((0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), {})
-        masks = o.masks if o.method == "d-rise" else None
-        passes = partial(progress, what=f"{name}: {METHODS[o.method]}", total=masks) if o.say == 0 else None
+        passes = partial(progress, what=f"{name}: {METHODS[o.method]}") if o.say == 0 else None
         target = None if o.target == ALL else o.target
         how: Dict[str, Any] = {"imgsz": o.imgsz or 640, "conf": o.conf, "iou": o.iou, "masks": o.masks}
         how.update(batch=o.batch, progress=passes, labels=boxes, name=name)

@@ -45,7 +45,7 @@ def with_dependence(
         total = f"all {n} detections" if whole else f"{n} of {0 if found is None else len(found)} detections"
         log(f"{total} {origin(item, visit)}{': ' if whole else ', '}{words}")
 
-    bars = over_channels(unscaled, item.name(i)) if bar else None
+    bars = over_channels(item.name(i)) if bar else None
     image = visit.images[i : i + 1]
     known = dependences(visit.model, image, list(layers.values()), found, item.thresholds, lost, bars)
     scaled = Dependence.unknown(SCALED)
