@@ -10,12 +10,7 @@ import torch
 
 from yolov5_featviz.arrays.ranks import spearman
 from yolov5_featviz.attribution.ablation import is_ordered
-from yolov5_featviz.attribution.deletion import part_of
-from yolov5_featviz.attribution.maker import (
-    Made,
-    Maker,
-    Map,
-)
+from yolov5_featviz.attribution.maker import Made, Maker, Map
 from yolov5_featviz.attribution.measured import NAN, Measured
 from yolov5_featviz.attribution.randomised import randomised, stages_of
 from yolov5_featviz.models.detections import Candidates, Detections
@@ -112,16 +107,15 @@ def _draws(
 
     A detection is in one image a draw at most: that with the most noise.
     """
-    rows, columns = part_of(maker.view.input, maker.view.region)
-    part = (slice(None), slice(None), rows, columns)
-    low, high = float(image[part].min()), float(image[part].max())
+    pixels = maker.pixels(image)
+    low, high = float(pixels.min()), float(pixels.max())
     generator = torch.Generator().manual_seed(0)
     for _ in range(DRAWS):
-        normal = torch.randn(image[part].shape, generator=generator).to(image)
+        normal = torch.randn(pixels.shape, generator=generator).to(image)
         pending = set(range(len(asked)))
         for deviation in NOISE:
             noisy = image.clone()
-            noisy[part] = (image[part] + deviation * (high - low) * normal).clamp(low, high)
+            maker.pixels(noisy).copy_((pixels + deviation * (high - low) * normal).clamp(low, high))
             candidates = maker.candidates(noisy)
             found = [_unchanged(candidates, asked, n) if n in pending else None for n in range(len(asked))]
             pending -= {n for n, row in enumerate(found) if row is not None}

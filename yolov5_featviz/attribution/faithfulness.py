@@ -19,18 +19,8 @@ from yolov5_featviz.attribution.baselines import baselines
 from yolov5_featviz.attribution.cam import differentiable
 from yolov5_featviz.attribution.checks import with_checks
 from yolov5_featviz.attribution.deletion import both_curves, part_of
-from yolov5_featviz.attribution.explain import (
-    Target,
-    explained,
-    moved,
-)
-from yolov5_featviz.attribution.maker import (
-    Made,
-    Maker,
-    Map,
-    Settings,
-    check_settings,
-)
+from yolov5_featviz.attribution.explain import Target, explained, moved
+from yolov5_featviz.attribution.maker import Made, Maker, Map, Settings, check_settings
 from yolov5_featviz.attribution.measured import NAN, Measured
 from yolov5_featviz.attribution.passes import Find, Progress
 from yolov5_featviz.attribution.view import View
@@ -113,11 +103,14 @@ def measure_input(
     made.update(baselines(maker.pixels(image), boxes))
     objects = boxes if truths is None else _in_region(truths.xyxy.tolist(), view)
     owners = _owners(boxes, objects) if truths is not None else list(range(len(boxes)))
+    with_pixels = _with_pixels(objects, maker.size)
+    others = [objects.take([i for i in with_pixels if i != owner]) for owner in owners]
+    mine = [boxes.take([n]) if owner is None else objects.take([owner]) for n, owner in enumerate(owners)]
     measured: List[Measured] = []
     for method, one in made.items():
         for n, case in enumerate(cases):
             what = (name, n, own.name(case.number), case.score, view.to_image(view.cut(case.box)), method, one.layers)
-            numbers, note = _numbers(one.maps[n], boxes.take([n]), objects, owners[n])
+            numbers, note = _numbers(one.maps[n], boxes.take([n]), mine[n], others[n])
             measured.append(Measured(*what, seconds=one.seconds, note=note)._replace(**numbers))
     measured = _with_curves(measured, made, maker, image, asked, progress)
     return with_checks(measured, made, maker, image, asked) if settings.stages else measured
@@ -140,8 +133,23 @@ def _owners(boxes: Boxes, objects: Boxes) -> List[Optional[int]]:
     return [int(each.argmax()) if float(each.max()) >= OVERLAP else None for each in shares]
 
 
-def _numbers(one: Map, own: Boxes, objects: Boxes, owner: Optional[int]) -> Tuple[Dict[str, Any], str]:
-    """Return what is measured of a map without the model, and why what is missing is not defined."""
+def _with_pixels(objects: Boxes, size: Tuple[int, int]) -> List[int]:
+    """Return the numbers of the objects that cover a pixel's centre of an image of ``size``."""
+    region = (0.0, 0.0, float(size[1]), float(size[0]))
+    flat = np.ones(size, np.float32)
+    shares = (energy_inside(flat, objects.take([i]), (1.0, 1.0), region) for i in range(len(objects)))
+    return [i for i, share in enumerate(shares) if share > 0]
+
+
+def _numbers(one: Map, own: Boxes, mine: Boxes, others: Boxes) -> Tuple[Dict[str, Any], str]:
+    """Return what is measured of a map without the model, and why what is missing is not defined.
+
+    Args:
+        one: the map.
+        own: the detection's box.
+        mine: that of the object that it is, its own if none is known.
+        others: those of the other objects.
+    """
     if one.values is None:
         return {}, one.note
     heat = one.values.clip(min=0)
@@ -156,12 +164,9 @@ def _numbers(one: Map, own: Boxes, objects: Boxes, owner: Optional[int]) -> Tupl
         "pointing": NAN if hit is None else float(hit),
         "sparsity": hoyer(heat),
     }
-    shares = [energy_inside(np.ones_like(heat), objects.take([i]), *where) for i in range(len(objects))]
-    others = objects.take([i for i, share in enumerate(shares) if i != owner and share > 0])
-    every = Boxes(np.concatenate([own.xyxy if owner is None else objects.xyxy[[owner]], others.xyxy]))
-    on_all = energy_inside(heat, every, *where)
     if not len(others):
         return found, "no ODI: there is no other object"
+    on_all = energy_inside(heat, Boxes(np.concatenate([mine.xyxy, others.xyxy])), *where)
     if not on_all > 0:
         return found, "no ODI: no energy on any object"
     return {**found, "odi": energy_inside(heat, others, *where) / on_all}, ""

@@ -241,10 +241,9 @@ class _Run:
             return None
         try:
             rows, empty = [_measured(row, name, self.options) for row in found["rows"]], found["empty"]
-            every = {(method, n) for method in (*self.settings.methods, *BASELINES) for n in range(len(rows))}
-            seen = [(row.method, row.detection) for row in rows]
-            count = len(rows) // (len(self.settings.methods) + len(BASELINES))
-            if set(seen) != {(m, n) for m, n in every if n < count} or len(set(seen)) < len(seen):
+            methods = (*self.settings.methods, *BASELINES)
+            count = len(rows) // len(methods)
+            if [(row.method, row.detection) for row in rows] != [(m, n) for m in methods for n in range(count)]:
                 raise ValueError
             if not isinstance(empty, str) or bool(empty) == bool(rows):
                 raise ValueError
